@@ -1,0 +1,52 @@
+"""An ODE vision transformer on 8x8 handwritten digits: one block of weights, integrated by RK4.
+
+    python -m train --config=configs/digits.py --workdir=runs/digits
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    cfg = ml_collections.ConfigDict()
+    cfg.seed = 0
+    cfg.train_steps = 2000
+    cfg.batch_size = 64
+    cfg.data = dict(name="digits", augment=dict(shift_px=1.0, rotate_degrees=15.0, zoom=0.1))
+    cfg.model = dict(
+        image_size=8,
+        patch_size=2,
+        channels=1,
+        classes=10,
+        width=64,
+        heads=4,
+        mlp=128,
+        dropout=0.0,
+        drop_path=0.0,
+        dtype="float32",
+        pool="mean",
+        positions="learned",
+        time="none",
+        fused=False,
+        attention="auto",
+    )
+    cfg.depth = common.get_depth(layers=4, share=4, solver="rk4")
+    cfg.optimizer = dict(
+        learning_rate=3e-3,
+        warmup_steps=100,
+        weight_decay=0.05,
+        b1=0.9,
+        b2=0.99,
+        clip_norm=config_dict.placeholder(float),
+        ema_decay=config_dict.placeholder(float),
+        label_smoothing=0.0,
+    )
+    cfg.optimizer.clip_norm = 1.0
+    cfg.optimizer.ema_decay = 0.99
+    cfg.mesh = dict(data=-1)
+    cfg.checkpoint = dict(every_steps=500, keep=2)
+    cfg.eval = dict(every_steps=200, batch_size=360)
+    cfg.log = dict(every_steps=50)
+    return cfg

@@ -1,0 +1,26 @@
+"""Continuous-depth transformers: a transformer layer is one step of an ODE solver.
+
+The hidden state moves through depth t by dy/dt = attention(norm(y)) + mlp(norm(y)); the solver
+alone says which architecture that becomes. Source: Zhong, Zhang, Chakraborty, Dey, 'A Neural ODE
+Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
+"""
+
+from odeformer import presets, solvers
+from odeformer.depth import DepthConfig, ODEStack
+from odeformer.fields import TransformerField, make_vector_field
+from odeformer.integrate import Solution, VectorField, integrate
+from odeformer.vit import ViT, ViTConfig
+
+__all__ = [
+    "DepthConfig",
+    "ODEStack",
+    "Solution",
+    "TransformerField",
+    "VectorField",
+    "ViT",
+    "ViTConfig",
+    "integrate",
+    "make_vector_field",
+    "presets",
+    "solvers",
+]

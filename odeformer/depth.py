@@ -1,0 +1,133 @@
+"""Weights over depth: L layers in G = L / share groups, each group one ODE."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer import checks
+from odeformer.fields import TransformerField, init_params, make_vector_field
+from odeformer.integrate import Solution, integrate
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthConfig:
+    """How a stack of layers is integrated.
+
+    Attributes:
+      layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].
+      share: how many successive layers share one set of weights; it divides layers.
+      solver: a name of `solvers.NAMES`.
+      steps: fixed steps a group, None for `share`: one step a layer.
+      rtol: relative tolerance; chooses adaptive steps.
+      atol: absolute tolerance of adaptive steps (default 1e-6).
+      max_steps: bound on a group's adaptive steps (default 64).
+      per_sample: adaptive steps of its own for each sample.
+      adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; see `integrate`.
+      policy: the name of one of `jax.checkpoint_policies`, for adjoint 'checkpoint'.
+
+    Raises:
+      ValueError: a value, a name or a combination that is not accepted.
+    """
+
+    layers: int = 12
+    share: int = 1
+    solver: str = "euler"
+    steps: int | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int | None = None
+    per_sample: bool = False
+    adjoint: str = "checkpoint"
+    policy: str | None = None
+
+    def __post_init__(self):
+        for name in ("layers", "share"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more; {getattr(self, name)} was given")
+        if self.layers % self.share:
+            divisors = [str(n) for n in range(1, self.layers + 1) if self.layers % n == 0]
+            raise ValueError(
+                f"share={self.share} does not divide layers={self.layers}: take share from "
+                f"{', '.join(divisors)}, or other layers"
+            )
+        checks.check_names(self.solver, self.adjoint, self.policy)
+        checks.check_steps(
+            self.solver, self.steps, self.adjoint, self.rtol, self.atol, self.max_steps
+        )
+
+    @property
+    def groups(self) -> int:
+        """G, the number of sets of weights."""
+        return self.layers // self.share
+
+    @property
+    def fixed_steps(self) -> int | None:
+        """Fixed steps a group; None under adaptive steps."""
+        return self.share if self.steps is None and self.rtol is None else self.steps
+
+
+class ODEStack(nn.Module):
+    """The depth of a transformer: G groups, each an ODE with parameters of its own.
+
+    The parameters are stacked over the groups, and the groups scanned, so that the program does
+    not grow with depth. The same parameters serve every solver.
+
+    Attributes:
+      config: how the depth is integrated.
+      field: the vector field's module, unbound.
+    """
+
+    config: DepthConfig
+    field: TransformerField
+
+    @nn.compact
+    def __call__(self, y_BND: jax.Array, train: bool = False) -> Solution:
+        """Integrates the state through all groups.
+
+        Args:
+          y_BND: the state, [B, N, D] float32 or float64.
+          train: whether dropout and drop-path act; they draw from the rng stream 'dropout'.
+
+        Returns:
+          A Solution: y1 the state behind the last group; nfe int32 [G, terms], and accepted,
+          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). While the parameters
+          are being initialised nothing is integrated, and the counts are zero.
+        """
+        config, field = self.config, self.field.clone(parent=None)
+        theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
+        vector_field = make_vector_field(field, train)
+        random = train and (field.dropout or field.drop_path)
+        keys = jax.random.split(self.make_rng("dropout"), config.groups) if random else None
+
+        def group(y_BND, xs):
+            theta, offset, key = xs
+            solution = integrate(
+                vector_field,
+                y_BND,
+                (theta, offset),
+                t1=float(config.share),
+                solver=config.solver,
+                steps=config.fixed_steps,
+                adjoint=config.adjoint,
+                rtol=config.rtol,
+                atol=config.atol,
+                max_steps=config.max_steps,
+                per_sample=config.per_sample,
+                key=key,
+                policy=config.policy,
+            )
+            return solution.y1, solution._replace(y1=None)
+
+        offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
+        if self.is_initializing():
+            none = jnp.zeros(config.groups, jnp.int32)
+            nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
+            return Solution(y_BND, None, nfe, none, none, none)
+        y_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
+        return solutions._replace(y1=y_BND)
+
+    def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
+        keys = jax.random.split(key, self.config.groups)
+        return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)

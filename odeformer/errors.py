@@ -1,0 +1,21 @@
+"""The wording of refusals: what was given, what is accepted, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
+    """Returns the error for a name outside a closed set of names.
+
+    Args:
+      kind: what the name names, e.g. 'solver'.
+      given: the name that was given.
+      accepted: every name that is accepted.
+
+    Returns:
+      A ValueError to raise; its text ends with the nearest accepted name, where one is near.
+    """
+    names = list(accepted)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {given!r}; accepted: {', '.join(names)}.{hint}")

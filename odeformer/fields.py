@@ -1,0 +1,134 @@
+"""The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.integrate import VectorField
+from odeformer.layers import MLP, Attention, DropPath, TimeEmbedding, make_norm
+
+TIME = ("none", "additive")
+
+
+class TransformerField(nn.Module):
+    """The terms f_1 = attention(norm(y)) and f_2 = mlp(norm(y)), each with a norm of its own.
+
+    Attributes:
+      width: D, the size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate at which entries of a term's slope are dropped in training.
+      drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
+        linearly from 0 at the first (Touvron et al. 2021, arXiv 2012.12877).
+      layers: depth T of the whole stack, in layers; sets drop_path's growth.
+      time: 'none', or 'additive': a learned embedding of t is added to the normed state.
+      fused: compute the sum from one norm and one matrix product for Q, K, V and the MLP's input,
+        the norms' scales and biases folded into it: the same function, from the same parameters.
+      dtype: dtype of the matrix products; norms, softmax and slopes are float32 or above.
+      attention: 'auto', 'xla' or 'cudnn'.
+    """
+
+    width: int
+    heads: int
+    mlp: int
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    layers: int = 12
+    time: str = "none"
+    fused: bool = False
+    dtype: Any = jnp.float32
+    attention: str = "auto"
+
+    def setup(self):
+        self.attention_norm = make_norm()
+        self.mlp_norm = make_norm()
+        self.bare_norm = make_norm(affine=False)
+        self.attention_layer = Attention(self.heads, self.width, self.dtype, self.attention)
+        self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
+        self.drops = {
+            name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")
+        }
+        if self.time == "additive":
+            self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
+
+    def attention_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
+        """f_1(t, y): [B, N, D] -> [B, N, D]."""
+        x_BND = self._timed(t, self.attention_norm(y_BND))
+        return self._drop("attention", t, self.attention_layer(x_BND), train)
+
+    def mlp_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
+        """f_2(t, y): [B, N, D] -> [B, N, D]."""
+        x_BND = self._timed(t, self.mlp_norm(y_BND))
+        return self._drop("mlp", t, self.mlp_layer(x_BND), train)
+
+    def total(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
+        """f_1 + f_2, through the fused input product where `fused` is set."""
+        if not self.fused or self.is_initializing():
+            return self.attention_term(t, y_BND, train) + self.mlp_term(t, y_BND, train)
+        kernel, bias = self._folded_input(t)
+        x_BND = self.bare_norm(y_BND).astype(self.dtype)
+        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
+        qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
+        attended = self._drop("attention", t, self.attention_layer.mix(qkv_BN3HK), train)
+        return attended + self._drop("mlp", t, self.mlp_layer.activate(hidden), train)
+
+    def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
+        kernels, biases = [], []
+        for norm, dense in (
+            (self.attention_norm, self.attention_layer.qkv),
+            (self.mlp_norm, self.mlp_layer.up),
+        ):
+            scale, shift = (norm.variables["params"][name] for name in ("scale", "bias"))
+            kernel = dense.variables["params"]["kernel"].reshape(self.width, -1)
+            bias = dense.variables["params"]["bias"].reshape(-1)
+            kernels.append(scale[:, None] * kernel)
+            biases.append(self._timed(t, shift) @ kernel + bias)
+        return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
+
+    def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        return x + self.time_embedding(t).astype(x.dtype) if self.time == "additive" else x
+
+    def _drop(self, branch: str, t: jax.Array, slope_BND: jax.Array, train: bool) -> jax.Array:
+        """Dropout and drop-path of one branch; the masks depend on the key alone."""
+        if not train:
+            return slope_BND
+        dropout, drop_path = self.drops[branch]
+        if self.dropout:
+            slope_BND = dropout(slope_BND, deterministic=False)
+        if self.drop_path:
+            rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
+            slope_BND = drop_path(slope_BND, rate)
+        return slope_BND
+
+
+def init_params(field: TransformerField, key: jax.Array, y_BND: jax.Array) -> Any:
+    """Returns the parameters of one layer of the field, for a state of y's shape."""
+    return field.init(key, jnp.zeros((), y_BND.dtype), y_BND, method="total")["params"]
+
+
+def make_vector_field(field: TransformerField, train: bool = False) -> VectorField:
+    """Returns the module as pure functions f_j(t, y, (theta, offset), key).
+
+    Args:
+      field: the module; bound parameters are not used.
+      train: whether dropout and drop-path act; the solve then needs a key.
+
+    Returns:
+      A VectorField whose params are (theta, offset): one layer's parameters, and the depth-time
+      at which the solve's own time 0 stands.
+    """
+
+    def term(method: str):
+        def slope(t, y, params, *key):
+            theta, offset = params
+            rngs = {"dropout": key[0]} if key else None
+            variables = {"params": theta}
+            return field.apply(variables, t + offset, y, train, method=method, rngs=rngs)
+
+        return slope
+
+    return VectorField((term("attention_term"), term("mlp_term")), total=term("total"))

@@ -1,0 +1,187 @@
+"""The parts of a transformer: attention, MLP, embeddings of patches, of positions and of time.
+
+Arrays carry their axes in their names: B batch, N tokens, D width, H heads, K head size, M MLP
+width, P patch pixels.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Dtype = Any
+EPSILON = 1e-6  # of every norm
+_kernel_init = nn.initializers.lecun_normal()
+
+
+def make_norm(name: str | None = None, affine: bool = True) -> nn.LayerNorm:
+    """Returns a layer norm over the width, computed in float32 or above.
+
+    Args:
+      name: the submodule's name.
+      affine: whether it has a scale and a bias of its own.
+
+    Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
+    """
+    return nn.LayerNorm(epsilon=EPSILON, use_scale=affine, use_bias=affine, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; softmax in float32.
+
+    Attributes:
+      heads: number of heads.
+      width: size of the state's last axis; heads divide it.
+      dtype: dtype of the matrix products.
+      implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
+
+    Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762.
+    """
+
+    heads: int
+    width: int
+    dtype: Dtype = jnp.float32
+    implementation: str = "auto"
+
+    def setup(self):
+        size = self.width // self.heads
+        options = dict(dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init)
+        self.qkv = nn.DenseGeneral((3, self.heads, size), **options)
+        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
+
+    def __call__(self, x_BND: jax.Array) -> jax.Array:
+        """Attends among the N tokens: [B, N, D] -> [B, N, D] in the layer's dtype."""
+        return self.mix(self.qkv(x_BND))
+
+    def mix(self, qkv_BN3HK: jax.Array) -> jax.Array:
+        """Attention behind the input projection: [B, N, 3, H, K] -> [B, N, D]."""
+        q_BNHK, k_BNHK, v_BNHK = (qkv_BN3HK[:, :, i] for i in range(3))
+        implementation: Any = None if self.implementation == "auto" else self.implementation
+        mixed_BNHK = jax.nn.dot_product_attention(
+            q_BNHK, k_BNHK, v_BNHK, implementation=implementation
+        )
+        return self.out(mixed_BNHK)
+
+
+class MLP(nn.Module):
+    """Two dense layers with a GELU between them.
+
+    Attributes:
+      width: size of the state's last axis.
+      hidden: size of the hidden layer, M.
+      dtype: dtype of the matrix products.
+
+    Source: Hendrycks, Gimpel, 'Gaussian Error Linear Units', 2016, arXiv 1606.08415 (the tanh
+    form).
+    """
+
+    width: int
+    hidden: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        options = dict(dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init)
+        self.up = nn.Dense(self.hidden, **options)
+        self.down = nn.Dense(self.width, **options)
+
+    def __call__(self, x_BND: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N, D] in the layer's dtype."""
+        return self.activate(self.up(x_BND))
+
+    def activate(self, h_BNM: jax.Array) -> jax.Array:
+        """The MLP behind its first matrix product: [B, N, M] -> [B, N, D]."""
+        return self.down(nn.gelu(h_BNM))
+
+
+class DropPath(nn.Module):
+    """Drops a whole branch for single samples, and scales the others up to keep the mean.
+
+    Draws its mask from the 'dropout' stream, once an apply: the same key gives the same mask.
+    Source: Huang et al., 'Deep Networks with Stochastic Depth', 2016, arXiv 1603.09382.
+    """
+
+    @nn.compact
+    def __call__(self, x_BND: jax.Array, rate: jax.Array) -> jax.Array:
+        """Drops each sample's branch with probability `rate`, which may be traced."""
+        shape = (x_BND.shape[0],) + (1,) * (x_BND.ndim - 1)
+        kept = jax.random.uniform(self.make_rng("dropout"), shape) >= rate
+        return jnp.where(kept, x_BND / (1 - rate).astype(x_BND.dtype), 0).astype(x_BND.dtype)
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts images into patches and embeds each by one matrix product.
+
+    Source: Dosovitskiy et al., 'An Image is Worth 16x16 Words', 2021, arXiv 2010.11929.
+    """
+
+    patch_size: int
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images [B, height, width, channels] -> tokens [B, N, D], row by row."""
+        batch, height, width, channels = images.shape
+        size = self.patch_size
+        rows, columns = height // size, width // size
+        patches = images.reshape(batch, rows, size, columns, size, channels)
+        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        return nn.Dense(
+            self.width,
+            dtype=self.dtype,
+            param_dtype=param_dtype(self.dtype),
+            kernel_init=_kernel_init,
+            name="projection",
+        )(patches_BNP)
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds a time in layers into a vector of the state's width, zero at initialisation."""
+
+    width: int
+    frequencies: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        """A scalar time -> [D] of the time's dtype."""
+        features = sinusoids(jnp.reshape(t, (1,)), 2 * self.frequencies, longest=100.0)
+        return nn.Dense(
+            self.width,
+            dtype=t.dtype,
+            param_dtype=param_dtype(self.dtype),
+            kernel_init=nn.initializers.zeros,
+            name="projection",
+        )(features)[0]
+
+
+def param_dtype(dtype: Dtype) -> Dtype:
+    """Returns the dtype of parameters and state: float64 under float64, else float32."""
+    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
+def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:
+    """Sines and cosines of positions [N] at width / 2 wavelengths, 2 pi to 2 pi longest: [N, width].
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    waves = jnp.exp(-math.log(longest) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
+    angles = positions[:, None] * waves.astype(positions.dtype)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def grid_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Fixed sine-cosine positions of a grid of patches, [rows * columns, width] float32.
+
+    Half of the width codes the row, half the column; 4 divides the width.
+    Source: Beyer, Zhai, Kolesnikov, 'Better plain ViT baselines', 2022, arXiv 2205.01580.
+    """
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    with jax.ensure_compile_time_eval():
+        halves = [
+            sinusoids(jnp.asarray(axis.ravel(), jnp.float32), width // 2) for axis in (row, column)
+        ]
+        return np.concatenate([np.asarray(half) for half in halves], axis=-1)

@@ -1,0 +1,210 @@
+"""The vision transformer: patches -> ODE over depth -> classes."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.depth import DepthConfig, ODEStack
+from odeformer.errors import unknown
+from odeformer.fields import TIME, TransformerField
+from odeformer.layers import PatchEmbedding, grid_positions, make_norm, param_dtype
+
+POOLS = ("token", "mean")
+POSITIONS = ("learned", "sincos")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+ATTENTIONS = ("auto", "xla", "cudnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """A vision transformer.
+
+    Attributes:
+      image_size: height and width in pixels, or a pair (height, width).
+      patch_size: side of a patch in pixels; it divides the image's sides.
+      channels: channels of an image.
+      classes: C, number of classes.
+      width: D, size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate of dropout on the embedded tokens and on each term's slope.
+      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
+      dtype: dtype of the matrix products; parameters and state are float32 (float64 with float64).
+      pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
+      positions: 'learned', or 'sincos': fixed sines and cosines.
+      time: 'none', or 'additive': the field knows the depth-time t.
+      fused: one input product for attention and MLP in the parallel sum.
+      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+      depth: how the depth is integrated.
+
+    Raises:
+      ValueError: sizes that do not fit one another, or a name that is not accepted.
+    """
+
+    image_size: int | tuple[int, int] = 32
+    patch_size: int = 4
+    channels: int = 3
+    classes: int = 10
+    width: int = 192
+    heads: int = 3
+    mlp: int = 768
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: str = "float32"
+    pool: str = "token"
+    positions: str = "learned"
+    time: str = "none"
+    fused: bool = False
+    attention: str = "auto"
+    depth: DepthConfig = DepthConfig()
+
+    def __post_init__(self):
+        for name in ("patch_size", "channels", "classes", "width", "heads", "mlp"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is 1 or more; {getattr(self, name)} was given")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is in [0, 1); {getattr(self, name)} was given")
+        for name, accepted in (
+            ("pool", POOLS),
+            ("positions", POSITIONS),
+            ("dtype", DTYPES),
+            ("time", TIME),
+            ("attention", ATTENTIONS),
+        ):
+            if getattr(self, name) not in accepted:
+                raise unknown(name, getattr(self, name), accepted)
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads={self.heads} does not divide width={self.width}: take heads from "
+                f"{', '.join(str(n) for n in range(1, 33) if self.width % n == 0)}, or another width"
+            )
+        if any(side % self.patch_size for side in self.image_shape[:2]):
+            raise ValueError(
+                f"patch_size={self.patch_size} does not divide image_size={self.image_size}: take "
+                "a patch that divides both sides, or resize or pad the images"
+            )
+        if self.positions == "sincos" and self.width % 4:
+            raise ValueError(
+                f"positions 'sincos' need a width that 4 divides; width={self.width} was given: "
+                "take 'learned', or another width"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width, self.channels
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width, _ = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+
+class ViT(nn.Module):
+    """A vision transformer whose depth is an ODE.
+
+    Attributes:
+      config: its sizes and its depth.
+
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
+
+    Example:
+      >>> import jax, odeformer
+      >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
+      >>> images = jax.numpy.zeros((2, 8, 8, 1))
+      >>> variables = model.init(jax.random.key(0), images)
+      >>> model.apply(variables, images).shape
+      (2, 10)
+    """
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Classifies images.
+
+        Args:
+          images: [B, height, width, channels], of a floating dtype.
+          train: whether dropout and drop-path act; then rngs={'dropout': key}.
+
+        Returns:
+          Logits [B, C] float32. With mutable=['ode'] also the solve's counts, aux['ode'] with
+          'nfe' int32 [G, terms], 'accepted', 'rejected' and 'result' int32 [G] (per sample
+          [G, B, terms] and [G, B]); a result other than 0 marks a solve that did not reach its end.
+
+        Raises:
+          ValueError: images of another shape or of a dtype that is not floating.
+        """
+        config = self.config
+        _check_images(images, config.image_shape)
+        dtype, state_dtype = jnp.dtype(config.dtype), param_dtype(config.dtype)
+        tokens = PatchEmbedding(config.patch_size, config.width, dtype, name="patches")(images)
+        y_BND = self._embed_positions(tokens.astype(state_dtype))
+        if train and config.dropout:
+            y_BND = nn.Dropout(config.dropout)(y_BND, deterministic=False)
+        solution = ODEStack(config.depth, make_field(config), name="depth")(y_BND, train)
+        if not self.is_initializing():
+            for name in ("nfe", "accepted", "rejected", "result"):
+                self.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
+        y_BND = make_norm(name="norm")(solution.y1)
+        y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
+        head = nn.Dense(
+            config.classes,
+            dtype=state_dtype,
+            param_dtype=state_dtype,
+            kernel_init=nn.initializers.truncated_normal(0.02),
+            name="head",
+        )
+        return head(y_BD).astype(state_dtype)
+
+    def _embed_positions(self, y_BND: jax.Array) -> jax.Array:
+        """Prepends the class token where there is one, and adds the positions."""
+        config, init = self.config, nn.initializers.truncated_normal(0.02)
+        batch, tokens, width = y_BND.shape
+        if config.positions == "sincos":
+            positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
+            y_BND = y_BND + positions
+        if config.pool == "token":
+            token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
+            y_BND = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), y_BND], axis=1)
+            tokens += 1
+        if config.positions == "learned":
+            y_BND = y_BND + self.param("positions", init, (1, tokens, width), y_BND.dtype)
+        return y_BND
+
+
+def make_field(config: ViTConfig) -> TransformerField:
+    """Returns the unbound vector field of a model of that config."""
+    return TransformerField(
+        width=config.width,
+        heads=config.heads,
+        mlp=config.mlp,
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        layers=config.depth.layers,
+        time=config.time,
+        fused=config.fused,
+        dtype=jnp.dtype(config.dtype),
+        attention=config.attention,
+        parent=None,
+    )
+
+
+def _check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(
+            f"images of shape [batch, {', '.join(map(str, shape))}] are accepted; "
+            f"{list(images.shape)} was given: resize or transpose them, or change the config's "
+            "image_size and channels"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of a floating dtype are accepted; {images.dtype} was given: convert and "
+            "normalise them first, e.g. images.astype('float32') / 255"
+        )

@@ -1,0 +1,34 @@
+"""The embedded data set: 1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn."""
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from train.data.arrays import Images
+
+TEST, VALIDATION = 360, 180
+_SPLIT_SEED = 0  # fixed: the splits never depend on a run's seed
+
+
+def load() -> dict[str, Images]:
+    """Returns the splits 'train' (1,257), 'validation' (180) and 'test' (360), stratified.
+
+    Source: Alpaydin, Kaynak, 'Optical Recognition of Handwritten Digits', UCI repository, 1998.
+    """
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
+    labels = labels.astype(np.int32)
+    rest, test = _split(np.arange(len(labels)), labels, TEST)
+    train, validation = _split(rest, labels, VALIDATION)
+    pixels = images[train] / 16
+    mean, std = (float(pixels.mean()),), (float(pixels.std()),)
+    return {
+        name: Images(images[index], labels[index], classes=10, peak=16.0, mean=mean, std=std)
+        for name, index in (("train", train), ("validation", validation), ("test", test))
+    }
+
+
+def _split(index: np.ndarray, labels: np.ndarray, held_out: int) -> list[np.ndarray]:
+    return train_test_split(
+        index, test_size=held_out, stratify=labels[index], random_state=_SPLIT_SEED
+    )

@@ -1,0 +1,140 @@
+"""The story of a run, top to bottom."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import ml_collections
+from etils import epath
+
+from train.checkpoint import Checkpoints, count_parameters, open_workdir
+from train.config import RunConfig, from_config_dict
+from train.data.pipeline import train_batches
+from train.data.sources import load_splits
+from train.evaluate import check_data, evaluate
+from train.mesh import make_mesh, put_batch, replicated
+from train.metrics import MetricsWriter
+from train.optimizer import make_optimizer
+from train.plots import plot_curves
+from train.progress import RunProgress, describe
+from train.state import abstract_state, init_state
+from train.step import make_eval_step, make_train_step
+
+
+def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str, float]:
+    """Trains a run to its end, or goes on with it where its workdir says it stopped.
+
+    Args:
+      cfg: the run's config.
+      workdir: where metrics.jsonl, events/, checkpoints/ and curves.png are written; a local
+        folder or a gs:// address.
+
+    Returns:
+      The last line of metrics.jsonl: step, test/loss, test/accuracy and test/nfe.
+
+    Raises:
+      BadInput: a config, workdir or data set that is refused.
+    """
+    config = from_config_dict(cfg)
+    mesh = make_mesh(config.mesh, config.batch_size)
+    make_mesh(config.mesh, config.eval.batch_size)
+    splits = load_splits(config.data.name)
+    check_data(config, splits)
+    path = open_workdir(workdir, cfg)
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+
+    with Checkpoints(path, config.checkpoint) as checkpoints:
+        state = checkpoints.restore(abstract_state(config, optimizer, replicated(mesh)))
+        state = init_state(config, optimizer, replicated(mesh)) if state is None else state
+        start = int(state.step)
+        batches = train_batches(
+            splits["train"],
+            config.batch_size,
+            config.train_steps,
+            config.seed,
+            start,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        train_step = make_train_step(config, splits["train"], mesh)
+        eval_step = make_eval_step(config.model, splits["validation"], mesh)
+        first = jax.process_index() == 0
+        with (
+            MetricsWriter(path, start) as writer,
+            RunProgress(start, config.train_steps, visible=first) as progress,
+        ):
+            progress.note(_headline(config, state, start, path))
+            pending = _Pending(config, start)
+            for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=True):
+                state, metrics = train_step(state, put_batch(mesh, batch))
+                pending.flush(writer, progress)
+                pending.hold(step, metrics)
+                progress.advance(step)
+                if step % config.eval.every_steps == 0 or step == config.train_steps:
+                    pending.flush(writer, progress)
+                    scores = evaluate(
+                        state.eval_params,
+                        config.model,
+                        splits["validation"],
+                        config.eval.batch_size,
+                        mesh,
+                        eval_step,
+                    )
+                    scores = {f"val/{name}": value for name, value in scores.items()}
+                    writer.write(step, scores)
+                    progress.note(f"step {step:>6}  validation  {describe(scores)}")
+                    pending.restart_clock(step)
+                if step % config.checkpoint.every_steps == 0 or step == config.train_steps:
+                    checkpoints.save(state, step)
+            test = evaluate(
+                state.eval_params, config.model, splits["test"], config.eval.batch_size, mesh
+            )
+            test = {f"test/{name}": value for name, value in test.items()}
+            writer.write(config.train_steps, test)
+            progress.note(f"test  {describe(test)}")
+    progress.note(f"curves: {plot_curves(path)}")
+    return {"step": config.train_steps, **test}
+
+
+class _Pending:
+    """The newest train metrics, held until the next step is on its way to the device."""
+
+    def __init__(self, config: RunConfig, start: int):
+        self._config = config
+        self._held: tuple[int, dict[str, Any]] | None = None
+        self.restart_clock(start)
+
+    def restart_clock(self, step: int) -> None:
+        """Starts counting images a second anew, behind `step` steps."""
+        self._clock = (step, time.perf_counter())
+
+    def hold(self, step: int, metrics: dict[str, Any]) -> None:
+        """Keeps the metrics of a step that is due to be logged."""
+        if step % self._config.log.every_steps == 0 or step == 1:
+            self._held = (step, metrics)
+
+    def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
+        """Fetches, writes and shows what is held."""
+        if self._held is None:
+            return
+        step, metrics = self._held
+        values = {f"train/{name}": float(value) for name, value in metrics.items()}
+        since_step, since = self._clock
+        now = time.perf_counter()
+        if step > since_step and step > 1:
+            images = (step - since_step) * self._config.batch_size
+            values["train/images_per_sec"] = images / (now - since)
+        self._held, self._clock = None, (step, now)
+        writer.write(step, values)
+        progress.show(step, values)
+
+
+def _headline(config: RunConfig, state: Any, start: int, path: epath.Path) -> str:
+    depth = dataclasses.asdict(config.model.depth)
+    settings = ", ".join(f"{name} {value}" for name, value in depth.items() if value is not None)
+    resumed = f"going on from step {start}" if start else "from the start"
+    return (
+        f"{path}: {count_parameters(state.params):,} parameters, {settings}, "
+        f"{jax.device_count()} {jax.devices()[0].platform} device(s), {resumed}"
+    )

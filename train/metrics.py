@@ -1,0 +1,44 @@
+"""Where the metrics of a run go: metrics.jsonl and TensorBoard events."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+
+class MetricsWriter:
+    """Writes scalars, a line of JSON and an event each, in the order of the steps."""
+
+    def __init__(self, workdir: epath.Path, start_step: int):
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
+        kept = [line for line in kept if not any(key.startswith("test/") for key in line)]
+        self._path.write_text("".join(_line(line) for line in kept))
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=start_step + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._events.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends {"step": step, **metrics}; the names carry their split, as 'train/loss'."""
+        with self._path.open("a") as file:
+            file.write(_line({"step": step, **metrics}))
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+
+def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a workdir's metrics.jsonl; none if there is no such file."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(dict(values)) + "\n"

@@ -1,0 +1,50 @@
+"""The optimiser, as one visible chain."""
+
+from typing import Any
+
+import jax
+import optax
+
+from train.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
+    """Returns the learning rate by step: linear warm-up, then a cosine down to 0."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=train_steps,
+    )
+
+
+def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, then AdamW that decays kernels alone."""
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    adamw = optax.adamw(
+        make_schedule(config, train_steps),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(clip, adamw)
+
+
+def decayed(params: Any) -> Any:
+    """Returns a tree of bools: which parameters weight decay acts on.
+
+    Kernels alone: no bias, no norm's scale, no position, no class token. It goes by name, for the
+    parameters of all groups are stacked, and a stacked bias has two axes.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def average(decay: float, step: jax.Array, mean: Any, params: Any) -> Any:
+    """Returns the moving average of the weights behind step `step` (from 0).
+
+    The decay grows as (1 + step) / (10 + step) until it reaches its value, so that the average
+    does not remember the initial weights for long.
+    """
+    weight = 1 - jax.numpy.minimum(decay, (1 + step) / (10 + step))
+    return optax.incremental_update(params, mean, weight)

@@ -1,0 +1,44 @@
+"""Pictures of a run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from etils import epath
+from matplotlib.figure import Figure
+
+from train.metrics import read_metrics
+
+matplotlib.use("agg", force=False)
+_COLOURS = {"train": "#9aa5b1", "val": "#1f6feb", "test": "#d1242f"}
+
+
+def plot_curves(workdir: str | epath.Path) -> epath.Path:
+    """Draws a run's loss, accuracy and learning rate over the steps into curves.png.
+
+    Returns:
+      The picture's path.
+    """
+    lines = read_metrics(workdir)
+    panels = ("loss", "accuracy", "learning_rate")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for split, colour in _COLOURS.items():
+            steps, values = _series(lines, f"{split}/{name}")
+            if steps:
+                single = len(steps) == 1
+                axes.plot(steps, values, "o" if single else "-", color=colour, label=split)
+        axes.set_xlabel("step")
+        axes.set_title(name.replace("_", " "))
+        axes.grid(alpha=0.3)
+        if name != "learning_rate":
+            axes.legend(frameon=False)
+    path = epath.Path(workdir) / "curves.png"
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=130)
+    return path
+
+
+def _series(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    points = [(line["step"], line[name]) for line in lines if name in line]
+    return [step for step, _ in points], [value for _, value in points]

@@ -1,0 +1,62 @@
+"""What a person watching a run sees: a bar on a terminal, plain lines elsewhere."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class RunProgress:
+    """Shows the step, the newest metrics and the time left; silent on all processes but the first."""
+
+    def __init__(self, start_step: int, train_steps: int, visible: bool = True):
+        self._console = Console(quiet=not visible)
+        self._train_steps = train_steps
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", completed=start_step, total=train_steps, metrics="")
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Notes that `step` steps are done."""
+        self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows training metrics: on the bar, or as a line where there is no terminal."""
+        text = describe(metrics)
+        self._bar.update(self._task, metrics=text)
+        if not self._console.is_terminal:
+            self.note(f"step {step:>6}/{self._train_steps}  {text}")
+
+    def note(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """Returns 'loss 0.1234  accuracy 97.5 %  4321 images/s' of metrics named '<split>/<name>'."""
+    forms = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.1%}", "images_per_sec": "{:.0f} images/s"}
+    by_name = {name.rpartition("/")[2]: value for name, value in metrics.items()}
+    return "  ".join(form.format(by_name[name]) for name, form in forms.items() if name in by_name)

@@ -1,0 +1,61 @@
+"""What a run changes from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Sharding
+
+from odeformer import ViT
+from train.config import RunConfig
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run; random keys are functions of the seed and the step, and not in it."""
+
+    step: jax.Array  # int32: steps taken
+    params: Any
+    opt_state: Any
+    ema: Any | None  # the weights' moving average, where the run keeps one
+
+    @property
+    def eval_params(self) -> Any:
+        """The weights to evaluate with: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def make_init(config: RunConfig, optimizer: optax.GradientTransformation):
+    """Returns the function () -> TrainState that initialises a run."""
+    model = ViT(config.model)
+
+    def init_state() -> TrainState:
+        images = jnp.zeros((1, *config.model.image_shape))
+        params = model.init(jax.random.key(config.seed), images)["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+        )
+
+    return init_state
+
+
+def abstract_state(
+    config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding | None = None
+) -> TrainState:
+    """Returns the state's shapes, dtypes and shardings, at no cost."""
+    shapes = jax.eval_shape(make_init(config, optimizer))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def init_state(
+    config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding
+) -> TrainState:
+    """Returns the initial state, born with its sharding: no other copy of it ever exists."""
+    return jax.jit(make_init(config, optimizer), out_shardings=sharding)()
