@@ -1,7 +1,8 @@
 """Transformer stacks without a solver, written by hand over the same parameters: the yardstick.
 
 Each takes the parameters of an ODEStack (stacked over groups) and a state [B, N, D], and scans
-over the layers, each one recomputed in the backward pass. No diffrax, no flax.
+over the layers or, where they share their parameters, over the steps; each one is recomputed in
+the backward pass. No diffrax, no flax.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,18 @@ LAYERS: dict[str, Callable[[Params, jax.Array], jax.Array]] = {
 }
 
 
-def stack(layer: Callable[[Params, jax.Array], jax.Array], params: Params, y: jax.Array):
+def stack(
+    layer: Callable[[Params, jax.Array], jax.Array], params: Params, y: jax.Array
+) -> jax.Array:
     """Applies a layer once for each entry of the parameters' leading axis."""
     body = jax.checkpoint(lambda y, p: (layer(p, y), None), prevent_cse=False)
     return jax.lax.scan(body, y, params)[0]
+
+
+def shared_stack(
+    layer: Callable[[Params, jax.Array], jax.Array], params: Params, y: jax.Array, steps: int
+) -> jax.Array:
+    """Applies a layer `steps` times, with the only entry of the parameters' leading axis."""
+    shared = jax.tree.map(lambda p: p[0], params)
+    body = jax.checkpoint(lambda y, _: (layer(shared, y), None), prevent_cse=False)
+    return jax.lax.scan(body, y, None, length=steps)[0]

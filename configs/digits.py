@@ -1,10 +1,9 @@
 """An ODE vision transformer on 8x8 handwritten digits: one block of weights, integrated by RK4.
 
-    python -m train --config=configs/digits.py --workdir=runs/digits
+python -m train --config=configs/digits.py --workdir=runs/digits
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from configs import common
 
@@ -39,12 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
         weight_decay=0.05,
         b1=0.9,
         b2=0.99,
-        clip_norm=config_dict.placeholder(float),
-        ema_decay=config_dict.placeholder(float),
+        clip_norm=1.0,
+        ema_decay=0.99,
         label_smoothing=0.0,
     )
-    cfg.optimizer.clip_norm = 1.0
-    cfg.optimizer.ema_decay = 0.99
     cfg.mesh = dict(data=-1)
     cfg.checkpoint = dict(every_steps=500, keep=2)
     cfg.eval = dict(every_steps=200, batch_size=360)

@@ -125,8 +125,8 @@ class ODEStack(nn.Module):
             none = jnp.zeros(config.groups, jnp.int32)
             nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
             return Solution(y_BND, None, nfe, none, none, none)
-        y_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
-        return solutions._replace(y1=y_BND)
+        y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
+        return solutions._replace(y1=y1_BND)
 
     def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
         keys = jax.random.split(key, self.config.groups)

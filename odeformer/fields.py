@@ -47,9 +47,7 @@ class TransformerField(nn.Module):
         self.bare_norm = make_norm(affine=False)
         self.attention_layer = Attention(self.heads, self.width, self.dtype, self.attention)
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
-        self.drops = {
-            name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")
-        }
+        self.drops = {name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")}
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
 

@@ -4,15 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from odeformer import checks, solvers
+from odeformer.grid import grid_indices, make_grid
 
-State = Any  # a pytree of float32 or float64 arrays
-Params = Any  # a pytree
+State = chex.ArrayTree
+Params = Any  # any pytree
 Term = Callable[..., State]
 
 SUCCESS, MAX_STEPS_REACHED, FAILED = 0, 1, 2
@@ -74,7 +76,7 @@ def integrate(
     key: jax.Array | None = None,
     policy: str | None = None,
 ) -> Solution:
-    """Solves dy/dt = f(t, y, params) from t0 to t1: with `rtol` in adaptive steps, else in fixed ones.
+    """Solves dy/dt = f(t, y, params) from t0 to t1: fixed steps, or adaptive ones given `rtol`.
 
     Args:
       field: the vector field.
@@ -121,39 +123,53 @@ def integrate(
       >>> round(float(solution.y1[0]), 4), solution.nfe.tolist()
       (0.3679, [32])
     """
-    adaptive = rtol is not None
     _check_solve(len(field.terms), y0, solver, steps, adjoint, rtol, atol, max_steps, policy)
     dtype = jnp.result_type(*jax.tree.leaves(y0))
-    field = _in_state_dtype(field)
-    if not adaptive:
-        steps = DEFAULT_STEPS if steps is None else steps
-        grid = _grid(t0, t1, steps, dtype)
-        picks = None if ts is None else _grid_indices(ts, grid)
-        solve = _scan_steps if adjoint in ("checkpoint", "store") else _diffeqsolve_steps
-        solution = solve(field, y0, params, grid, solver, adjoint, picks, key, policy)
+    problem = _Problem(_in_state_dtype(field), y0, params, key, solver, adjoint)
+    if rtol is None:
+        times = make_grid(t0, t1, DEFAULT_STEPS if steps is None else steps, dtype)
+        picks = None if ts is None else grid_indices(ts, times)
+        if adjoint in ("checkpoint", "store"):
+            solution = _scan_steps(problem, times, picks, policy)
+        else:
+            solution = _diffeqsolve_steps(problem, times, picks)
         return _per_sample(solution, y0) if per_sample else solution
-    atol = DEFAULT_ATOL if atol is None else atol
-    max_steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
-    ts = None if ts is None else jnp.asarray(ts, dtype)
+    adaptive = _Adaptive(
+        t0=jnp.asarray(t0, dtype),
+        t1=jnp.asarray(t1, dtype),
+        ts=None if ts is None else jnp.asarray(ts, dtype),
+        rtol=rtol,
+        atol=DEFAULT_ATOL if atol is None else atol,
+        max_steps=DEFAULT_MAX_STEPS if max_steps is None else max_steps,
+    )
+    return (_adaptive_steps_per_sample if per_sample else _adaptive_steps)(problem, adaptive)
 
-    t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 
-    def solve_adaptively(y0, key):
-        return _adaptive_steps(
-            field, y0, params, t0, t1, solver, adjoint, ts, key, rtol, atol, max_steps
-        )
+class _Problem(NamedTuple):
+    """What is solved, and how."""
 
-    if not per_sample:
-        return solve_adaptively(y0, key)
+    field: VectorField
+    y0: State
+    params: Params
+    key: jax.Array | None
+    solver: str
+    adjoint: str
 
-    def solve_sample(y0, key):
-        solution = solve_adaptively(jax.tree.map(lambda y: y[None], y0), key)
-        ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
-        return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """What a term takes behind t and y."""
+        return (self.params,) if self.key is None else (self.params, self.key)
 
-    keys = None if key is None else jax.random.split(key, jax.tree.leaves(y0)[0].shape[0])
-    axes = Solution(0, None if ts is None else 1, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
-    return jax.vmap(solve_sample, out_axes=axes)(y0, keys)
+
+class _Adaptive(NamedTuple):
+    """Between which times, and how accurately."""
+
+    t0: jax.Array
+    t1: jax.Array
+    ts: jax.Array | None
+    rtol: float
+    atol: float
+    max_steps: int
 
 
 def _check_solve(terms, y0, solver, steps, adjoint, rtol, atol, max_steps, policy) -> None:
@@ -190,33 +206,6 @@ def _sum(slopes: list[State]) -> State:
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *slopes)
 
 
-def _grid(t0, t1, steps: int, dtype) -> jax.Array:
-    """The times between the steps, [steps + 1]; each rounded once."""
-    if isinstance(t0, jax.core.Tracer) or isinstance(t1, jax.core.Tracer):
-        return t0 + (t1 - t0) * (jnp.arange(steps + 1, dtype=dtype) / steps)
-    return jnp.asarray(float(t0) + (float(t1) - float(t0)) * np.arange(steps + 1) / steps, dtype)
-
-
-def _grid_indices(ts, grid: jax.Array) -> np.ndarray:
-    """Which of the grid's times the ts are."""
-    try:
-        with jax.ensure_compile_time_eval():
-            wanted, times = np.asarray(ts, np.float64), np.asarray(grid, np.float64)
-    except jax.errors.TracerArrayConversionError as error:
-        raise ValueError(
-            "under fixed steps ts, t0 and t1 are known before tracing (numpy arrays or floats)"
-        ) from error
-    distances = np.abs(times[None, :] - wanted[:, None])
-    spacing = abs(times[-1] - times[0]) / (len(times) - 1)
-    if np.any(distances.min(axis=1) > 1e-5 * spacing + 1e-6 * np.abs(wanted)):
-        raise ValueError(
-            f"under fixed steps the ts lie on the grid of the steps, here {times[0]:g} + n * "
-            f"{spacing:g} up to {times[-1]:g}; {wanted.tolist()} was given: take other ts, another "
-            "number of steps, or adaptive steps (rtol=...), which interpolate"
-        )
-    return distances.argmin(axis=1)
-
-
 def _per_sample(solution: Solution, y0: State) -> Solution:
     """Gives the counts of a shared solve the leading batch axis of per-sample ones."""
     batch = jax.tree.leaves(y0)[0].shape[0]
@@ -235,21 +224,20 @@ def _diffrax_terms(field: VectorField, solver: str):
     return ode_term(field)
 
 
-def _scan_steps(field, y0, params, grid, solver, adjoint, picks, key, policy) -> Solution:
+def _scan_steps(problem: _Problem, grid, picks, policy: str | None) -> Solution:
     """Fixed steps as a scan over single steps: diffrax's documented manual stepping."""
-    method = solvers.get(solver)
-    terms = _diffrax_terms(field, solver)
-    steps = grid.shape[0] - 1
+    field, y0, params, key, solver, adjoint = problem
+    method, tableau = solvers.get(solver), solvers.tableau(solver)
+    terms, steps = _diffrax_terms(field, solver), grid.shape[0] - 1
     rules = getattr(jax.checkpoint_policies, policy) if policy else None
     recompute = adjoint == "checkpoint"
 
-    def step(y, t0, t1, params, *key):
-        if not isinstance(method, diffrax.AbstractERK):
-            return method.step(terms, t0, t1, y, (params, *key), None, made_jump=False)[0]
-        evaluate = jax.checkpoint(field, policy=rules) if recompute else field
-        return solvers.unrolled_step(
-            method.tableau, lambda stage, t, y: evaluate(t, y, params, *key), t0, t1, y
-        )
+    def step(y, t0, t1, *args):
+        if tableau is None:
+            return method.step(terms, t0, t1, y, args, None, made_jump=False)[0]
+        slope = jax.checkpoint(field, policy=rules) if recompute else field
+        evaluate = lambda stage, t, y: slope(t, y, *args)
+        return solvers.unrolled_step(tableau, evaluate, t0, t1, y)
 
     if recompute:
         step = jax.checkpoint(step, policy=rules, prevent_cse=False)
@@ -272,52 +260,63 @@ def _scan_steps(field, y0, params, grid, solver, adjoint, picks, key, policy) ->
     return Solution(y1, ys, nfe, jnp.int32(steps), jnp.int32(0), jnp.int32(SUCCESS))
 
 
-def _diffeqsolve_steps(field, y0, params, grid, solver, adjoint, picks, key, policy) -> Solution:
+def _diffeqsolve_steps(problem: _Problem, grid, picks) -> Solution:
     """Fixed steps through `diffeqsolve`, for its adjoints."""
-    del policy
-    method, steps = solvers.get(solver), grid.shape[0] - 1
-    args = (params,) if key is None else (params, key)
+    steps, tableau = grid.shape[0] - 1, solvers.tableau(problem.solver)
     ts = None if picks is None else grid[picks]
     times = (grid[0], grid[-1], (grid[-1] - grid[0]) / steps)
-    controller = diffrax.ConstantStepSize()
-    solution = _diffeqsolve(field, y0, args, times, solver, adjoint, ts, controller, steps, None)
-    nfe = steps * solvers.evaluations(solver, len(field.terms))
-    if isinstance(method, diffrax.AbstractERK):  # diffrax evaluates the error's stage too
-        fsal = int(method.tableau.fsal)
-        nfe = np.full_like(nfe, fsal + steps * (method.tableau.num_stages - fsal))
+    solution = _diffeqsolve(problem, times, ts, diffrax.ConstantStepSize(), steps)
+    nfe = steps * solvers.evaluations(problem.solver, len(problem.field.terms))
+    if tableau is not None:  # diffrax evaluates the error's stage too
+        nfe = np.full_like(nfe, int(tableau.fsal) + steps * (tableau.num_stages - tableau.fsal))
     return solution._replace(nfe=jnp.asarray(nfe))
 
 
-def _adaptive_steps(
-    field, y0, params, t0, t1, solver, adjoint, ts, key, rtol, atol, max_steps
-) -> Solution:
+def _adaptive_steps(problem: _Problem, adaptive: _Adaptive) -> Solution:
     """Adaptive steps through `diffeqsolve`.
 
     The first slope is evaluated here: it chooses the first step's size, and an FSAL solver is
     handed it as its first stage, so that a rejected first step does not evaluate it again.
     """
-    method: Any = solvers.get(solver)
-    args = (params,) if key is None else (params, key)
-    slope = field(t0, y0, *args)
-    dt0 = _first_step(field, y0, slope, t0, t1, args, method.order(None), rtol, atol)
+    tableau: Any = solvers.tableau(problem.solver)
+    slope = problem.field(adaptive.t0, problem.y0, *problem.args)
+    dt0 = _first_step(problem, slope, adaptive)
     state = None
-    if method.tableau.fsal:
-        state = (jnp.array(False), jax.lax.stop_gradient(slope) if adjoint == "backsolve" else slope)
-    times, controller = (t0, t1, dt0), diffrax.PIDController(rtol=rtol, atol=atol)
-    solution = _diffeqsolve(
-        field, y0, args, times, solver, adjoint, ts, controller, max_steps, state
-    )
+    if tableau.fsal:
+        nondifferentiable = problem.adjoint == "backsolve"
+        state = (jnp.array(False), jax.lax.stop_gradient(slope) if nondifferentiable else slope)
+    times = (adaptive.t0, adaptive.t1, dt0)
+    controller = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol)
+    solution = _diffeqsolve(problem, times, adaptive.ts, controller, adaptive.max_steps, state)
     attempts = solution.accepted + solution.rejected
-    nfe = 2 + attempts * (method.tableau.num_stages - method.tableau.fsal)
-    return solution._replace(nfe=jnp.broadcast_to(nfe, (len(field.terms),)))
+    nfe = 2 + attempts * (tableau.num_stages - tableau.fsal)
+    return solution._replace(nfe=jnp.broadcast_to(nfe, (len(problem.field.terms),)))
 
 
-def _first_step(field, y0, slope, t0, t1, args, order, rtol, atol) -> jax.Array:
+def _adaptive_steps_per_sample(problem: _Problem, adaptive: _Adaptive) -> Solution:
+    """A solve for each entry of the leading axis; the field sees a leading axis of 1."""
+
+    def solve(y0, key):
+        alone = problem._replace(y0=jax.tree.map(lambda y: y[None], y0), key=key)
+        solution = _adaptive_steps(alone, adaptive)
+        ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
+        return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
+
+    batch = jax.tree.leaves(problem.y0)[0].shape[0]
+    keys = None if problem.key is None else jax.random.split(problem.key, batch)
+    ys_axis = None if adaptive.ts is None else 1
+    axes: Any = Solution(0, ys_axis, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
+    return jax.vmap(solve, out_axes=axes)(problem.y0, keys)
+
+
+def _first_step(problem: _Problem, slope: State, adaptive: _Adaptive) -> jax.Array:
     """Chooses the first step's size with one more evaluation.
 
     Source: Hairer, Norsett, Wanner, 'Solving Ordinary Differential Equations I', 1993, II.4.
     """
-    y0, slope, args = jax.lax.stop_gradient((y0, slope, args))
+    t0, t1, _, rtol, atol, _ = adaptive
+    field, order = problem.field, solvers.order(problem.solver)
+    y0, slope, args = jax.lax.stop_gradient((problem.y0, slope, problem.args))
     scale = jax.tree.map(lambda y: atol + rtol * jnp.abs(y), y0)
 
     def norm(state: State) -> jax.Array:
@@ -341,19 +340,20 @@ def _first_step(field, y0, slope, t0, t1, args, order, rtol, atol) -> jax.Array:
     return jnp.sign(t1 - t0) * jnp.minimum(jnp.minimum(100 * trial, chosen), jnp.abs(t1 - t0))
 
 
-def _diffeqsolve(
-    field, y0, args, times, solver, adjoint, ts, controller, max_steps, state
-) -> Solution:
+def _diffeqsolve(problem: _Problem, times, ts, controller, max_steps, state=None) -> Solution:
     """Solves with diffrax; times are (t0, t1, dt0). The nfe is the caller's to fill in."""
+    t0, t1, dt0 = times
     solved = diffrax.diffeqsolve(
-        _diffrax_terms(field, solver),
-        solvers.get(solver),
-        *times,
-        y0,
-        args,
+        _diffrax_terms(problem.field, problem.solver),
+        solvers.get(problem.solver),
+        t0,
+        t1,
+        dt0,
+        problem.y0,
+        problem.args,
         saveat=diffrax.SaveAt(t1=True, ts=ts),
         stepsize_controller=controller,
-        adjoint=_diffrax_adjoint(adjoint),
+        adjoint=_diffrax_adjoint(problem.adjoint),
         max_steps=max_steps,
         solver_state=state,
         throw=False,

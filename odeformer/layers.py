@@ -48,7 +48,9 @@ class Attention(nn.Module):
 
     def setup(self):
         size = self.width // self.heads
-        options = dict(dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init)
+        options = dict(
+            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init
+        )
         self.qkv = nn.DenseGeneral((3, self.heads, size), **options)
         self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
 
@@ -83,7 +85,9 @@ class MLP(nn.Module):
     dtype: Dtype = jnp.float32
 
     def setup(self):
-        options = dict(dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init)
+        options = dict(
+            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init
+        )
         self.up = nn.Dense(self.hidden, **options)
         self.down = nn.Dense(self.width, **options)
 
@@ -164,7 +168,7 @@ def param_dtype(dtype: Dtype) -> Dtype:
 
 
 def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:
-    """Sines and cosines of positions [N] at width / 2 wavelengths, 2 pi to 2 pi longest: [N, width].
+    """Sines and cosines of positions [N] at width / 2 wavelengths up to 2 pi longest: [N, width].
 
     Source: Vaswani et al. 2017, section 3.5.
     """

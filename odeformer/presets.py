@@ -53,12 +53,14 @@ def vit(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) ->
     """
     if name not in _VIT:
         raise unknown("vision transformer", name, VIT_NAMES)
-    sizes = dict(image_size=224, patch_size=16, classes=1000, layers=12) | _VIT[name]
+    sizes: dict[str, Any] = (
+        dict(image_size=224, patch_size=16, classes=1000, layers=12) | _VIT[name]
+    )
     layers = sizes.pop("layers")
-    depth_fields = {"layers": layers} | dict(depth or {})
+    depth_fields: dict[str, Any] = {"layers": layers} | dict(depth or {})
     _check_fields(DepthConfig, depth_fields)
     _check_fields(ViTConfig, changes)
-    return ViTConfig(**(sizes | changes | {"depth": DepthConfig(**depth_fields)}))
+    return ViTConfig(**(sizes | changes), depth=DepthConfig(**depth_fields))
 
 
 def _check_fields(config: type, given: Mapping[str, Any]) -> None:

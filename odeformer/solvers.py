@@ -7,8 +7,9 @@ table of names.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+import chex
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 
 from odeformer.errors import unknown
 
-State = Any  # a pytree of arrays
+State = chex.ArrayTree
 
 
 class Substep(NamedTuple):
@@ -159,26 +160,29 @@ def is_splitting(name: str) -> bool:
     return isinstance(get(name), Splitting)
 
 
+def tableau(name: str) -> diffrax.ButcherTableau | None:
+    """Returns a Runge-Kutta solver's Butcher tableau; None for Euler and the splittings."""
+    return getattr(get(name), "tableau", None)
+
+
 def is_adaptive(name: str) -> bool:
     """Whether the solver estimates its error, as adaptive steps need."""
-    solver = get(name)
-    return isinstance(solver, diffrax.AbstractERK) and bool(np.any(solver.tableau.b_error))
+    table = tableau(name)
+    return table is not None and bool(np.any(table.b_error))
 
 
 def stages(tableau: diffrax.ButcherTableau) -> int:
-    """Returns how many stages a fixed step evaluates: all but those only the error estimate reads."""
+    """Returns the stages a fixed step evaluates: all but those only the error estimate reads."""
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
 def evaluations(name: str, terms: int) -> np.ndarray:
     """Returns how often one fixed step evaluates each term, int32 [terms]."""
-    solver = get(name)
-    counts = np.zeros(terms, np.int32)
-    if isinstance(solver, Splitting):
-        for substep in solver.substeps(terms):
-            counts[substep.term] += 1
-        return counts
-    return counts + (stages(solver.tableau) if isinstance(solver, diffrax.AbstractERK) else 1)
+    solver, table = get(name), tableau(name)
+    if not isinstance(solver, Splitting):
+        return np.full(terms, 1 if table is None else stages(table), np.int32)
+    order = [substep.term for substep in solver.substeps(terms)]
+    return np.bincount(order, minlength=terms).astype(np.int32)
 
 
 def unrolled_step(

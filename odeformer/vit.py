@@ -58,7 +58,7 @@ class ViTConfig:
     time: str = "none"
     fused: bool = False
     attention: str = "auto"
-    depth: DepthConfig = DepthConfig()
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):
         for name in ("patch_size", "channels", "classes", "width", "heads", "mlp"):
@@ -77,9 +77,10 @@ class ViTConfig:
             if getattr(self, name) not in accepted:
                 raise unknown(name, getattr(self, name), accepted)
         if self.width % self.heads:
+            divisors = [str(n) for n in range(1, 33) if self.width % n == 0]
             raise ValueError(
                 f"heads={self.heads} does not divide width={self.width}: take heads from "
-                f"{', '.join(str(n) for n in range(1, 33) if self.width % n == 0)}, or another width"
+                f"{', '.join(divisors)}, or another width"
             )
         if any(side % self.patch_size for side in self.image_shape[:2]):
             raise ValueError(

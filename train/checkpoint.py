@@ -1,5 +1,6 @@
 """Saving and restoring runs. A workdir holds config.json and checkpoints/<step>/."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def open_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> e
     record = path / "config.json"
     try:
         if record.exists():
-            conflicts = configs.resume_conflicts(configs.load(record.read_text()), cfg.to_dict())
+            conflicts = configs.resume_conflicts(json.loads(record.read_text()), cfg.to_dict())
             if conflicts:
                 raise BadInput(
                     f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
@@ -87,13 +88,16 @@ class Checkpoints:
             return None
         saved = self._manager.item_metadata(step)
         check_fits(saved, target, f"{self._path}/{step}")
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return restored
 
 
 def check_fits(saved: Any, target: TrainState, where: str) -> None:
     """Raises BadInput naming the first leaf whose presence or shape differs."""
     saved = getattr(saved, "tree", saved)
-    have = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    have = {
+        _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+    }
     want = {
         _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }

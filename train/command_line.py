@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error).
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
@@ -84,8 +85,7 @@ def _refusal(name: str, value: str | None, argv: Sequence[str]) -> BadInput:
     key, keys = name.removeprefix("config."), flatten(cfg.to_dict())
     if key not in keys:
         return BadInput(str(unknown("config key", key, sorted(keys))))
-    kind = cfg.get_type(key) if "." not in key else None
-    holder: ml_collections.ConfigDict = cfg
+    holder: Any = cfg
     *groups, last = key.split(".")
     for group in groups:
         holder = holder[group]

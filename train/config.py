@@ -216,7 +216,8 @@ def _build(cls: Any, given: Mapping[str, Any], path: str) -> Any:
             value = _build(hint, value, where)
         values[key] = _typed(value, hint, where)
     for name, field in fields.items():
-        if name not in values and field.default is dataclasses.MISSING:
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if name not in values and required:
             raise BadInput(f"config.{path + '.' if path else ''}{name} is missing")
     try:
         return cls(**values)
@@ -234,7 +235,8 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
         value = tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and int not in origins:
         value = float(value) if float in origins else value
-    if isinstance(value, bool) and bool not in origins or not isinstance(value, origins):
+    wrongly_bool = isinstance(value, bool) and bool not in origins
+    if wrongly_bool or not isinstance(value, origins):
         names = " or ".join("nothing" if o is type(None) else o.__name__ for o in origins)
         raise BadInput(f"config.{path} takes {names}; {value!r} was given")
     return value

@@ -1,7 +1,7 @@
 """Evaluates a model on a split; as a program, any run under any solver or tolerance.
 
-    python -m train.evaluate --workdir=runs/digits --config.depth.solver=tsit5 --config.depth.rtol=1e-3
-    python -m train.evaluate --workdir=runs/digits --solvers=all
+python -m train.evaluate --workdir=runs/digits --config.depth.solver=tsit5 --config.depth.rtol=1e-3
+python -m train.evaluate --workdir=runs/digits --solvers=all
 """
 
 import dataclasses
@@ -84,7 +84,9 @@ def compare(
         model = dataclasses.replace(config.model, depth=depth)
         metrics = evaluate(params, model, data, config.eval.batch_size, mesh)
         steps = f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
-        trained = depth.solver == config.model.depth.solver and depth.rtol == config.model.depth.rtol
+        trained = (
+            depth.solver == config.model.depth.solver and depth.rtol == config.model.depth.rtol
+        )
         table.add_row(
             depth.solver + (" *" if trained else ""),
             steps,

@@ -20,7 +20,11 @@ def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
     """Returns clipping by the global norm, then AdamW that decays kernels alone."""
-    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
     adamw = optax.adamw(
         make_schedule(config, train_steps),
         b1=config.b1,

@@ -14,7 +14,7 @@ from rich.progress import (
 
 
 class RunProgress:
-    """Shows the step, the newest metrics and the time left; silent on all processes but the first."""
+    """Shows the step, the newest metrics and the time left, where it is visible."""
 
     def __init__(self, start_step: int, train_steps: int, visible: bool = True):
         self._console = Console(quiet=not visible)
@@ -57,6 +57,10 @@ class RunProgress:
 
 def describe(metrics: Mapping[str, float]) -> str:
     """Returns 'loss 0.1234  accuracy 97.5 %  4321 images/s' of metrics named '<split>/<name>'."""
-    forms = {"loss": "loss {:.4f}", "accuracy": "accuracy {:.1%}", "images_per_sec": "{:.0f} images/s"}
+    forms = {
+        "loss": "loss {:.4f}",
+        "accuracy": "accuracy {:.1%}",
+        "images_per_sec": "{:.0f} images/s",
+    }
     by_name = {name.rpartition("/")[2]: value for name, value in metrics.items()}
     return "  ".join(form.format(by_name[name]) for name, form in forms.items() if name in by_name)

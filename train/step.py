@@ -69,9 +69,7 @@ def make_train_step(
     )
 
 
-def make_eval_step(
-    config: ViTConfig, data: Images, mesh: Mesh
-) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(config: ViTConfig, data: Images, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
     """Returns the jitted (params, batch) -> sums over the batch, weighted by batch['weight'].
 
     Metrics: loss (nats) and correct summed over the samples, weight their number; nfe and

@@ -1,5 +1,7 @@
 """The embedded data set: 1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -28,7 +30,7 @@ def load() -> dict[str, Images]:
     }
 
 
-def _split(index: np.ndarray, labels: np.ndarray, held_out: int) -> list[np.ndarray]:
+def _split(index: np.ndarray, labels: np.ndarray, held_out: int) -> Any:
     return train_test_split(
         index, test_size=held_out, stratify=labels[index], random_state=_SPLIT_SEED
     )

@@ -21,20 +21,26 @@ class BatchOrder:
     def __init__(
         self, examples: int, batch_size: int, steps: int, seed: int, process: int, processes: int
     ):
-        self._examples, self._batch_size, self._steps, self._seed = examples, batch_size, steps, seed
+        self._examples, self._batch_size, self._steps, self._seed = (
+            examples,
+            batch_size,
+            steps,
+            seed,
+        )
         share = batch_size // processes
         self._part = slice(process * share, (process + 1) * share)
 
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, step: int) -> np.ndarray:
-        places = (step * self._batch_size + np.arange(self._batch_size))[self._part]
-        index = np.empty(len(places), np.int64)
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns the indices of step `index`."""
+        places = (index * self._batch_size + np.arange(self._batch_size))[self._part]
+        examples = np.empty(len(places), np.int64)
         for epoch in np.unique(places // self._examples):
             here = places // self._examples == epoch
-            index[here] = self._permutation(int(epoch))[places[here] % self._examples]
-        return index
+            examples[here] = self._permutation(int(epoch))[places[here] % self._examples]
+        return examples
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self._seed, epoch)).permutation(self._examples)

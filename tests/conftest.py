@@ -1,0 +1,59 @@
+"""Fixtures shared by the tests."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from odeformer import VectorField
+
+
+@pytest.fixture
+def float64():
+    """Turns on 64-bit numbers for one test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def smooth():
+    """A smooth, nonlinear, time-dependent field of two terms, with a state and parameters."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {
+        "a": 0.5 * jax.random.normal(keys[0], (4, 4)),
+        "b": 0.5 * jax.random.normal(keys[1], (4, 4)),
+    }
+    field = VectorField(
+        terms=(
+            lambda t, y, p: jnp.tanh(y @ p["a"]) * (1 + 0.5 * jnp.sin(3 * t)),
+            lambda t, y, p: jnp.cos(t) * jnp.sin(y @ p["b"]),
+        )
+    )
+    return field, jax.random.normal(keys[2], (3, 4)), params
+
+
+def relative_error(tree, reference) -> float:
+    """Norm of the difference over the norm of the reference, both over the whole tree."""
+    difference = jax.tree.map(jnp.subtract, tree, reference)
+    norm = lambda tree: jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))
+    return float(norm(difference) / norm(reference))
+
+
+@pytest.fixture
+def tiny():
+    """The digits config, shrunk to a run of seconds."""
+    from configs import digits
+
+    cfg = digits.get_config()
+    cfg.train_steps, cfg.batch_size = 6, 32
+    cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
+    cfg.depth.update(layers=2, share=2)
+    cfg.optimizer.warmup_steps = 2
+    cfg.checkpoint.update(every_steps=3, keep=2)
+    cfg.eval.update(every_steps=3, batch_size=128)
+    cfg.log.every_steps = 1
+    return cfg

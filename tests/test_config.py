@@ -1,0 +1,70 @@
+"""The border between ConfigDicts and dataclasses."""
+
+import ml_collections
+import pytest
+
+from train import config as configs
+from train.errors import BadInput
+
+
+def test_every_key_becomes_a_field(tiny):
+    config = configs.from_config_dict(tiny)
+    assert config.model.depth.solver == tiny.depth.solver
+    assert config.model.width == 16 and config.optimizer.ema_decay == tiny.optimizer.ema_decay
+    assert config.data.augment.zoom == tiny.data.augment.zoom
+
+
+def test_saved_configs_come_back_and_can_be_overridden(tiny):
+    loaded = configs.load(configs.save(tiny))
+    assert configs.flatten(loaded.to_dict()) == configs.flatten(tiny.to_dict())
+    loaded.depth.rtol = 1e-3  # a None when it was saved
+    loaded.depth.solver = "tsit5"
+    assert configs.from_config_dict(loaded).model.depth.rtol == 1e-3
+    with pytest.raises(TypeError):
+        loaded.depth.rtol = "small"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("depth.solvr", "rk4", "unknown config key 'depth.solvr'.*Did you mean 'depth.solver'"),
+        ("modl", {}, "unknown config key 'modl'.*Did you mean 'model'"),
+        ("model.widht", 3, "Did you mean 'model.width'"),
+        ("optimizer.learning_rate", "fast", "optimizer.learning_rate takes float; 'fast'"),
+        ("optimizer.learning_rate", -1.0, "optimizer.learning_rate is greater than 0; -1.0"),
+        ("train_steps", 1.5, "train_steps takes int; 1.5"),
+        ("depth.per_sample", 1, "depth.per_sample takes bool; 1"),
+        ("depth.share", 3, "config.depth: share=3 does not divide layers=2"),
+        ("depth.solver", "rk5", "config.depth: unknown solver 'rk5'"),
+        ("model.heads", 3, "config.model: heads=3 does not divide width=16"),
+        ("optimizer.ema_decay", 1.0, r"optimizer.ema_decay is in \[0, 1\); 1.0"),
+        ("optimizer.warmup_steps", 6, "shorten the warm-up or train longer"),
+        ("data", 3, "config.data is a group of keys; 3"),
+        ("seed", None, "seed takes int; None"),
+    ],
+)
+def test_refusals_name_the_key(tiny, key, value, message):
+    given = tiny.to_dict()
+    *groups, last = key.split(".")
+    holder = given
+    for group in groups:
+        holder = holder[group]
+    holder[last] = value
+    with pytest.raises(BadInput, match=message):
+        configs.from_config_dict(given)
+
+
+def test_a_missing_key_is_named(tiny):
+    given = tiny.to_dict()
+    del given["optimizer"]["b1"]
+    with pytest.raises(BadInput, match="config.optimizer.b1 is missing"):
+        configs.from_config_dict(given)
+
+
+def test_only_some_keys_may_differ_on_resume(tiny):
+    other = ml_collections.ConfigDict(tiny.to_dict())
+    other.train_steps, other.log.every_steps = 99, 7
+    assert configs.resume_conflicts(tiny.to_dict(), other.to_dict()) == []
+    other.optimizer.learning_rate = 0.5
+    conflicts = configs.resume_conflicts(tiny.to_dict(), other.to_dict())
+    assert conflicts == ["optimizer.learning_rate: 0.003 in the workdir, 0.5 given"]

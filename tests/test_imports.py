@@ -1,0 +1,94 @@
+"""The floors of the house: every import goes to a lower one."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLOORS = [
+    {"odeformer.errors"},
+    {"odeformer.layers", "odeformer.grid", "odeformer.solvers"},
+    {"odeformer.checks"},
+    {"odeformer.integrate"},
+    {"odeformer.fields"},
+    {"odeformer.depth"},
+    {"odeformer.vit"},
+    {"odeformer.presets"},
+    {"odeformer"},
+    {"train", "train.data", "train.errors"},
+    {"train.config", "train.data.arrays"},
+    {
+        "train.losses",
+        "train.metrics",
+        "train.optimizer",
+        "train.mesh",
+        "train.progress",
+        "train.command_line",
+        "train.data.digits",
+        "train.data.augment",
+        "train.data.pipeline",
+    },
+    {"train.state", "train.plots", "train.data.sources"},
+    {"train.step", "train.checkpoint"},
+    {"train.evaluate"},
+    {"train.loop"},
+    {"train.__main__"},
+]
+FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+
+
+def modules():
+    for folder in ("odeformer", "train"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imports(path):
+    """Every module of the house that a file imports, the most specific name of each."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in FLOOR else node.module
+
+
+def test_every_module_has_a_floor():
+    assert {name for name, _ in modules()} == set(FLOOR)
+
+
+@pytest.mark.parametrize(("name", "path"), modules())
+def test_imports_go_down(name, path):
+    for imported in imports(path):
+        if imported in FLOOR:
+            assert FLOOR[imported] < FLOOR[name], f"{name} imports {imported}"
+        else:
+            assert imported.split(".")[0] not in ("odeformer", "train", "configs", "tests")
+
+
+def test_the_library_needs_only_its_core():
+    allowed = {"jax", "flax", "diffrax", "chex", "numpy", "odeformer", *sys.stdlib_module_names}
+    for name, path in modules():
+        if name.startswith("odeformer"):
+            assert {module.split(".")[0] for module in imports(path)} <= allowed, name
+
+
+def test_solvers_and_integrate_alone_import_diffrax():
+    users = {
+        name for name, path in modules() if any(m.startswith("diffrax") for m in imports(path))
+    }
+    assert users == {"odeformer.solvers", "odeformer.integrate"}
+
+
+def test_importing_the_library_loads_no_part_of_the_trainer():
+    """A whole import in a fresh interpreter; train's own dependencies stay unloaded."""
+    extras = ("orbax.checkpoint", "grain", "ml_collections", "matplotlib", "sklearn", "train")
+    code = f"import sys, odeformer; print([name for name in {extras!r} if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == []

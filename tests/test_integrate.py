@@ -1,0 +1,344 @@
+"""Integration: gradients of every adjoint, counts, adaptive steps, transformations, refusals."""
+
+import functools
+import itertools
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import relative_error
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
+
+from odeformer import VectorField, checks, integrate, solvers
+
+ADAPTIVE = dict(rtol=1e-9, atol=1e-9, max_steps=256)
+GRADIENTS = [
+    *(dict(solver="rk4", steps=12, adjoint=adjoint) for adjoint in checks.ADJOINTS[:4]),
+    *(dict(solver="strang", steps=6, adjoint=adjoint) for adjoint in checks.ADJOINTS[:4]),
+    dict(solver="lie_trotter", steps=6),
+    dict(solver="euler", steps=6),
+    dict(solver="dopri8", steps=2),
+    dict(solver="tsit5", steps=3, adjoint="recursive"),
+    dict(solver="rk4", steps=24, adjoint="backsolve"),
+    *(
+        dict(solver="tsit5", adjoint=adjoint, **ADAPTIVE)
+        for adjoint in ("checkpoint", "direct", "backsolve")
+    ),
+]
+
+
+def widen(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+
+
+@pytest.mark.parametrize(
+    "kwargs", GRADIENTS, ids=lambda kwargs: "-".join(map(str, kwargs.values()))
+)
+def test_gradients_against_finite_differences(float64, smooth, kwargs):
+    field, y0, params = smooth
+    flat, unravel = ravel_pytree(widen((y0, params)))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(flat):
+        y0, params = unravel(flat)
+        return jnp.sum(integrate(field, y0, params, **kwargs).y1 ** 2)
+
+    flat = np.asarray(flat)
+    slopes = [
+        (loss(flat + step)[0] - loss(flat - step)[0]) / 2e-5 for step in 1e-5 * np.eye(flat.size)
+    ]
+    assert relative_error(loss(flat)[1], jnp.stack(slopes)) < 1e-5
+
+
+def test_backsolve_is_wrong_at_coarse_steps(float64, smooth):
+    field, y0, params = smooth
+    y0, params = widen((y0, params))
+
+    def gradient(adjoint, steps):
+        loss = lambda p: jnp.sum(
+            integrate(field, y0, p, t1=3.0, solver="euler", steps=steps, adjoint=adjoint).y1 ** 2
+        )
+        return jax.jit(jax.grad(loss))(params)
+
+    errors = [
+        relative_error(gradient("backsolve", steps), gradient("store", steps)) for steps in (4, 128)
+    ]
+    assert errors[0] > 0.1 and errors[1] < 0.05
+
+
+def test_what_checkpoint_stores(smooth):
+    """The numbers of 'store', from a program that keeps less."""
+    field, _, params = smooth
+    y0 = jnp.ones((512, 4))
+
+    def program(adjoint):
+        loss = lambda p: jnp.sum(integrate(field, y0, p, steps=32, adjoint=adjoint).y1 ** 2)
+        return jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+
+    kept, recomputed = program("store"), program("checkpoint")
+    np.testing.assert_allclose(kept(params)[0], recomputed(params)[0], rtol=1e-6)
+    size = lambda compiled: compiled.memory_analysis().temp_size_in_bytes
+    assert size(recomputed) < size(kept) / 2
+    assert size(recomputed) < (32 + 30) * y0.nbytes
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("adjoint", ["checkpoint", "recursive"])
+def test_counts_of_fixed_steps_are_exact(dtype, adjoint):
+    """Executed evaluations, counted by the field itself, for T from 1 to 96."""
+    for name, layers in zip(
+        itertools.cycle(solvers.NAMES), (1, 2, 3, 7, 12, 13, 24, 31, 48, 63, 90, 96)
+    ):
+        calls = [0, 0]
+
+        def count(term, calls=calls):
+            calls[term] += 1
+
+        def make_term(term, count=count):
+            def slope(t, y, params):
+                jax.debug.callback(functools.partial(count, term))
+                return (0.01 * y.astype(dtype)).astype(dtype)
+
+            return slope
+
+        field = VectorField((make_term(0), make_term(1)))
+        run = jax.jit(
+            lambda y, field=field, name=name, layers=layers: integrate(
+                field, y, None, t1=layers, solver=name, steps=layers, adjoint=adjoint
+            )
+        )
+        solution = run(jnp.ones(3))
+        jax.effects_barrier()
+        assert solution.nfe.tolist() == calls, name
+        assert int(solution.accepted) == layers and int(solution.rejected) == 0
+        assert int(solution.result) == 0
+        assert solution.y1.dtype == jnp.float32
+        if adjoint == "checkpoint":
+            assert calls == (layers * solvers.evaluations(name, 2)).tolist()
+
+
+@pytest.mark.parametrize("name", ["heun", "bosh3", "tsit5", "dopri8"])
+def test_counts_of_adaptive_steps_are_exact(smooth, name):
+    field, y0, params = smooth
+    calls = []
+
+    def counting(t, y, p):
+        jax.debug.callback(lambda: calls.append(1))
+        return field.terms[0](t, y, p)
+
+    counted = VectorField((counting, field.terms[1]))
+    solution = jax.jit(
+        lambda y: integrate(counted, y, params, t1=8.0, solver=name, rtol=1e-4, max_steps=500)
+    )(y0)
+    jax.effects_barrier()
+    assert int(solution.result) == 0
+    assert solution.nfe.tolist() == [len(calls)] * 2
+    if name == "tsit5":
+        assert int(solution.rejected) > 0  # the rejected are counted, and there were some
+
+
+def test_adaptive_solves_agree_with_a_fine_fixed_one(float64, smooth):
+    field, y0, params = smooth
+    y0, params = widen((y0, params))
+    exact = integrate(field, y0, params, t1=4.0, solver="dopri8", steps=200).y1
+    solve = lambda rtol: integrate(
+        field, y0, params, t1=4.0, solver="tsit5", rtol=rtol, atol=rtol, max_steps=1000
+    )
+    loose, middle, tight = solve(1e-3), solve(1e-6), solve(1e-9)
+    assert int(loose.accepted) > 1
+    assert int(loose.nfe[0]) < int(middle.nfe[0]) < int(tight.nfe[0])
+    for solution, tolerance in ((loose, 1e-3), (middle, 1e-6), (tight, 1e-9)):
+        error = jnp.max(jnp.abs(solution.y1 - exact) / (1 + jnp.abs(exact)))
+        assert error < 20 * tolerance  # 20: the tolerance bounds a step's error, these have many
+
+
+def test_per_sample_answers_do_not_depend_on_the_batch(smooth):
+    field, y0, params = smooth
+    stiff = y0 * jnp.array([1.0, 5.0, 25.0])[:, None]
+    solve = jax.jit(
+        lambda y: integrate(field, y, params, t1=3.0, solver="tsit5", rtol=1e-5, per_sample=True)
+    )
+    together = solve(stiff)
+    for i in range(3):
+        alone = solve(stiff[i : i + 1])
+        np.testing.assert_allclose(together.y1[i], alone.y1[0], rtol=1e-5, atol=1e-6)
+        assert together.nfe[i].tolist() == alone.nfe[0].tolist()
+    assert together.nfe.shape == (3, 2) and together.result.shape == (3,)
+    assert len(set(together.nfe[:, 0].tolist())) > 1
+    shared = integrate(field, stiff, params, t1=3.0, solver="tsit5", rtol=1e-5)
+    assert float(jnp.abs(shared.y1 - together.y1).max()) > 0
+
+
+def test_running_out_of_steps_is_told(smooth):
+    field, y0, params = smooth
+    solution = integrate(field, y0, params, t1=50.0, solver="tsit5", rtol=1e-7, max_steps=4)
+    assert int(solution.result) == 1
+    assert int(solution.accepted + solution.rejected) == 4
+    assert bool(jnp.isfinite(solution.y1).all())
+
+
+@pytest.mark.parametrize("adjoint", ["checkpoint", "recursive", "backsolve"])
+def test_states_at_given_times_of_fixed_steps(smooth, adjoint):
+    field, y0, params = smooth
+    ts = [0.0, 0.5, 0.75, 2.0]
+    whole = integrate(field, y0, params, t1=2.0, steps=8, ts=ts, adjoint=adjoint)
+    for t, y in zip(ts, whole.ys, strict=True):
+        expected = y0 if t == 0 else integrate(field, y0, params, t1=t, steps=int(4 * t)).y1
+        np.testing.assert_allclose(y, expected, rtol=1e-5)
+    np.testing.assert_array_equal(whole.ys[-1], whole.y1)
+    with pytest.raises(ValueError, match=r"0 \+ n \* 0.25 up to 2; \[0.3\] was given"):
+        integrate(field, y0, params, t1=2.0, steps=8, ts=[0.3], adjoint=adjoint)
+
+
+def test_states_at_given_times_of_adaptive_steps(smooth):
+    field, y0, params = smooth
+    solve = functools.partial(integrate, field, y0, params, solver="tsit5", rtol=1e-6)
+    solution = solve(ts=[0.0, 0.37, 1.0])
+    np.testing.assert_allclose(solution.ys[0], y0)
+    np.testing.assert_allclose(solution.ys[1], solve(t1=0.37).y1, rtol=1e-4)
+    np.testing.assert_array_equal(solution.ys[2], solution.y1)
+    assert solve(ts=[0.5], per_sample=True).ys.shape == (1, *y0.shape)
+
+
+@pytest.mark.parametrize("name", solvers.NAMES)
+def test_forward_mode_and_vmap(smooth, name):
+    field, y0, params = smooth
+    solve = lambda p: integrate(field, y0, p, solver=name, steps=2).y1
+    _, tangent = jax.jvp(solve, (params,), (params,))
+    _, pullback = jax.vjp(solve, params)
+    (cotangent,) = pullback(tangent)
+    inner = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, cotangent, params))
+    np.testing.assert_allclose(inner, jnp.vdot(tangent, tangent), rtol=1e-4)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    np.testing.assert_allclose(jax.vmap(solve)(many)[0], solve(params), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kwargs", [dict(steps=3), dict(steps=3, solver="strang"), dict(steps=1)])
+def test_strict_shard_map(smooth, kwargs):
+    field, y0, params = smooth
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = PartitionSpec("data"), PartitionSpec()
+
+    def gradient(y0, params):
+        loss = lambda p: jnp.sum(integrate(field, y0, p, **kwargs).y1 ** 2)
+        return jax.grad(loss)(params)
+
+    sharded = jax.jit(
+        jax.shard_map(gradient, mesh=mesh, in_specs=(split, whole), out_specs=whole, check_vma=True)
+    )
+    assert relative_error(sharded(y0, params), gradient(y0, params)) < 1e-6
+
+
+def test_adaptive_checkpoint_is_direct_inside_shard_map(smooth):
+    field, y0, params = smooth
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = PartitionSpec("data"), PartitionSpec()
+
+    def gradient(y0, params):
+        loss = lambda p: jnp.sum(integrate(field, y0, p, solver="tsit5", rtol=1e-3).y1 ** 2)
+        return jax.grad(loss)(params)
+
+    sharded = jax.jit(
+        jax.shard_map(
+            gradient, mesh=mesh, in_specs=(split, whole), out_specs=whole, check_vma=False
+        )
+    )
+    assert relative_error(sharded(y0, params), gradient(y0, params)) < 1e-5
+
+
+def test_one_key_a_step_shared_by_its_stages():
+    key = jax.random.key(3)
+    seen = []
+
+    def term(t, y, params, key):
+        jax.debug.callback(
+            lambda t, k: seen.append((float(t), k.tobytes())), t, jax.random.key_data(key)
+        )
+        return -y
+
+    integrate(VectorField((term,)), jnp.ones(2), None, t1=2.0, steps=2, solver="heun", key=key)
+    jax.effects_barrier()
+    keys = [k for _, k in sorted(seen, key=lambda pair: pair[0])]
+    assert len(keys) == 4 and len(set(keys)) == 2
+    expected = [jax.random.key_data(jax.random.fold_in(key, n)).tobytes() for n in range(2)]
+    assert set(keys) == set(expected)
+    seen.clear()
+    integrate(VectorField((term,)), jnp.ones(2), None, solver="tsit5", rtol=1e-3, key=key)
+    jax.effects_barrier()
+    assert len(seen) > 6 and {k for _, k in seen} == {jax.random.key_data(key).tobytes()}
+
+
+def test_policy_decides_what_checkpoint_keeps(smooth):
+    field, y0, params = smooth
+
+    def products(policy):
+        loss = lambda p: integrate(field, y0, p, steps=4, solver="euler", policy=policy).y1.sum()
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
+
+    assert products("dots_saveable") < products(None)
+
+
+def test_float64_throughout(float64, smooth):
+    field, y0, params = smooth
+    seen = []
+
+    def term(t, y, p):
+        seen.append(t.dtype)
+        return field.terms[0](t, y, p)
+
+    solution = integrate(VectorField((term,)), y0.astype(jnp.float64), params, steps=2)
+    assert solution.y1.dtype == jnp.float64 and set(seen) == {jnp.dtype("float64")}
+
+
+def test_total_is_used_by_all_but_the_splittings(smooth):
+    field, y0, params = smooth
+    doubled = VectorField(field.terms, total=lambda t, y, p: 2 * field(t, y, p))
+    plain = integrate(field, y0, params, steps=4)
+    assert float(jnp.abs(integrate(doubled, y0, params, steps=4).y1 - plain.y1).max()) > 0.1
+    split = [integrate(f, y0, params, steps=4, solver="strang").y1 for f in (field, doubled)]
+    np.testing.assert_array_equal(*split)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(solver="rk5"), "unknown solver 'rk5'"),
+        (dict(adjoint="chekpoint"), "Did you mean 'checkpoint'"),
+        (dict(policy="dots"), "unknown checkpoint policy"),
+        (dict(solver="euler", rtol=1e-3), "no error estimate.*leave rtol out.*tsit5"),
+        (dict(solver="tsit5", rtol=1e-3, steps=4), "both given"),
+        (dict(solver="tsit5", rtol=1e-3, adjoint="store"), "'store' is for fixed steps"),
+        (dict(solver="tsit5", rtol=-1.0), "rtol is greater than 0; -1.0"),
+        (dict(atol=1e-3), "without rtol"),
+        (dict(steps=0), "steps is 1 or more; 0"),
+        (dict(solver="strang", adjoint="backsolve"), "splits"),
+    ],
+)
+def test_refusals(smooth, kwargs, message):
+    field, y0, params = smooth
+    with pytest.raises(ValueError, match=message):
+        integrate(field, y0, params, **kwargs)
+
+
+def test_refuses_states_and_fields_it_cannot_take(smooth):
+    field, y0, params = smooth
+    with pytest.raises(ValueError, match="bfloat16 was given: cast y0"):
+        integrate(field, y0.astype(jnp.bfloat16), params)
+    with pytest.raises(ValueError, match="two terms or more; this field has 1"):
+        integrate(VectorField(field.terms[:1]), y0, params, solver="lie_trotter")
+    with pytest.raises(ValueError, match="one term or more"):
+        VectorField(())
+
+
+def test_constant_steps_of_diffrax_are_exact():
+    """What fixed steps through diffeqsolve rest on."""
+    for steps in range(1, 97):
+        t1 = jnp.float32(steps)
+        first, (_, count, _, _) = diffrax.ConstantStepSize().init(
+            None, jnp.float32(0), t1, None, t1 / steps, None, None, None
+        )
+        assert int(count) == steps and float(first) == 1.0

@@ -1,0 +1,134 @@
+"""Runs: what they write, that they resume bit for bit, what they refuse."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from train.checkpoint import load_model, load_params
+from train.config import from_config_dict
+from train.data.sources import load_splits
+from train.errors import BadInput
+from train.loop import train
+from train.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run, trained to its end: its config and workdir."""
+    from configs import digits
+
+    cfg = digits.get_config()
+    cfg.train_steps, cfg.batch_size = 6, 32
+    cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
+    cfg.depth.update(layers=2, share=2)
+    cfg.optimizer.warmup_steps = 2
+    cfg.checkpoint.update(every_steps=3, keep=2)
+    cfg.eval.update(every_steps=3, batch_size=128)
+    cfg.log.every_steps = 1
+    workdir = tmp_path_factory.mktemp("run")
+    train(cfg, workdir)
+    return cfg, workdir
+
+
+def test_what_a_run_writes(finished):
+    cfg, workdir = finished
+    lines = read_metrics(workdir)
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "val/loss" in line] == [3, 6]
+    assert {"test/loss", "test/accuracy", "test/nfe"} <= set(lines[-1])
+    first = lines[0]
+    assert first["train/nfe"] == 16 and first["train/failed_solves"] == 0
+    assert first["train/learning_rate"] == 0.0 and lines[1]["train/learning_rate"] > 0
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+    assert list((workdir / "events").iterdir())
+    assert json.loads((workdir / "config.json").read_text())["seed"] == cfg.seed
+
+
+def test_loaded_model_scores_as_the_run_said(finished):
+    _, workdir = finished
+    model, variables = load_model(workdir)
+    test = load_splits("digits")["test"]
+    logits = model.apply(variables, test.standardise(test.to_unit(test.images)))
+    accuracy = float((np.asarray(logits).argmax(-1) == test.labels).mean())
+    assert accuracy == pytest.approx(read_metrics(workdir)[-1]["test/accuracy"], abs=1e-6)
+    other, _ = load_model(workdir, {"depth.solver": "tsit5", "depth.rtol": 1e-3})
+    assert other.config.depth.rtol == 1e-3
+
+
+def test_resumed_equals_uninterrupted(finished, tmp_path):
+    cfg, whole = finished
+    cut = cfg.copy_and_resolve_references()
+    # Interrupted, not shortened: the schedule depends on train_steps.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.evaluate", _interrupt_at_second_call())
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    train(cut, tmp_path)
+    config = from_config_dict(cfg)
+    for a, b in zip(
+        *(jax.tree.leaves(load_params(w, config)) for w in (whole, tmp_path)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    timeless = lambda line: {k: v for k, v in line.items() if k != "train/images_per_sec"}
+    assert [timeless(line) for line in read_metrics(tmp_path)] == [
+        timeless(line) for line in read_metrics(whole)
+    ]
+
+
+def _interrupt_at_second_call():
+    from train.evaluate import evaluate
+
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    return interrupted
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    cfg, workdir = finished
+    before = read_metrics(workdir)
+    train(cfg, workdir)
+    assert read_metrics(workdir) == before
+
+
+def test_another_config_is_refused(finished):
+    cfg, workdir = finished
+    other = cfg.copy_and_resolve_references()
+    other.optimizer.learning_rate = 1.0
+    with pytest.raises(BadInput, match="optimizer.learning_rate: 0.003 in the workdir, 1.0 given"):
+        train(other, workdir)
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_first_parameter(finished):
+    _, workdir = finished
+    with pytest.raises(BadInput, match=r"params/.* is \[.*16.*\] in the checkpoint and \[.*32.*\]"):
+        load_model(workdir, {"model.width": 32})
+
+
+def test_workdirs_that_cannot_be_used(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be written"):
+        train(tiny, tmp_path / "file" / "run")
+    with pytest.raises(BadInput, match="holds no run"):
+        load_model(tmp_path)
+
+
+def test_data_that_does_not_fit_the_model(tiny, tmp_path):
+    tiny.model.classes = 7
+    with pytest.raises(
+        BadInput, match="number of classes of data set 'digits' is 10, the model's is 7"
+    ):
+        train(tiny, tmp_path)
+    tiny.model.update(classes=10, channels=3)
+    with pytest.raises(BadInput, match="image shape"):
+        train(tiny, tmp_path)

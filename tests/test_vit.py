@@ -1,0 +1,148 @@
+"""The vision transformer: embeddings, heads, aux output, dropout, refusals."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeformer import DepthConfig, ViT, ViTConfig, presets
+from odeformer.layers import PatchEmbedding
+
+SMALL = ViTConfig(
+    image_size=(8, 12), patch_size=4, width=16, heads=2, mlp=32, depth=DepthConfig(layers=2)
+)
+IMAGES = jax.random.normal(jax.random.key(0), (3, 8, 12, 3))
+
+
+def make(**changes):
+    model = ViT(dataclasses.replace(SMALL, **changes))
+    return model, model.init(jax.random.key(1), IMAGES)
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_heads_and_positions(pool, positions):
+    model, variables = make(pool=pool, positions=positions)
+    assert set(variables) == {"params"}
+    params = variables["params"]
+    assert ("class_token" in params) == (pool == "token")
+    assert ("positions" in params) == (positions == "learned")
+    logits = model.apply(variables, IMAGES)
+    assert logits.shape == (3, 10) and logits.dtype == jnp.float32
+    turned = model.apply(variables, IMAGES[:, ::-1])
+    assert float(jnp.abs(turned - logits).max()) > 1e-4  # positions matter
+
+
+def test_patches_are_the_convolution_of_their_stride():
+    layer = PatchEmbedding(4, 16)
+    variables = layer.init(jax.random.key(0), IMAGES)
+    kernel = variables["params"]["projection"]["kernel"].reshape(4, 4, 3, 16)
+    expected = jax.lax.conv_general_dilated(
+        IMAGES, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).reshape(3, 6, 16)
+    np.testing.assert_allclose(layer.apply(variables, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_aux_of_fixed_and_adaptive_solves():
+    model, variables = make()
+    logits, aux = model.apply(variables, IMAGES, mutable=["ode"])
+    np.testing.assert_array_equal(logits, model.apply(variables, IMAGES))
+    assert set(aux["ode"]) == {"nfe", "accepted", "rejected", "result"}
+    assert aux["ode"]["nfe"].tolist() == [[1, 1], [1, 1]]
+    depth = DepthConfig(layers=2, solver="tsit5", rtol=1e-3, per_sample=True)
+    _, aux = ViT(dataclasses.replace(SMALL, depth=depth)).apply(variables, IMAGES, mutable=["ode"])
+    assert aux["ode"]["nfe"].shape == (2, 3, 2) and aux["ode"]["result"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        DepthConfig(layers=2, solver="rk4"),
+        DepthConfig(layers=2, solver="tsit5", rtol=1e-2, per_sample=True),
+    ],
+)
+def test_dropout_acts_in_training_alone(depth):
+    model, variables = make(dropout=0.3, drop_path=0.3, depth=depth)
+    run = lambda key: model.apply(
+        variables, IMAGES, train=True, rngs={"dropout": jax.random.key(key)}
+    )
+    np.testing.assert_array_equal(run(0), run(0))
+    assert float(jnp.abs(run(0) - run(1)).max()) > 1e-4
+    np.testing.assert_array_equal(model.apply(variables, IMAGES), model.apply(variables, IMAGES))
+
+
+def test_bfloat16_logits_are_float32_and_near():
+    model, variables = make()
+    half = ViT(dataclasses.replace(SMALL, dtype="bfloat16"))
+    logits = half.apply(variables, IMAGES)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, model.apply(variables, IMAGES), atol=0.05)
+
+
+def test_float64(float64):
+    model = ViT(dataclasses.replace(SMALL, dtype="float64"))
+    variables = model.init(jax.random.key(1), IMAGES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
+    assert model.apply(variables, IMAGES).dtype == jnp.float64
+
+
+EXACT = {
+    "deit_ti": 5_717_416,
+    "deit_s": 22_050_664,
+    "vit_b": 86_567_656,
+    "vit_l": 304_326_632,
+    "digits": 136_010,
+}
+
+
+def test_every_preset_has_an_exact_count():
+    assert set(EXACT) == set(presets.VIT_NAMES)
+
+
+@pytest.mark.parametrize("name", presets.VIT_NAMES)
+def test_parameter_counts(name):
+    config = presets.vit(name)
+    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
+    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == EXACT[name]
+
+
+def test_presets_take_changes():
+    config = presets.vit(
+        "deit_ti", image_size=32, patch_size=4, depth={"solver": "rk4", "share": 12}
+    )
+    assert (config.grid, config.depth.layers, config.depth.groups) == ((8, 8), 12, 1)
+    with pytest.raises(ValueError, match="unknown vision transformer 'deit_tiny'.*'deit_ti'"):
+        presets.vit("deit_tiny")
+    with pytest.raises(ValueError, match="field of DepthConfig 'solvr'.*'solver'"):
+        presets.vit("deit_ti", depth={"solvr": "rk4"})
+    with pytest.raises(ValueError, match="field of ViTConfig 'class'.*'classes'"):
+        presets.vit("deit_ti", **{"class": 10})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(heads=3), r"heads=3 does not divide width=16: take heads from 1, 2, 4, 8, 16"),
+        (dict(patch_size=5), r"patch_size=5 does not divide image_size=\(8, 12\)"),
+        (dict(pool="cls"), "unknown pool 'cls'; accepted: token, mean"),
+        (dict(dtype="bf16"), "Did you mean 'bfloat16'|accepted: float32, bfloat16"),
+        (dict(dropout=1.0), r"dropout is in \[0, 1\)"),
+        (dict(width=18, heads=2, positions="sincos"), "a width that 4 divides"),
+    ],
+)
+def test_config_refusals(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_image_refusals():
+    model, variables = make()
+    with pytest.raises(
+        ValueError, match=r"\[batch, 8, 12, 3\] are accepted; \[3, 12, 8, 3\] was given"
+    ):
+        model.apply(variables, IMAGES.transpose(0, 2, 1, 3))
+    with pytest.raises(ValueError, match="floating dtype are accepted; uint8"):
+        model.apply(variables, IMAGES.astype(jnp.uint8))
