@@ -142,18 +142,18 @@ def memory(options: argparse.Namespace) -> Iterator[Table]:
     """Temporary memory of the gradient of one group as its steps grow."""
     few, _, many = STEPS
     table = _table(
-        "memory: temporary memory of the gradient of one group",
+        f"memory: temporary memory of the gradient of one group, {few} to {many} steps",
         (
             "solver",
             "adjoint",
-            *(f"MB at {n}" for n in STEPS),
+            *(f"{n} steps" for n in STEPS),
             "growth",
-            f"{many} over {few}",
-            *(f"over hand, {n}" for n in (few, many)),
+            f"{many} / {few}",
+            *(f"/ hand {n}" for n in (few, many)),
         ),
-        f"growth: states a step; hand: a scan by hand over rk4 steps. Wanted: checkpoint grows by "
-        f"<= {GROWTH} and rk4 takes <= {MEMORY} of hand; recursive, {many} over {few}, "
-        f"<= {RECURSIVE}",
+        "MB; growth: in states a step; / hand: over a scan by hand over rk4 steps.\n"
+        f"wanted: checkpoint grows by <= {GROWTH}, and with rk4 is <= {MEMORY} by hand; "
+        f"recursive {many} / {few} <= {RECURSIVE}",
     )
     state = 4 * _shapes(1, options.batch)[1].size
 
@@ -170,9 +170,9 @@ def memory(options: argparse.Namespace) -> Iterator[Table]:
             solver,
             adjoint,
             *(f"{value:.1f}" for value in taken),
-            _judged(growth, GROWTH if adjoint == "checkpoint" else None),
-            _judged(taken[-1] / taken[0], RECURSIVE if adjoint == "recursive" else None),
-            *(_judged(ratio, MEMORY if judge_hand else None) for ratio in over_hand),
+            _judged(growth, GROWTH if adjoint == "checkpoint" else None, ".2f"),
+            _judged(taken[-1] / taken[0], RECURSIVE if adjoint == "recursive" else None, ".2f"),
+            *(_judged(ratio, MEMORY if judge_hand else None, ".2f") for ratio in over_hand),
         )
 
     hand = megabytes(
@@ -193,8 +193,9 @@ def adjoints(options: argparse.Namespace) -> Iterator[Table]:
     exact = [name for name in ADJOINTS if name not in ("store", "backsolve")]
     table = _table(
         "adjoints: relative error of the gradient of one group of 12 layers, in float64",
-        ("solver", "steps", *exact, "backsolve", "norm", "norm by backsolve"),
-        f"against 'store', which keeps everything; wanted: all but backsolve <= {ROUNDING:g}",
+        ("solver", "steps", *exact, "backsolve", "norm", "its norm"),
+        "against 'store', which keeps everything; norm: of its gradient; its norm: of backsolve's.\n"
+        f"wanted: all but backsolve <= {ROUNDING:g}",
     )
     x64 = bool(jax.config.read("jax_enable_x64"))
     jax.config.update("jax_enable_x64", True)
@@ -278,7 +279,7 @@ def _table(title: str, columns: tuple[str, ...], caption: str) -> Table:
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in columns:
         words = column in ("layer", "solver", "adjoint")
-        table.add_column(column, justify="left" if words else "right")
+        table.add_column(column, justify="left" if words else "right", no_wrap=words)
     return table
 
 

@@ -11,9 +11,9 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     cfg = ml_collections.ConfigDict()
     cfg.seed = 0
-    cfg.train_steps = 2000
+    cfg.train_steps = 3000
     cfg.batch_size = 64
-    cfg.data = dict(name="digits", augment=dict(shift_px=1.0, rotate_degrees=15.0, zoom=0.1))
+    cfg.data = dict(name="digits", augment=dict(shift_px=0.5, rotate_degrees=10.0, zoom=0.1))
     cfg.model = dict(
         image_size=8,
         patch_size=2,
@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
         fused=False,
         attention="auto",
     )
-    cfg.depth = common.get_depth(layers=4, share=4, solver="rk4")
+    cfg.depth = common.get_depth(layers=4, share=4, solver="rk4", steps=1, adjoint="store")
     cfg.optimizer = dict(
         learning_rate=3e-3,
         warmup_steps=100,
@@ -44,6 +44,6 @@ def get_config() -> ml_collections.ConfigDict:
     )
     cfg.mesh = dict(data=-1)
     cfg.checkpoint = dict(every_steps=500, keep=2)
-    cfg.eval = dict(every_steps=200, batch_size=360)
-    cfg.log = dict(every_steps=50)
+    cfg.eval = dict(every_steps=300, batch_size=360)
+    cfg.log = dict(every_steps=100)
     return cfg

@@ -42,9 +42,9 @@ class TransformerField(nn.Module):
     attention: str = "auto"
 
     def setup(self):
-        self.attention_norm = make_norm()
-        self.mlp_norm = make_norm()
-        self.bare_norm = make_norm(affine=False)
+        self.attention_norm = make_norm(self.dtype)
+        self.mlp_norm = make_norm(self.dtype)
+        self.bare_norm = make_norm(self.dtype, affine=False)
         self.attention_layer = Attention(self.heads, self.width, self.dtype, self.attention)
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
         self.drops = {name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")}

@@ -17,16 +17,23 @@ EPSILON = 1e-6  # of every norm
 _kernel_init = nn.initializers.lecun_normal()
 
 
-def make_norm(name: str | None = None, affine: bool = True) -> nn.LayerNorm:
+def make_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
     """Returns a layer norm over the width, computed in float32 or above.
 
     Args:
+      dtype: of the matrix products around it; sets the parameters' dtype.
       name: the submodule's name.
       affine: whether it has a scale and a bias of its own.
 
     Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
     """
-    return nn.LayerNorm(epsilon=EPSILON, use_scale=affine, use_bias=affine, name=name)
+    return nn.LayerNorm(
+        epsilon=EPSILON,
+        use_scale=affine,
+        use_bias=affine,
+        param_dtype=param_dtype(dtype),
+        name=name,
+    )
 
 
 class Attention(nn.Module):

@@ -153,7 +153,7 @@ class ViT(nn.Module):
         if not self.is_initializing():
             for name in ("nfe", "accepted", "rejected", "result"):
                 self.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
-        y_BND = make_norm(name="norm")(solution.y1)
+        y_BND = make_norm(dtype, name="norm")(solution.y1)
         y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
         head = nn.Dense(
             config.classes,

@@ -1,8 +1,13 @@
 """Fixtures shared by the tests."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs that several tests compile are compiled once, those of started programs among them.
+_CACHE = tempfile.TemporaryDirectory(prefix="odeformer-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import jax.numpy as jnp

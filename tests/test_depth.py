@@ -20,7 +20,8 @@ def make_stack(**depth):
 @pytest.fixture(scope="module")
 def state():
     y = jax.random.normal(jax.random.key(0), (2, 5, 16))
-    params = make_stack(layers=6)[0].init(jax.random.key(1), y)["params"]["groups"]
+    stack, _ = make_stack(layers=6)
+    params = jax.jit(stack.init)(jax.random.key(1), y)["params"]["groups"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -72,7 +73,7 @@ def test_the_field_is_told_the_time_in_layers():
     timed = TransformerField(width=16, heads=2, mlp=32, time="additive")
     y = jnp.ones((1, 3, 16))
     stack = ODEStack(DepthConfig(layers=4, share=2), timed)
-    params = stack.init(jax.random.key(0), y)["params"]["groups"]
+    params = jax.jit(stack.init)(jax.random.key(0), y)["params"]["groups"]
     kernel = params["time_embedding"]["projection"]["kernel"]
     params["time_embedding"]["projection"]["kernel"] = jnp.ones_like(kernel)
     by_group = jax.tree.map(lambda leaf: leaf.at[1].set(leaf[0]), params)

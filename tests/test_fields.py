@@ -15,7 +15,7 @@ BASE = TransformerField(width=16, heads=2, mlp=32, layers=4)
 def setup(field):
     """Parameters away from their initial values, so that scales and biases matter."""
     y = jax.random.normal(jax.random.key(0), (2, 5, 16))
-    params = init_params(field, jax.random.key(1), y)
+    params = jax.jit(lambda key: init_params(field, key, y))(jax.random.key(1))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -32,7 +32,7 @@ def test_fused_sum_equals_the_unfused(time):
     np.testing.assert_allclose(
         evaluate(fused, params), evaluate(plain, params), rtol=1e-4, atol=1e-5
     )
-    gradient = lambda field: jax.grad(lambda p: jnp.sum(evaluate(field, p) ** 2))(params)
+    gradient = lambda field: jax.jit(jax.grad(lambda p: jnp.sum(evaluate(field, p) ** 2)))(params)
     assert relative_error(gradient(fused), gradient(plain)) < 1e-5
 
 

@@ -132,7 +132,7 @@ def test_counts_of_adaptive_steps_are_exact(smooth, name):
 
     counted = VectorField((counting, field.terms[1]))
     solution = jax.jit(
-        lambda y: integrate(counted, y, params, t1=8.0, solver=name, rtol=1e-4, max_steps=500)
+        lambda y: integrate(counted, y, params, t1=6.0, solver=name, rtol=1e-3, max_steps=500)
     )(y0)
     jax.effects_barrier()
     assert int(solution.result) == 0
@@ -156,8 +156,9 @@ def test_adaptive_solves_agree_with_a_fine_fixed_one(float64, smooth):
         assert error < 20 * tolerance  # 20: the tolerance bounds a step's error, these have many
 
 
-def test_per_sample_answers_do_not_depend_on_the_batch(smooth):
+def test_per_sample_answers_do_not_depend_on_the_batch(float64, smooth):
     field, y0, params = smooth
+    y0, params = widen((y0, params))
     stiff = y0 * jnp.array([1.0, 5.0, 25.0])[:, None]
     solve = jax.jit(
         lambda y: integrate(field, y, params, t1=3.0, solver="tsit5", rtol=1e-5, per_sample=True)
@@ -165,7 +166,7 @@ def test_per_sample_answers_do_not_depend_on_the_batch(smooth):
     together = solve(stiff)
     for i in range(3):
         alone = solve(stiff[i : i + 1])
-        np.testing.assert_allclose(together.y1[i], alone.y1[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(together.y1[i], alone.y1[0], rtol=1e-12, atol=1e-12)
         assert together.nfe[i].tolist() == alone.nfe[0].tolist()
     assert together.nfe.shape == (3, 2) and together.result.shape == (3,)
     assert len(set(together.nfe[:, 0].tolist())) > 1
@@ -189,7 +190,7 @@ def test_states_at_given_times_of_fixed_steps(smooth, adjoint):
     for t, y in zip(ts, whole.ys, strict=True):
         expected = y0 if t == 0 else integrate(field, y0, params, t1=t, steps=int(4 * t)).y1
         np.testing.assert_allclose(y, expected, rtol=1e-5)
-    np.testing.assert_array_equal(whole.ys[-1], whole.y1)
+    np.testing.assert_allclose(whole.ys[-1], whole.y1, rtol=1e-6)
     with pytest.raises(ValueError, match=r"0 \+ n \* 0.25 up to 2; \[0.3\] was given"):
         integrate(field, y0, params, t1=2.0, steps=8, ts=[0.3], adjoint=adjoint)
 
@@ -200,7 +201,7 @@ def test_states_at_given_times_of_adaptive_steps(smooth):
     solution = solve(ts=[0.0, 0.37, 1.0])
     np.testing.assert_allclose(solution.ys[0], y0)
     np.testing.assert_allclose(solution.ys[1], solve(t1=0.37).y1, rtol=1e-4)
-    np.testing.assert_array_equal(solution.ys[2], solution.y1)
+    np.testing.assert_allclose(solution.ys[2], solution.y1, rtol=1e-6)
     assert solve(ts=[0.5], per_sample=True).ys.shape == (1, *y0.shape)
 
 

@@ -63,7 +63,8 @@ class Checkpoints:
         self._path = epath.Path(workdir).resolve() / "checkpoints"
         keep = None if config is None else config.keep
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
-        self._manager = ocp.CheckpointManager(self._path, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self._path, item_handlers=handler, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
