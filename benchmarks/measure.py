@@ -23,7 +23,7 @@ class Ratio(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        return f"[{self.lower:.2f}, {self.upper:.2f}]"
+        return f"{self.lower:.2f}, {self.upper:.2f}"
 
 
 def loss_and_gradient(apply: Apply) -> Callable:

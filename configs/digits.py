@@ -11,7 +11,7 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     cfg = ml_collections.ConfigDict()
     cfg.seed = 0
-    cfg.train_steps = 3000
+    cfg.train_steps = 1800
     cfg.batch_size = 64
     cfg.data = dict(name="digits", augment=dict(shift_px=0.5, rotate_degrees=10.0, zoom=0.1))
     cfg.model = dict(
@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
         fused=False,
         attention="auto",
     )
-    cfg.depth = common.get_depth(layers=4, share=4, solver="rk4", steps=1, adjoint="store")
+    cfg.depth = common.get_depth(layers=2, share=2, solver="rk4")
     cfg.optimizer = dict(
         learning_rate=3e-3,
         warmup_steps=100,

@@ -14,6 +14,7 @@ TINY = [
     "--config.model.width=16",
     "--config.depth.layers=1",
     "--config.depth.share=1",
+    "--config.depth.steps=2",
 ]
 
 
@@ -68,9 +69,12 @@ def test_help_lists_the_keys_of_a_config():
     [
         ([DIGITS, "--config.depth.solvr=rk4"], "Did you mean 'depth.solver'"),
         ([DIGITS, "--config.depth.solver=rk5"], "unknown solver 'rk5'"),
-        ([DIGITS, "--config.depth.rtol=tiny"], "config.depth.rtol takes float; 'tiny'"),
+        (
+            [DIGITS, "--config.depth.rtol=tiny"],
+            "config.depth.rtol=tiny: could not convert string to float",
+        ),
         ([DIGITS, "--wrkdir=x"], "Did you mean '--workdir'"),
-        (["--config=configs/digit.py"], "configs/digit.py"),
+        (["--config=configs/digit.py"], "configs/digit.py is not a file"),
         ([], "--config is missing"),
     ],
 )

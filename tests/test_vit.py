@@ -71,9 +71,7 @@ def test_aux_of_fixed_and_adaptive_solves():
 )
 def test_dropout_acts_in_training_alone(depth):
     model, variables = make(dropout=0.3, drop_path=0.3, depth=depth)
-    train = jax.jit(
-        lambda key: model.apply(variables, IMAGES, train=True, rngs={"dropout": key})
-    )
+    train = jax.jit(lambda key: model.apply(variables, IMAGES, train=True, rngs={"dropout": key}))
     run = lambda seed: train(jax.random.key(seed))
     np.testing.assert_array_equal(run(0), run(0))
     assert float(jnp.abs(run(0) - run(1)).max()) > 1e-4

@@ -140,7 +140,8 @@ def load_model(
     cfg = read_config(workdir)
     with cfg.unlocked():
         cfg.update_from_flattened_dict(dict(overrides or {}))
-    config = configs.from_config_dict(cfg)
+    given = configs.with_other_steps(cfg.to_dict(), read_config(workdir).to_dict())
+    config = configs.from_config_dict(given)
     return ViT(config.model), {"params": load_params(workdir, config)}
 
 

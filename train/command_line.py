@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error).
 """
 
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,55 +57,62 @@ def parse_with_config(
     Raises:
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
+    if cfg is None:
+        _check_keys(argv, _load(flag_value(argv, "config")))
+        config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+    else:
+        _check_keys(argv, cfg)
+        config_flags.DEFINE_config_dict("config", cfg, "The run's config.", lock_config=True)
     try:
-        if cfg is None:
-            config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
-        else:
-            config_flags.DEFINE_config_dict("config", cfg, "The run's config.", lock_config=True)
         rest = flags.FLAGS(list(argv))
-    except FileNotFoundError as error:
-        raise BadInput(f"--config: {error.filename or error} does not exist") from error
     except flags.UnrecognizedFlagError as error:
-        raise _refusal(error.flagname, error.flagvalue, argv) from error
+        known = [f"--{flag.name}" for flag in _own_flags()] + ["--config", "--help"]
+        raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(str(error)) from error
     if len(rest) > 1:
         raise BadInput(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-    parsed = flags.FLAGS["config"].value
-    if parsed is None:
-        raise BadInput("--config is missing: give a file of configs/, e.g. configs/digits.py")
+    parsed: Any = flags.FLAGS["config"].value
     return parsed
 
 
-def _refusal(name: str, value: str | None, argv: Sequence[str]) -> BadInput:
-    """Says why a flag was not recognised: no such flag, no such key, or a value of another type."""
-    cfg = flags.FLAGS["config"].value
-    if not name.startswith("config.") or cfg is None:
-        known = [flag for flag in flags.FLAGS if flag in ("config", "workdir", "split", "solvers")]
-        return BadInput(str(unknown("flag", f"--{name}", [f"--{flag}" for flag in known])))
-    key, keys = name.removeprefix("config."), flatten(cfg.to_dict())
-    if key not in keys:
-        return BadInput(str(unknown("config key", key, sorted(keys))))
-    holder: Any = cfg
-    *groups, last = key.split(".")
-    for group in groups:
-        holder = holder[group]
-    kind = holder.get_type(last)
-    given = flag_value(argv, name) if value is None else value
-    return BadInput(f"config.{key} takes {kind.__name__}; {given!r} was given")
+def _load(spec: str | None) -> ml_collections.ConfigDict:
+    """Returns the config of a FILE.py or FILE.py:argument, without touching the global flags."""
+    if not spec:
+        raise BadInput("--config is missing: give a file of configs/, e.g. configs/digits.py")
+    if not pathlib.Path(spec.partition(":")[0]).is_file():
+        raise BadInput(f"--config: {spec.partition(':')[0]} is not a file")
+    values = flags.FlagValues()
+    alone = ["", f"--config={spec}"]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=alone)
+    values(alone)
+    loaded: Any = values["config"].value
+    return loaded
+
+
+def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict) -> None:
+    """Refuses --config.key where the config has no such key."""
+    keys = flatten(cfg.to_dict())
+    for arg in argv[1:]:
+        name = arg.lstrip("-").partition("=")[0]
+        key = name.removeprefix("config.")
+        if arg.startswith("-") and key != name and key not in keys:
+            raise BadInput(str(unknown("config key", key, sorted(keys))))
+
+
+def _own_flags() -> list[flags.Flag]:
+    return flags.FLAGS.get_flags_for_module(sys.argv[0])
 
 
 def _print_help(argv: Sequence[str], help_text: str) -> None:
     print(help_text.strip())
     print("\nFlags:")
-    flag_values = flags.FLAGS.flags_by_module_dict().get("__main__", [])
-    for flag in flag_values:
-        print(f"  --{flag.name}={flag.default_as_str or '...'}\n      {flag.help}")
-    workdir, file = flag_value(argv, "workdir"), flag_value(argv, "config")
-    del workdir
-    if file:
-        spec = config_flags.DEFINE_config_file("config", file)
-        flags.FLAGS([argv[0], f"--config={file}"])
-        print(f"\nConfig keys of {file} (override with --config.key=value):")
-        for key, value in flatten(spec.value.to_dict()).items():
+    for flag in _own_flags():
+        default = f" (default {flag.default})" if flag.default else ""
+        print(f"  --{flag.name}\n      {flag.help}{default}")
+    print("  --config.KEY=VALUE\n      Overrides a key of the config.")
+    spec = flag_value(argv, "config")
+    if spec:
+        print(f"\nThe keys of {spec}:")
+        for key, value in flatten(_load(spec).to_dict()).items():
             print(f"  {key} = {value}")

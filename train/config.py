@@ -194,6 +194,25 @@ def resume_conflicts(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list
     ]
 
 
+def with_other_steps(given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config for evaluation: tolerances replace the run's fixed steps, or the reverse.
+
+    Args:
+      given: the run's config with changes to evaluate under.
+      trained: the run's own config.
+    """
+    depth = dict(given["depth"])
+    was_adaptive = trained["depth"]["rtol"] is not None
+    if depth["rtol"] is not None and not was_adaptive:
+        if depth["steps"] == trained["depth"]["steps"]:
+            depth["steps"] = None
+        if depth["adjoint"] == "store":  # for fixed steps alone, and no gradient is taken
+            depth["adjoint"] = "checkpoint"
+    if was_adaptive and depth["steps"] is not None:
+        depth |= {"rtol": None, "atol": None, "max_steps": None}
+    return {**given, "depth": depth}
+
+
 def _unknown_key(path: str, accepted: list[str]) -> BadInput:
     prefix = path.rpartition(".")[0]
     names = [f"{prefix}.{name}" if prefix else name for name in accepted]

@@ -17,7 +17,7 @@ from rich.table import Table
 from odeformer import DepthConfig, ViTConfig, solvers
 from odeformer.errors import unknown
 from train import checkpoint, command_line
-from train.config import RunConfig, from_config_dict
+from train.config import RunConfig, from_config_dict, with_other_steps
 from train.data.arrays import Images
 from train.data.pipeline import eval_batches
 from train.data.sources import load_splits
@@ -25,7 +25,7 @@ from train.errors import BadInput
 from train.mesh import make_mesh, put_batch
 from train.step import make_eval_step
 
-ADAPTIVE_RTOL = 1e-3  # of the adaptive rows of --solvers=all
+ADAPTIVE_RTOL = 1e-2  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
 
 
@@ -120,8 +120,9 @@ def main(argv: Sequence[str]) -> None:
     workdir = command_line.flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
+    trained = checkpoint.read_config(workdir)
     cfg = command_line.parse_with_config(argv, checkpoint.read_config(workdir))
-    config = from_config_dict(cfg)
+    config = from_config_dict(with_other_steps(cfg.to_dict(), trained.to_dict()))
     split, names = flags.FLAGS.split, flags.FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")

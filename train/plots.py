@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 from etils import epath
 from matplotlib.figure import Figure
 
 from train.metrics import read_metrics
 
-matplotlib.use("agg", force=False)
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb", "test": "#d1242f"}
 
 

@@ -1,0 +1,41 @@
+"""Every notebook runs from its first cell to its last, at a reduced size."""
+
+import pathlib
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+REDUCED = {
+    "quickstart": "train_steps, workdir, compared = 4, {workdir!r}, ('euler', 'rk4', 'dopri8')"
+}
+
+
+def test_there_are_notebooks_and_each_has_a_reduced_size():
+    assert {path.stem for path in NOTEBOOKS} == set(REDUCED)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.metadata["accelerator"] == "TPU"
+    assert "colab-badge.svg" in notebook.cells[0].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    parameters.source = REDUCED[path.stem].format(workdir=str(tmp_path / "run"))
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
+    )
+    client.execute()
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert "dopri8" in str(outputs)
