@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import digits
 from odeformer import VectorField
 
 
@@ -48,17 +49,19 @@ def relative_error(tree, reference) -> float:
     return float(norm(difference) / norm(reference))
 
 
-@pytest.fixture
-def tiny():
-    """The digits config, shrunk to a run of seconds."""
-    from configs import digits
-
+def make_tiny():
+    """Returns the digits config, shrunk to a run of seconds; dropout and drop-path act."""
     cfg = digits.get_config()
     cfg.train_steps, cfg.batch_size = 6, 32
     cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
-    cfg.depth.update(layers=2, share=2)
     cfg.optimizer.warmup_steps = 2
     cfg.checkpoint.update(every_steps=3, keep=2)
     cfg.eval.update(every_steps=3, batch_size=128)
     cfg.log.every_steps = 1
     return cfg
+
+
+@pytest.fixture
+def tiny():
+    """A config of `make_tiny`, to change."""
+    return make_tiny()

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from conftest import make_tiny
 
 from train.checkpoint import load_model, load_params
 from train.config import from_config_dict
@@ -17,16 +18,7 @@ from train.metrics import read_metrics
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A tiny run, trained to its end: its config and workdir."""
-    from configs import digits
-
-    cfg = digits.get_config()
-    cfg.train_steps, cfg.batch_size = 6, 32
-    cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
-    cfg.depth.update(layers=2, share=2)
-    cfg.optimizer.warmup_steps = 2
-    cfg.checkpoint.update(every_steps=3, keep=2)
-    cfg.eval.update(every_steps=3, batch_size=128)
-    cfg.log.every_steps = 1
+    cfg = make_tiny()
     workdir = tmp_path_factory.mktemp("run")
     train(cfg, workdir)
     return cfg, workdir

@@ -25,7 +25,7 @@ from train.errors import BadInput
 from train.mesh import make_mesh, put_batch
 from train.step import make_eval_step
 
-ADAPTIVE_RTOL = 1e-2  # of the adaptive rows of --solvers
+ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
 
 
@@ -64,7 +64,9 @@ def depths(config: DepthConfig, names: Sequence[str]) -> list[DepthConfig]:
     )
     fixed = [dataclasses.replace(plain, solver=name) for name in names]
     adaptive = [
-        dataclasses.replace(plain, solver=name, steps=None, rtol=ADAPTIVE_RTOL)
+        dataclasses.replace(
+            plain, solver=name, steps=None, rtol=ADAPTIVE_RTOL, max_steps=ADAPTIVE_MAX_STEPS
+        )
         for name in names
         if solvers.is_adaptive(name)
     ]
