@@ -93,7 +93,7 @@ def diffeqsolve(options: argparse.Namespace) -> Iterator[Table]:
     )
     for solver in ("euler", "rk4"):
         for groups, share in ((1, SHARE), (12, SHARE), (12, 1)):
-            depth = dict(solver=solver, layers=groups * share, share=share)
+            depth: dict[str, Any] = dict(solver=solver, layers=groups * share, share=share)
             recursive, checkpoint = (
                 _stack(_deit(adjoint=adjoint, **depth)) for adjoint in ("recursive", "checkpoint")
             )
@@ -184,7 +184,7 @@ def memory(options: argparse.Namespace) -> Iterator[Table]:
     add_row("rk4", "by hand", hand, hand)
     for solver in ("rk4", "tsit5"):
         for adjoint in ("checkpoint", "recursive", "store", "backsolve"):
-            depth = dict(solver=solver, adjoint=adjoint)
+            depth: dict[str, Any] = dict(solver=solver, adjoint=adjoint)
             taken = megabytes(lambda n, d=depth: _stack(_deit(layers=n, share=n, **d)))
             add_row(solver, adjoint, taken, hand)
     yield table

@@ -52,34 +52,22 @@ def test_evaluate_compares_solvers(trained):
     assert "euler" in done.stdout and done.stdout.count("bosh3") == 2
 
 
-@pytest.mark.parametrize("module", ["train", "train.evaluate"])
-def test_help(module):
-    done = run(module, "--help")
-    assert done.returncode == 0
-    assert "--workdir" in done.stdout and f"python -m {module}" in done.stdout
-
-
-def test_help_lists_the_keys_of_a_config():
+def test_help():
     done = run("train", DIGITS, "--help")
-    assert done.returncode == 0 and "depth.solver = rk4" in done.stdout
+    assert done.returncode == 0
+    for text in ("--workdir", "python -m train --config=", "depth.solver = rk4"):
+        assert text in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ([DIGITS, "--config.depth.solvr=rk4"], "Did you mean 'depth.solver'"),
-        ([DIGITS, "--config.depth.solver=rk5"], "unknown solver 'rk5'"),
-        (
-            [DIGITS, "--config.depth.rtol=tiny"],
-            "config.depth.rtol=tiny: could not convert string to float",
-        ),
-        ([DIGITS, "--wrkdir=x"], "Did you mean '--workdir'"),
-        (["--config=configs/digit.py"], "configs/digit.py is not a file"),
-        ([], "--config is missing"),
-    ],
-)
-def test_bad_input_is_told_in_a_line(tmp_path, args, message):
-    done = run("train", f"--workdir={tmp_path}/run", *args)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_bad_input_is_told_in_a_line(tmp_path):
+    done = run("train", f"--workdir={tmp_path}/run", DIGITS, "--config.depth.solver=rk5")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config.depth: unknown solver 'rk5'")
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_bad_input_of_evaluate(trained, tmp_path):
+    missing = run("train.evaluate", f"--workdir={tmp_path}/none")
+    assert missing.returncode == 2 and "holds no run" in missing.stderr
+    wrong = run("train.evaluate", f"--workdir={trained}", "--solvers=rk5")
+    assert wrong.returncode == 2 and "Did you mean 'rk4'" in wrong.stderr

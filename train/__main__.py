@@ -17,15 +17,17 @@ from train import command_line
 from train.errors import BadInput
 from train.loop import train
 
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    cfg = command_line.parse_with_config(argv)
-    if not flags.FLAGS.workdir:
+    cfg = command_line.parse_with_config(argv, FLAGS)
+    if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
-    train(cfg, flags.FLAGS.workdir)
+    train(cfg, FLAGS.workdir)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run; made if missing.")
-    sys.exit(command_line.run(main, sys.argv, __doc__))
+    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__))

@@ -19,10 +19,15 @@ from train.errors import BadInput
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str], help_text: str | None) -> int:
+def run(
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str],
+    own_flags: flags.FlagValues,
+    help_text: str | None,
+) -> int:
     """Runs a program and returns its exit code; bad input is told in a line, not in a traceback."""
     if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
-        _print_help(argv, help_text or "")
+        _print_help(argv, own_flags, help_text or "")
         return DONE
     logging.set_verbosity(logging.WARNING)
     try:
@@ -46,12 +51,13 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 
 def parse_with_config(
-    argv: Sequence[str], cfg: ml_collections.ConfigDict | None = None
+    argv: Sequence[str], own_flags: flags.FlagValues, cfg: ml_collections.ConfigDict | None = None
 ) -> ml_collections.ConfigDict:
     """Parses the flags, --config.key=value among them, and returns the config they leave.
 
     Args:
       argv: the command line.
+      own_flags: the program's flags; filled in.
       cfg: the config whose keys the flags override; None to read it off --config=FILE.py.
 
     Raises:
@@ -59,25 +65,25 @@ def parse_with_config(
     """
     if cfg is None:
         _check_keys(argv, _load(flag_value(argv, "config")))
-        config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+        config_flags.DEFINE_config_file("config", flag_values=own_flags, sys_argv=list(argv))
     else:
         _check_keys(argv, cfg)
-        config_flags.DEFINE_config_dict("config", cfg, "The run's config.", lock_config=True)
+        config_flags.DEFINE_config_dict("config", cfg, flag_values=own_flags, sys_argv=list(argv))
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = own_flags(list(argv))
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{flag.name}" for flag in _own_flags()] + ["--config", "--help"]
+        known = [f"--{name}" for name in (*own_flags, "help") if "." not in name]
         raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(str(error)) from error
     if len(rest) > 1:
         raise BadInput(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-    parsed: Any = flags.FLAGS["config"].value
+    parsed: Any = own_flags["config"].value
     return parsed
 
 
 def _load(spec: str | None) -> ml_collections.ConfigDict:
-    """Returns the config of a FILE.py or FILE.py:argument, without touching the global flags."""
+    """Returns the config of a FILE.py or FILE.py:argument, without its overrides."""
     if not spec:
         raise BadInput("--config is missing: give a file of configs/, e.g. configs/digits.py")
     if not pathlib.Path(spec.partition(":")[0]).is_file():
@@ -100,14 +106,10 @@ def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict) -> None:
             raise BadInput(str(unknown("config key", key, sorted(keys))))
 
 
-def _own_flags() -> list[flags.Flag]:
-    return flags.FLAGS.get_flags_for_module(sys.argv[0])
-
-
-def _print_help(argv: Sequence[str], help_text: str) -> None:
+def _print_help(argv: Sequence[str], own_flags: flags.FlagValues, help_text: str) -> None:
     print(help_text.strip())
     print("\nFlags:")
-    for flag in _own_flags():
+    for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
     print("  --config.KEY=VALUE\n      Overrides a key of the config.")

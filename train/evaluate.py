@@ -28,6 +28,16 @@ from train.step import make_eval_step
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
 
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "solvers",
+    [],
+    "Solvers to compare, comma-separated, or 'all'; by default the config's own.",
+    flag_values=FLAGS,
+)
+
 
 def evaluate(
     params: Any, model: ViTConfig, data: Images, batch_size: int, mesh: Mesh, step: Any = None
@@ -123,9 +133,9 @@ def main(argv: Sequence[str]) -> None:
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
     trained = checkpoint.read_config(workdir)
-    cfg = command_line.parse_with_config(argv, checkpoint.read_config(workdir))
+    cfg = command_line.parse_with_config(argv, FLAGS, checkpoint.read_config(workdir))
     config = from_config_dict(with_other_steps(cfg.to_dict(), trained.to_dict()))
-    split, names = flags.FLAGS.split, flags.FLAGS.solvers
+    split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
     rows = [config.model.depth]
@@ -141,9 +151,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run to evaluate.")
-    flags.DEFINE_string("split", "test", f"Which examples: {', '.join(SPLITS)}.")
-    flags.DEFINE_list(
-        "solvers", [], "Solvers to compare, comma-separated, or 'all'; default: the config's own."
-    )
-    sys.exit(command_line.run(main, sys.argv, __doc__))
+    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__))

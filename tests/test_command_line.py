@@ -1,0 +1,54 @@
+"""Flags: overrides reach the config, and what does not fit is refused in words."""
+
+import pytest
+from absl import flags
+
+from train.command_line import flag_value, parse_with_config
+from train.errors import BadInput
+
+DIGITS = "--config=configs/digits.py"
+
+
+def parse(*args, cfg=None):
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    return parse_with_config(["program", *args], values, cfg), values
+
+
+def test_overrides_reach_the_config():
+    cfg, values = parse(DIGITS, "--config.depth.rtol=1e-3", "--workdir=x", "--config.seed=7")
+    assert (cfg.depth.rtol, cfg.seed, values.workdir) == (1e-3, 7, "x")
+
+
+def test_a_runs_own_config_can_be_overridden(tiny):
+    cfg, _ = parse("--config.depth.solver=tsit5", "--config.depth.steps=3", cfg=tiny)
+    assert (cfg.depth.solver, cfg.depth.steps, cfg.train_steps) == ("tsit5", 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([DIGITS, "--config.depth.solvr=rk4"], "unknown config key .*Did you mean 'depth.solver'"),
+        (
+            [DIGITS, "--config.depth.rtol=tiny"],
+            "depth.rtol=tiny: could not convert string to float",
+        ),
+        ([DIGITS, "--config.train_steps=1.5"], "train_steps=1.5"),
+        (
+            [DIGITS, "--wrkdir=x"],
+            "unknown flag '--wrkdir'; accepted: --workdir, --config, .*'--workdir'",
+        ),
+        ([DIGITS, "digits"], "unexpected argument 'digits'"),
+        (["--config=configs/digit.py"], "configs/digit.py is not a file"),
+        ([], "--config is missing"),
+    ],
+)
+def test_refusals(args, message):
+    with pytest.raises(BadInput, match=message):
+        parse(*args)
+
+
+def test_flags_before_parsing():
+    assert flag_value(["p", "--a=1", "--workdir=x"], "workdir") == "x"
+    assert flag_value(["p", "--workdir", "x"], "workdir") == "x"
+    assert flag_value(["p", "--workdirs=x"], "workdir") is None
