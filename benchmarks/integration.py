@@ -268,7 +268,7 @@ def _shapes(groups: int, batch: int) -> tuple[measure.Params, Any]:
 def _compare(
     apply: measure.Apply, reference: measure.Apply, batch: int, pairs: int, groups: int = 12
 ) -> tuple[measure.Ratio, float, float]:
-    """Time ratio, largest relative difference of the losses, and ratio of temporary memory."""
+    """Time ratio, relative difference of the losses, and ratio of temporary memory."""
     arrays = _arrays(groups, batch)
     programs = [
         measure.compile_program(measure.descent_step(f), *arrays) for f in (apply, reference)

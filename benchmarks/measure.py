@@ -74,35 +74,32 @@ def time_ratio(
 ) -> tuple[Ratio, float]:
     """Times two descent steps in alternation; who goes first changes from pair to pair.
 
-    Both descend from the same parameters, each along its own path, after one step unmeasured.
-
     Args:
       program: (params, y) -> (params, loss), the numerator.
       reference: likewise, the denominator.
-      params: the parameters both start from.
+      params: the parameters both are given, each time.
       y_BND: the state both are given.
-      pairs: how many pairs are timed.
+      pairs: how many pairs are timed, after one that is not.
 
     Returns:
-      The ratios' quartiles, and the largest relative difference of the losses.
+      The ratios' quartiles, and the relative difference of the losses.
     """
-    both = (program, reference)
-    paths: list[Params] = [params, params]
-    ratios, denominators, differences = [], [], []
+    both, losses = (program, reference), [0.0, 0.0]
+    ratios, denominators = [], []
     for n in range(-1, pairs):
-        seconds, losses = [0.0, 0.0], [0.0, 0.0]
+        seconds = [0.0, 0.0]
         for i in (0, 1) if n % 2 else (1, 0):
             start = time.perf_counter()
-            paths[i], loss = jax.block_until_ready(both[i](paths[i], y_BND))
+            _, loss = jax.block_until_ready(both[i](params, y_BND))
             seconds[i], losses[i] = time.perf_counter() - start, float(loss)
-        differences.append(abs(losses[0] - losses[1]) / abs(losses[1]))
         if n >= 0:
             ratios.append(seconds[0] / seconds[1])
             denominators.append(seconds[1])
     lower, median, upper = (
         statistics.quantiles(ratios, n=4, method="inclusive") if pairs > 1 else ratios * 3
     )
-    return Ratio(lower, median, upper, statistics.median(denominators)), max(differences)
+    difference = abs(losses[0] - losses[1]) / abs(losses[1])
+    return Ratio(lower, median, upper, statistics.median(denominators)), difference
 
 
 def tree_norm(tree: Any) -> jax.Array:
