@@ -86,8 +86,10 @@ def test_what_checkpoint_stores(smooth):
     assert size(recomputed) < (32 + 30) * y0.nbytes
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("adjoint", ["checkpoint", "recursive"])
+@pytest.mark.parametrize(
+    ("dtype", "adjoint"),
+    [(jnp.float32, "checkpoint"), (jnp.bfloat16, "checkpoint"), (jnp.bfloat16, "recursive")],
+)
 def test_counts_of_fixed_steps_are_exact(dtype, adjoint):
     """Executed evaluations, counted by the field itself, for T from 1 to 96."""
     for name, layers in zip(
@@ -234,8 +236,9 @@ def test_strict_shard_map(smooth, kwargs):
     assert relative_error(sharded(y0, params), gradient(y0, params)) < 1e-6
 
 
-def test_adaptive_checkpoint_is_direct_inside_shard_map(smooth):
+def test_adaptive_checkpoint_is_direct_inside_shard_map(float64, smooth):
     field, y0, params = smooth
+    y0, params = widen((y0, params))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split, whole = PartitionSpec("data"), PartitionSpec()
 
@@ -248,7 +251,7 @@ def test_adaptive_checkpoint_is_direct_inside_shard_map(smooth):
             gradient, mesh=mesh, in_specs=(split, whole), out_specs=whole, check_vma=False
         )
     )
-    assert relative_error(sharded(y0, params), gradient(y0, params)) < 1e-5
+    assert relative_error(sharded(y0, params), jax.jit(gradient)(y0, params)) < 1e-9
 
 
 def test_one_key_a_step_shared_by_its_stages():
