@@ -3,7 +3,7 @@
 import jax
 
 from odeformer import solvers
-from odeformer.errors import unknown
+from odeformer.errors import check_whole, unknown
 
 ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
 _POLICY_MAKERS = ("save_", "offload_")  # jax.checkpoint_policies that take arguments first
@@ -35,9 +35,7 @@ def check_steps(
     max_steps: int | None,
 ) -> None:
     """Raises ValueError where the steps and tolerances do not describe one solve."""
-    for name, value in (("steps", steps), ("max_steps", max_steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is 1 or more; {value} was given")
+    check_whole(steps=steps, max_steps=max_steps)
     if rtol is None:
         for name, value in (("atol", atol), ("max_steps", max_steps)):
             if value is not None:

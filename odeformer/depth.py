@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer import checks
+from odeformer.errors import check_whole
 from odeformer.fields import TransformerField, init_params, make_vector_field
 from odeformer.integrate import Solution, integrate
 
@@ -43,9 +44,7 @@ class DepthConfig:
     policy: str | None = None
 
     def __post_init__(self):
-        for name in ("layers", "share"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more; {getattr(self, name)} was given")
+        check_whole(layers=self.layers, share=self.share)
         if self.layers % self.share:
             divisors = [str(n) for n in range(1, self.layers + 1) if self.layers % n == 0]
             raise ValueError(

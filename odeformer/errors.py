@@ -19,3 +19,12 @@ def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {kind} {given!r}; accepted: {', '.join(names)}.{hint}")
+
+
+def check_whole(**values: object) -> None:
+    """Raises ValueError for a value that is not a whole number of 1 or more; None passes."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is a whole number, 1 or more; {value!r} was given")

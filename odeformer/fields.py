@@ -54,12 +54,12 @@ class TransformerField(nn.Module):
     def attention_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
         """f_1(t, y): [B, N, D] -> [B, N, D]."""
         x_BND = self._timed(t, self.attention_norm(y_BND))
-        return self._drop("attention", t, self.attention_layer(x_BND), train)
+        return self._slope("attention", t, y_BND, self.attention_layer(x_BND), train)
 
     def mlp_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
         """f_2(t, y): [B, N, D] -> [B, N, D]."""
         x_BND = self._timed(t, self.mlp_norm(y_BND))
-        return self._drop("mlp", t, self.mlp_layer(x_BND), train)
+        return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train)
 
     def total(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
         """f_1 + f_2, through the fused input product where `fused` is set."""
@@ -70,8 +70,10 @@ class TransformerField(nn.Module):
         z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
         qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
-        attended = self._drop("attention", t, self.attention_layer.mix(qkv_BN3HK), train)
-        return attended + self._drop("mlp", t, self.mlp_layer.activate(hidden), train)
+        attention, mlp = self.attention_layer.mix(qkv_BN3HK), self.mlp_layer.activate(hidden)
+        return self._slope("attention", t, y_BND, attention, train) + self._slope(
+            "mlp", t, y_BND, mlp, train
+        )
 
     def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
@@ -90,14 +92,18 @@ class TransformerField(nn.Module):
     def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
         return x + self.time_embedding(t).astype(x.dtype) if self.time == "additive" else x
 
-    def _drop(self, branch: str, t: jax.Array, slope_BND: jax.Array, train: bool) -> jax.Array:
-        """Dropout and drop-path of one branch; the masks depend on the key alone."""
-        if not train:
-            return slope_BND
+    def _slope(
+        self, branch: str, t: jax.Array, y_BND: jax.Array, out_BND: jax.Array, train: bool
+    ) -> jax.Array:
+        """A branch's output as a slope: in the state's dtype, with dropout and drop-path.
+
+        The masks depend on the key alone.
+        """
+        slope_BND = out_BND.astype(y_BND.dtype)
         dropout, drop_path = self.drops[branch]
-        if self.dropout:
+        if train and self.dropout:
             slope_BND = dropout(slope_BND, deterministic=False)
-        if self.drop_path:
+        if train and self.drop_path:
             rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
             slope_BND = drop_path(slope_BND, rate)
         return slope_BND

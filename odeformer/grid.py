@@ -10,6 +10,7 @@ import numpy as np
 def make_grid(t0: Any, t1: Any, steps: int, dtype: Any) -> jax.Array:
     """Returns the times between the steps, [steps + 1] of that dtype, each rounded once."""
     if isinstance(t0, jax.Array) or isinstance(t1, jax.Array):
+        t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
         return t0 + (t1 - t0) * (jnp.arange(steps + 1, dtype=dtype) / steps)
     return jnp.asarray(float(t0) + (float(t1) - float(t0)) * np.arange(steps + 1) / steps, dtype)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.depth import DepthConfig, ODEStack
-from odeformer.errors import unknown
+from odeformer.errors import check_whole, unknown
 from odeformer.fields import TIME, TransformerField
 from odeformer.layers import PatchEmbedding, grid_positions, make_norm, param_dtype
 
@@ -62,8 +62,12 @@ class ViTConfig:
 
     def __post_init__(self):
         for name in ("patch_size", "channels", "classes", "width", "heads", "mlp"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more; {getattr(self, name)} was given")
+            check_whole(**{name: getattr(self, name)})
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
+        if len(sides) != 2:
+            raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
+        for side in sides:
+            check_whole(image_size=side)
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is in [0, 1); {getattr(self, name)} was given")

@@ -134,7 +134,7 @@ def test_checkpoint_stores_one_state_a_step(solver):
     ("depth", "message"),
     [
         (dict(layers=12, share=5), "share=5 does not divide layers=12: take share from 1, 2, 3, 4"),
-        (dict(layers=0), "layers is 1 or more; 0"),
+        (dict(layers=0), "layers is a whole number, 1 or more; 0"),
         (dict(solver="rk44"), "Did you mean 'rk4'"),
         (dict(adjoint="backprop"), "unknown adjoint 'backprop'"),
         (dict(solver="rk4", rtol=1e-3), "no error estimate"),

@@ -98,6 +98,7 @@ def test_matrix_products_in_bfloat16_leave_the_state_alone():
     y, params = setup(field)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     program = str(jax.make_jaxpr(make_vector_field(field))(0.0, y, (params, jnp.zeros(()))))
+    assert make_vector_field(field)(0.0, y, (params, jnp.zeros(()))).dtype == jnp.float32
     products = [line for line in program.splitlines() if "dot_general" in line]
     assert products and any("bf16" in line for line in products)
     close = make_vector_field(BASE)(0.0, y, (params, jnp.zeros(())))

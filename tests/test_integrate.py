@@ -318,7 +318,7 @@ def test_total_is_used_by_all_but_the_splittings(smooth):
         (dict(solver="tsit5", rtol=1e-3, adjoint="store"), "'store' is for fixed steps"),
         (dict(solver="tsit5", rtol=-1.0), "rtol is greater than 0; -1.0"),
         (dict(atol=1e-3), "without rtol"),
-        (dict(steps=0), "steps is 1 or more; 0"),
+        (dict(steps=0), "steps is a whole number, 1 or more; 0"),
         (dict(solver="strang", adjoint="backsolve"), "splits"),
     ],
 )

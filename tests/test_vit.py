@@ -134,6 +134,8 @@ def test_presets_take_changes():
         (dict(patch_size=5), r"patch_size=5 does not divide image_size=\(8, 12\)"),
         (dict(pool="cls"), "unknown pool 'cls'; accepted: token, mean"),
         (dict(dtype="bf16"), "Did you mean 'bfloat16'|accepted: float32, bfloat16"),
+        (dict(image_size=8.0), "image_size is a whole number, 1 or more; 8.0"),
+        (dict(image_size=(8, 8, 3)), "a side or a pair of sides"),
         (dict(dropout=1.0), r"dropout is in \[0, 1\)"),
         (dict(width=18, heads=2, positions="sincos"), "a width that 4 divides"),
     ],
