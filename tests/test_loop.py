@@ -124,3 +124,8 @@ def test_data_that_does_not_fit_the_model(tiny, tmp_path):
     tiny.model.update(classes=10, channels=3)
     with pytest.raises(BadInput, match="image shape"):
         train(tiny, tmp_path)
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n{"step": 2, "tra')
+    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 2.0}]

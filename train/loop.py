@@ -86,6 +86,7 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
                     progress.note(f"step {step:>6}  validation  {describe(scores)}")
                     pending.restart_clock(step)
                 if step % config.checkpoint.every_steps == 0 or step == config.train_steps:
+                    pending.flush(writer, progress)  # a resume goes on behind what is written
                     checkpoints.save(state, step)
             test = evaluate(
                 state.eval_params, config.model, splits["test"], config.eval.batch_size, mesh

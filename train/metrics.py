@@ -33,11 +33,15 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a workdir's metrics.jsonl; none if there is no such file."""
+    """Returns the lines of a workdir's metrics.jsonl; none if there is no such file.
+
+    A last line without its end, left by a run that was killed while it wrote, is left out.
+    """
     path = epath.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _line(values: Mapping[str, Any]) -> str:
