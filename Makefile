@@ -48,7 +48,7 @@ test: setup ## Lint, check formatting and types, then run the fast tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/basedpyright --pythonpath $(PY)
-	JAX_PLATFORMS=cpu $(PY) -m pytest
+	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## Run the long tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -m slow

@@ -97,7 +97,7 @@ def diffeqsolve(options: argparse.Namespace) -> Iterator[Table]:
             recursive, checkpoint = (
                 _stack(_deit(adjoint=adjoint, **depth)) for adjoint in ("recursive", "checkpoint")
             )
-            pairs = options.pairs if groups * share <= 12 else -(-options.pairs // 4)
+            pairs = options.pairs if groups * share <= SHARE else max(3, options.pairs // 4)
             ratio, difference, _ = _compare(recursive, checkpoint, options.batch, pairs, groups)
             table.add_row(
                 solver,

@@ -123,7 +123,7 @@ class ViT(nn.Module):
       >>> import jax, odeformer
       >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
       >>> images = jax.numpy.zeros((2, 8, 8, 1))
-      >>> variables = model.init(jax.random.key(0), images)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), images)
       >>> model.apply(variables, images).shape
       (2, 10)
     """
