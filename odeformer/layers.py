@@ -69,10 +69,17 @@ class Attention(nn.Module):
         """Attention behind the input projection: [B, N, 3, H, K] -> [B, N, D]."""
         q_BNHK, k_BNHK, v_BNHK = (qkv_BN3HK[:, :, i] for i in range(3))
         implementation: Any = None if self.implementation == "auto" else self.implementation
+        if q_BNHK.dtype == jnp.float64:  # whose softmax jax.nn's would take in float32
+            return self.out(_attend_in_float64(q_BNHK, k_BNHK, v_BNHK))
         mixed_BNHK = jax.nn.dot_product_attention(
             q_BNHK, k_BNHK, v_BNHK, implementation=implementation
         )
         return self.out(mixed_BNHK)
+
+
+def _attend_in_float64(q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array) -> jax.Array:
+    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK, k_BNHK) / math.sqrt(q_BNHK.shape[-1])
+    return jnp.einsum("BHQN,BNHK->BQHK", jax.nn.softmax(scores), v_BNHK)
 
 
 class MLP(nn.Module):

@@ -91,6 +91,8 @@ def test_float64(float64):
     variables = jax.jit(model.init)(jax.random.key(1), IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
     assert apply(model, variables).dtype == jnp.float64
+    program = str(jax.make_jaxpr(model.apply)(variables, IMAGES.astype(jnp.float64)))
+    assert "f32[" not in program  # no product, no softmax in less
 
 
 EXACT = {
