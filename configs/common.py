@@ -26,6 +26,43 @@ def get_depth(**changes: Any) -> ml_collections.ConfigDict:
     return depth
 
 
+def get_augment(**changes: Any) -> ml_collections.ConfigDict:
+    """Returns the keys of `data.augment`: all off but the changes."""
+    augment = ml_collections.ConfigDict(
+        dict(
+            shift_px=0.0,
+            rotate_degrees=0.0,
+            zoom=0.0,
+            crop_padding_px=0,
+            crop_min_area=0.0,
+            flip=False,
+            randaugment_ops=0,
+            randaugment_magnitude=9.0,
+            erasing=0.0,
+            mixup=0.0,
+            cutmix=0.0,
+        )
+    )
+    augment.update(changes)
+    return augment
+
+
+def get_data(name: str, **augment: Any) -> ml_collections.ConfigDict:
+    """Returns the keys of `data` for the set of that name, with that augmentation."""
+    return ml_collections.ConfigDict(
+        dict(
+            name=name,
+            data_dir=config_dict.placeholder(str),
+            fold=config_dict.placeholder(int),
+            validation=0,
+            repeats=1,
+            workers=0,
+            skip_corrupt=False,
+            augment=get_augment(**augment),
+        )
+    )
+
+
 def get_digits(**depth: Any) -> ml_collections.ConfigDict:
     """Returns a run on scikit-learn's 8x8 digits, of that depth.
 
@@ -35,7 +72,7 @@ def get_digits(**depth: Any) -> ml_collections.ConfigDict:
     cfg.seed = 0
     cfg.train_steps = 1800
     cfg.batch_size = 64
-    cfg.data = dict(name="digits", augment=dict(shift_px=0.5, rotate_degrees=10.0, zoom=0.1))
+    cfg.data = get_data("digits", shift_px=0.5, rotate_degrees=10.0, zoom=0.1)
     cfg.model = dict(
         image_size=8,
         patch_size=2,

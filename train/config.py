@@ -19,18 +19,32 @@ CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "eval",
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Random affine maps of the training images, drawn uniformly within these bounds."""
+    """Random changes of the training images, made on the device; 0 (or False) leaves one out."""
 
-    shift_px: float  # either way, along each axis, in pixels
-    rotate_degrees: float  # either way
-    zoom: float  # as a fraction, either way: 0.1 scales by 0.9 to 1.1
+    shift_px: float  # affine map: either way, along each axis, in pixels
+    rotate_degrees: float  # affine map: either way
+    zoom: float  # affine map: as a fraction, either way: 0.1 scales by 0.9 to 1.1
+    crop_padding_px: int  # padded crop: zeros around the image, from which one of its size is cut
+    crop_min_area: float  # resized crop: least part of the image's area; 0: no resized crop
+    flip: bool  # left to right, every second image
+    randaugment_ops: int  # RandAugment: operations an image
+    randaugment_magnitude: float  # RandAugment: their strength, 0 to 10
+    erasing: float  # probability that a random rectangle is replaced by noise
+    mixup: float  # alpha of the Beta distribution that two images are mixed by
+    cutmix: float  # alpha of the Beta distribution of the area cut from another image
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the examples come from."""
 
-    name: str  # a name of train.data.sources.NAMES
+    name: str  # 'digits', or the name of a tensorflow-datasets set with 'image' and 'label'
+    data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
+    fold: int | None  # 0 to 4: the fifth that is tested on in cross-validation; digits alone
+    validation: int  # examples held out of the training split where the set has no validation
+    repeats: int  # how often a batch holds each of its examples, each time augmented anew
+    workers: int  # processes that decode images of varying size; 0: none, in this process
+    skip_corrupt: bool  # leave out records that cannot be decoded, rather than stop
     augment: AugmentConfig
 
 
