@@ -5,6 +5,90 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+_SIZES = {  # as odeformer.presets has them, which a test compares
+    "deit_ti": dict(width=192, heads=3, mlp=768),
+    "deit_s": dict(width=384, heads=6, mlp=1536),
+    "vit_b": dict(width=768, heads=12, mlp=3072),
+}
+
+
+def parse(argument: str | None, **accepted: tuple[str, ...]) -> ml_collections.ConfigDict:
+    """Returns the choices of a config's argument, as in `cifar.py:dataset=cifar100,size=cpu`.
+
+    Args:
+      argument: what stands behind the colon: name=value pairs.
+      **accepted: the values of each name; the first is the default.
+
+    Raises:
+      ValueError: a name or a value that is not accepted.
+    """
+    choices = {name: values[0] for name, values in accepted.items()}
+    for pair in filter(None, (argument or "").split(",")):
+        name, _, value = pair.partition("=")
+        if name not in accepted:
+            raise ValueError(f"unknown name in {pair!r}; accepted: {', '.join(accepted)}")
+        if value not in accepted[name]:
+            raise ValueError(f"unknown value in {pair!r}; accepted: {', '.join(accepted[name])}")
+        choices[name] = value
+    return ml_collections.ConfigDict(choices)
+
+
+def get_model(variant: str | None = None, **changes: Any) -> ml_collections.ConfigDict:
+    """Returns the keys of `model`: a vision transformer of the variant's size, 32 px, patch 4."""
+    model = ml_collections.ConfigDict(
+        dict(
+            image_size=32,
+            patch_size=4,
+            channels=3,
+            classes=10,
+            width=192,
+            heads=3,
+            mlp=768,
+            dropout=0.0,
+            drop_path=0.0,
+            dtype="float32",
+            pool="token",
+            positions="learned",
+            time="none",
+            fused=False,
+            attention="auto",
+        )
+    )
+    model.update(_SIZES[variant] if variant else {})
+    model.update(changes)
+    return model
+
+
+def get_optimizer(**changes: Any) -> ml_collections.ConfigDict:
+    """Returns the keys of `optimizer`."""
+    optimizer = ml_collections.ConfigDict(
+        dict(
+            learning_rate=1e-3,
+            warmup_steps=100,
+            weight_decay=0.05,
+            b1=0.9,
+            b2=0.999,
+            clip_norm=config_dict.placeholder(float),
+            ema_decay=config_dict.placeholder(float),
+            label_smoothing=0.0,
+        )
+    )
+    optimizer.update(changes)
+    return optimizer
+
+
+def get_run(train_steps: int, batch_size: int) -> ml_collections.ConfigDict:
+    """Returns a run's other keys; it is evaluated and saved ten times, and logged a hundred."""
+    cfg = ml_collections.ConfigDict()
+    cfg.seed = 0
+    cfg.train_steps = train_steps
+    cfg.batch_size = batch_size
+    cfg.mesh = dict(data=-1)
+    cfg.checkpoint = dict(every_steps=max(train_steps // 10, 1), keep=2)
+    cfg.eval = dict(every_steps=max(train_steps // 10, 1), batch_size=1000)
+    cfg.log = dict(every_steps=max(train_steps // 100, 1))
+    return cfg
+
 
 def get_depth(**changes: Any) -> ml_collections.ConfigDict:
     """Returns the keys of `depth`; None where the library's default or nothing applies."""
@@ -68,41 +152,14 @@ def get_digits(**depth: Any) -> ml_collections.ConfigDict:
 
     Augmentation, learning rate, steps and sizes were chosen by the validation split alone.
     """
-    cfg = ml_collections.ConfigDict()
-    cfg.seed = 0
-    cfg.train_steps = 1800
-    cfg.batch_size = 64
+    cfg = get_run(train_steps=1800, batch_size=64)
     cfg.data = get_data("digits", shift_px=0.5, rotate_degrees=10.0, zoom=0.1)
-    cfg.model = dict(
-        image_size=8,
-        patch_size=2,
-        channels=1,
-        classes=10,
-        width=64,
-        heads=4,
-        mlp=128,
-        dropout=0.0,
-        drop_path=0.0,
-        dtype="float32",
-        pool="mean",
-        positions="learned",
-        time="none",
-        fused=False,
-        attention="auto",
+    cfg.model = get_model(
+        image_size=8, patch_size=2, channels=1, width=64, heads=4, mlp=128, pool="mean"
     )
     cfg.depth = get_depth(**depth)
-    cfg.optimizer = dict(
-        learning_rate=3e-3,
-        warmup_steps=100,
-        weight_decay=0.05,
-        b1=0.9,
-        b2=0.99,
-        clip_norm=1.0,
-        ema_decay=0.99,
-        label_smoothing=0.0,
-    )
-    cfg.mesh = dict(data=-1)
-    cfg.checkpoint = dict(every_steps=600, keep=2)
-    cfg.eval = dict(every_steps=300, batch_size=360)
-    cfg.log = dict(every_steps=100)
+    cfg.optimizer = get_optimizer(learning_rate=3e-3, b2=0.99, clip_norm=1.0, ema_decay=0.99)
+    cfg.checkpoint.every_steps = 600
+    cfg.eval.update(every_steps=300, batch_size=360)
+    cfg.log.every_steps = 100
     return cfg

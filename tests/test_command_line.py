@@ -41,6 +41,9 @@ def test_a_runs_own_config_can_be_overridden(tiny):
         ([DIGITS, "digits"], "unexpected argument 'digits'"),
         (["--config=configs/digit.py"], "configs/digit.py is not a file"),
         ([], "--config is missing"),
+        (["--config=README.md"], "README.md does not give a config"),
+        (["--config=configs/digits.py:size=cpu"], "does not give a config .*TypeError"),
+        (["--config=configs/cifar.py:size=big"], "unknown value in 'size=big'; accepted: accel"),
     ],
 )
 def test_refusals(args, message):

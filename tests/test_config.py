@@ -40,6 +40,10 @@ def test_saved_configs_come_back_and_can_be_overridden(tiny):
         ("optimizer.ema_decay", 1.0, r"optimizer.ema_decay is in \[0, 1\); 1.0"),
         ("optimizer.warmup_steps", 6, "shorten the warm-up or train longer"),
         ("data", 3, "config.data is a group of keys; 3"),
+        ("depth", None, "config.depth is a group of keys; None"),
+        ("model", 3, "config.model is a group of keys; 3"),
+        ("data.augment.erasing", 1.5, r"data.augment.erasing is in \[0, 1\]; 1.5"),
+        ("data.repeats", 0, "data.repeats is greater than 0; 0"),
         ("seed", None, "seed takes int; None"),
     ],
 )
@@ -68,3 +72,28 @@ def test_only_some_keys_may_differ_on_resume(tiny):
     other.optimizer.learning_rate = 0.5
     conflicts = configs.resume_conflicts(tiny.to_dict(), other.to_dict())
     assert conflicts == ["optimizer.learning_rate: 0.003 in the workdir, 0.5 given"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "changes", "expected"),
+    [
+        (dict(steps=8), dict(rtol=1e-3, solver="tsit5"), dict(steps=None, rtol=1e-3)),
+        (dict(steps=8), dict(solver="euler"), dict(steps=8, rtol=None)),
+        (dict(rtol=0.1, max_steps=9, solver="tsit5"), dict(solver="euler"), dict(rtol=None)),
+        (
+            dict(rtol=0.1, max_steps=9, solver="tsit5"),
+            dict(steps=3),
+            dict(rtol=None, max_steps=None),
+        ),
+        (dict(rtol=0.1, solver="tsit5"), dict(rtol=0.2), dict(rtol=0.2, steps=None)),
+        (dict(adjoint="store"), dict(rtol=0.2, solver="bosh3"), dict(adjoint="checkpoint")),
+    ],
+)
+def test_what_is_changed_for_evaluation_replaces_what_stands_against_it(
+    tiny, trained, changes, expected
+):
+    tiny.depth.update(trained)
+    tiny.depth.update(changes)
+    depth = configs.for_evaluation(tiny.to_dict(), {f"depth.{key}" for key in changes})["depth"]
+    assert {key: depth[key] for key in expected} == expected
+    configs.from_config_dict({**tiny.to_dict(), "depth": depth})

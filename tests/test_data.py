@@ -2,22 +2,27 @@
 
 import collections
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from train.config import AugmentConfig
-from train.data.augment import random_affine
-from train.data.pipeline import BatchOrder, eval_batches, train_batches
+from configs import common
+from train.config import from_config_dict
+from train.data.pipeline import BatchOrder, eval_batch_size, eval_batches, train_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_splits("digits")
+    return load()
+
+
+def load(**changes):
+    """The splits of the digits' config with changes of its data."""
+    cfg = common.get_digits(layers=1)
+    cfg.data.update(changes)
+    return load_splits(from_config_dict(cfg).data)
 
 
 def test_digits_splits_are_fixed_disjoint_and_stratified(digits):
@@ -31,7 +36,7 @@ def test_digits_splits_are_fixed_disjoint_and_stratified(digits):
     for split in digits.values():
         shares = np.bincount(split.labels, minlength=10) / len(split)
         assert shares.min() > 0.085 and shares.max() < 0.115
-    assert digits["test"].labels[:8].tolist() == load_splits("digits")["test"].labels[:8].tolist()
+    assert digits["test"].labels[:8].tolist() == load()["test"].labels[:8].tolist()
 
 
 def test_standardised_pixels(digits):
@@ -40,13 +45,30 @@ def test_standardised_pixels(digits):
     np.testing.assert_allclose([images.mean(), images.std()], [0.0, 1.0], atol=1e-4)
 
 
-def order(process=0, processes=1, seed=0, steps=40):
-    return BatchOrder(100, 12, steps, seed, process, processes)
+def test_folds_test_every_image_once():
+    folds = [load(fold=fold) for fold in range(5)]
+    tested = [image.tobytes() for splits in folds for image in splits["test"].images]
+    assert len(tested) == len(set(tested)) == 1797
+    for splits in folds:
+        assert sum(len(split) for split in splits.values()) == 1797
+        assert len(splits["validation"]) == 180
+        others = {image.tobytes() for image in splits["train"].images}
+        assert not others & {image.tobytes() for image in splits["test"].images}
+
+
+def test_moments_are_those_of_the_pixels(digits):
+    train = digits["train"]
+    np.testing.assert_allclose(train.mean, train.images.mean() / 16, rtol=1e-12)
+    np.testing.assert_allclose(train.std, train.images.std() / 16, rtol=1e-12)
+
+
+def order(process=0, processes=1, seed=0, steps=40, repeats=1):
+    return BatchOrder(100, 12, steps, seed, process, processes, repeats)
 
 
 def test_every_example_once_an_epoch():
     batches = order(steps=50)
-    flat = np.concatenate([batches[step] for step in range(50)])
+    flat = np.concatenate([batches[step][0] for step in range(50)])
     for epoch in range(6):
         assert sorted(flat[100 * epoch : 100 * (epoch + 1)]) == list(range(100))
     assert flat[:100].tolist() != flat[100:200].tolist()
@@ -54,14 +76,27 @@ def test_every_example_once_an_epoch():
 
 def test_order_is_a_function_of_seed_and_step():
     again = order()
-    assert order()[17].tolist() == again[17].tolist()
-    assert order(seed=1)[17].tolist() != again[17].tolist()
+    assert order()[17][0].tolist() == again[17][0].tolist()
+    assert order(seed=1)[17][0].tolist() != again[17][0].tolist()
+    assert again[17][1].tolist() == [17] * 12  # the draw is the step
 
 
 def test_processes_take_contiguous_parts():
     for step in (0, 8, 31):
-        parts = [order(process, 3)[step] for process in range(3)]
-        assert np.concatenate(parts).tolist() == order()[step].tolist()
+        for repeats in (1, 3):
+            parts = [order(process, 3, repeats=repeats)[step] for process in range(3)]
+            for part, whole in zip(
+                zip(*parts, strict=True), order(repeats=repeats)[step], strict=True
+            ):
+                assert np.concatenate(part).tolist() == whole.tolist()
+
+
+def test_repeats_are_drawn_apart():
+    batches = order(repeats=3)
+    pairs = [pair for step in range(25) for pair in zip(*batches[step], strict=True)]
+    assert len(set(pairs)) == len(pairs) == 300
+    seen = collections.Counter(index for index, _ in pairs)
+    assert set(seen.values()) == {3} and len(seen) == 100  # one epoch, each example three times
 
 
 def test_batches_go_on_where_they_stopped(digits):
@@ -74,13 +109,30 @@ def test_batches_go_on_where_they_stopped(digits):
     np.testing.assert_array_equal(whole[0]["image"], train.images[whole[0]["index"]])
 
 
-@pytest.mark.parametrize("batch_size", [7, 180, 256])
-def test_evaluation_covers_every_example_once(digits, batch_size):
-    seen = collections.Counter()
-    for batch in eval_batches(digits["validation"], batch_size):
-        assert len(batch["label"]) == batch_size
-        seen.update(batch["index"][batch["weight"] == 1].tolist())
-    assert seen == collections.Counter(range(180))
+@pytest.mark.parametrize(("batch_size", "processes"), [(8, 1), (8, 2), (180, 4), (256, 1)])
+def test_evaluation_covers_every_example_once(digits, batch_size, processes):
+    split = digits["validation"]
+    parts = [list(eval_batches(split, batch_size, p, processes)) for p in range(processes)]
+    seen = []
+    for batches in zip(*parts, strict=True):
+        index = np.concatenate([batch["index"] for batch in batches])
+        assert len(index) == batch_size
+        seen.extend(index.tolist())
+    assert seen[:180] == list(range(180)) and set(seen[180:]) <= {179}
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size", "devices", "size"),
+    [
+        (180, 360, 1, 180),
+        (360, 100, 1, 90),
+        (100, 30, 1, 25),
+        (10_000, 1000, 8, 1000),
+        (7, 4, 2, 4),
+    ],
+)
+def test_evaluation_batches_are_equal(examples, batch_size, devices, size):
+    assert eval_batch_size(examples, batch_size, devices) == size
 
 
 def test_refusals(digits):
@@ -88,31 +140,11 @@ def test_refusals(digits):
         train_batches(digits["train"], 2000, 1, seed=0)
     with pytest.raises(BadInput, match="not a multiple of the 3 processes"):
         train_batches(digits["train"], 32, 1, seed=0, processes=3)
-    with pytest.raises(BadInput, match="unknown data set 'digit'.*Did you mean 'digits'"):
-        load_splits("digit")
-
-
-def augment(images, shift_px=0.0, rotate_degrees=0.0, zoom=0.0):
-    keys = jax.random.split(jax.random.key(0), len(images))
-    return random_affine(AugmentConfig(shift_px, rotate_degrees, zoom), keys, images), keys
-
-
-def test_affine_against_scipy(digits):
-    images = digits["train"].to_unit(jnp.asarray(digits["train"].images[:8]))
-    bounds = dict(shift_px=1.5, rotate_degrees=20.0, zoom=0.2)
-    moved, keys = augment(images, **bounds)
-    for image, result, key in zip(images, moved, keys, strict=True):
-        shift_y, shift_x, turn, zoom = np.asarray(jax.random.uniform(key, (4,), minval=-1.0))
-        angle, scale = np.deg2rad(20.0) * turn, 1 + 0.2 * zoom
-        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
-        centre = np.array([3.5, 3.5])
-        offset = centre - matrix @ centre + 1.5 * np.array([shift_y, shift_x])
-        expected = ndimage.affine_transform(
-            np.asarray(image[..., 0]), matrix, offset, order=1, mode="grid-constant"
-        )
-        np.testing.assert_allclose(result[..., 0], expected, atol=1e-5)
-
-
-def test_no_augmentation_leaves_images_alone(digits):
-    images = jnp.asarray(digits["train"].images[:3], jnp.float32)
-    assert augment(images)[0] is images
+    with pytest.raises(BadInput, match="not a multiple of the 5 config.data.repeats"):
+        train_batches(digits["train"], 32, 1, seed=0, repeats=5)
+    with pytest.raises(BadInput, match="fold is 0 to 4; 5 was given"):
+        load(fold=5)
+    with pytest.raises(BadInput, match="cifar10 has a test split of its own"):
+        load(name="cifar10", fold=1)
+    with pytest.raises(BadInput, match="'digit' is neither 'digits' nor a set"):
+        load(name="digit")

@@ -6,13 +6,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import make_tiny
+from etils import epath
 
-from train.checkpoint import load_model, load_params
+from train.checkpoint import evaluation_config, load_model, load_params
 from train.config import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.loop import train
-from train.metrics import read_metrics
+from train.metrics import MetricsWriter, read_metrics, read_scores
+from train.plots import plot_curves
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +40,15 @@ def test_what_a_run_writes(finished):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     assert list((workdir / "events").iterdir())
     assert json.loads((workdir / "config.json").read_text())["seed"] == cfg.seed
+    scores = read_scores(workdir)
+    assert scores["correct"].shape == (360,)
+    assert scores["correct"].mean() == pytest.approx(lines[-1]["test/accuracy"], abs=1e-6)
 
 
 def test_loaded_model_scores_as_the_run_said(finished):
-    _, workdir = finished
+    cfg, workdir = finished
     model, variables = load_model(workdir)
-    test = load_splits("digits")["test"]
+    test = load_splits(from_config_dict(cfg).data)["test"]
     logits = model.apply(variables, test.standardise(test.to_unit(test.images)))
     accuracy = float((np.asarray(logits).argmax(-1) == test.labels).mean())
     assert accuracy == pytest.approx(read_metrics(workdir)[-1]["test/accuracy"], abs=1e-6)
@@ -56,7 +61,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
     cut = cfg.copy_and_resolve_references()
     # Interrupted, not shortened: the schedule depends on train_steps.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.evaluate", _interrupt_at_second_call())
+        patch.setattr("train.loop.score", _interrupt_at_second_call())
         with pytest.raises(KeyboardInterrupt):
             train(cut, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
@@ -73,7 +78,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path):
 
 
 def _interrupt_at_second_call():
-    from train.evaluate import evaluate
+    from train.evaluate import score
 
     calls = []
 
@@ -81,7 +86,7 @@ def _interrupt_at_second_call():
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return evaluate(*args, **kwargs)
+        return score(*args, **kwargs)
 
     return interrupted
 
@@ -105,6 +110,50 @@ def test_a_checkpoint_that_does_not_fit_names_the_first_parameter(finished):
     _, workdir = finished
     with pytest.raises(BadInput, match=r"params/.* is \[.*16.*\] in the checkpoint and \[.*32.*\]"):
         load_model(workdir, {"model.width": 32})
+
+
+def test_fewer_steps_than_were_done_are_refused(finished):
+    cfg, workdir = finished
+    fewer = cfg.copy_and_resolve_references()
+    fewer.train_steps = 5
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(BadInput, match="holds a run of 6 steps, config.train_steps=5 was given"):
+        train(fewer, workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_a_start_that_was_refused_does_not_bind_the_workdir(tiny, tmp_path):
+    tiny.batch_size = 2000
+    with pytest.raises(BadInput, match="larger than the training split"):
+        train(tiny, tmp_path)
+    tiny.batch_size, tiny.train_steps = 32, 3
+    assert train(tiny, tmp_path)["step"] == 3
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(BadInput, match="no config.json"):
+        train(tiny, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="is not the config of a run"):
+        load_model(tmp_path)
+
+
+def test_models_are_loaded_under_other_steps(finished):
+    _, workdir = finished
+    config = evaluation_config(workdir, {"depth.rtol": 1e-2, "depth.solver": "bosh3"})
+    assert (config.model.depth.rtol, config.model.depth.steps) == (1e-2, None)
+    for overrides, message in (
+        ({"depth.solvr": "rk4"}, "Did you mean 'depth.solver'"),
+        ({"depth.steps": "many"}, "does not fit the config"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            load_model(workdir, overrides)
+
+
+def test_a_number_that_is_not_finite_becomes_null(tmp_path):
+    with MetricsWriter(epath.Path(tmp_path), 0) as writer:
+        writer.write(1, {"train/loss": float("nan")})
+        writer.write(2, {"train/loss": 0.5})
+    assert [line["train/loss"] for line in read_metrics(tmp_path)] == [None, 0.5]
+    assert plot_curves(tmp_path).exists()
 
 
 def test_workdirs_that_cannot_be_used(tiny, tmp_path):

@@ -1,6 +1,5 @@
 """Saving and restoring runs. A workdir holds config.json and checkpoints/<step>/."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from odeformer import ViT
+from odeformer.errors import unknown
 from train import config as configs
 from train.config import CheckpointConfig, RunConfig
 from train.errors import BadInput
@@ -21,39 +21,68 @@ from train.state import TrainState, abstract_state
 def open_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
     """Makes the workdir, or takes one that holds the same run, and records the config in it.
 
+    A workdir without a checkpoint holds no run yet, whatever config was recorded.
+
     Raises:
-      BadInput: the workdir cannot be written, or holds a run with another config.
+      BadInput: the workdir cannot be written, or holds a run with another config or more steps.
     """
-    path = epath.Path(workdir)
-    record = path / "config.json"
     try:
-        if record.exists():
-            conflicts = configs.resume_conflicts(json.loads(record.read_text()), cfg.to_dict())
-            if conflicts:
-                raise BadInput(
-                    f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
-                    f"Take another --workdir, or delete this one. On resume only "
-                    f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
-                )
+        path = epath.Path(workdir)
+        done = _newest_step(path)
+        if done is not None:
+            _check_same_run(path, cfg, done)
         path.mkdir(parents=True, exist_ok=True)
-        record.write_text(configs.save(cfg))
+        (path / "config.json").write_text(configs.save(cfg))
     except OSError as error:
         raise BadInput(
-            f"workdir {path} cannot be written ({error.strerror or error}): take another --workdir"
+            f"workdir {workdir} cannot be written ({error.strerror or error}): take another "
+            "--workdir"
+        ) from error
+    except ImportError as error:
+        raise BadInput(
+            f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
+            "pip install 'etils[epath-gcs]'"
         ) from error
     return path
+
+
+def _newest_step(path: epath.Path) -> int | None:
+    """The step of a workdir's newest checkpoint; None where it holds none."""
+    folder = path / "checkpoints"
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
+    return max(steps, default=None)
+
+
+def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
+    conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
+    if conflicts:
+        raise BadInput(
+            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
+            f"Take another --workdir, or delete this one. On resume only "
+            f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
+        )
+    if cfg.train_steps < done:
+        raise BadInput(
+            f"{path} holds a run of {done} steps, config.train_steps={cfg.train_steps} was given: "
+            "give as many or more, or take another --workdir"
+        )
 
 
 def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     """Returns the config of the run in a workdir.
 
     Raises:
-      BadInput: the workdir holds no run.
+      BadInput: the workdir holds no run, or its config cannot be read.
     """
     record = epath.Path(workdir) / "config.json"
     if not record.exists():
         raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
-    return configs.load(record.read_text())
+    try:
+        return configs.load(record.read_text())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{record} is not the config of a run ({error}): restore it, or delete the workdir"
+        ) from error
 
 
 class Checkpoints:
@@ -128,25 +157,49 @@ def load_model(
 
     Args:
       workdir: of a run; a local folder or a gs:// address.
-      overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}.
+      overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
+        tolerance replaces the run's fixed steps, and the reverse.
 
     Returns:
       (model, variables), for `model.apply(variables, images)`; images standardised as the run's
-      data set does (`train.data.sources.load_splits(name)['test'].standardise`).
+      data set does (`train.data.sources.load_splits(config.data)['test'].standardise`).
 
     Raises:
-      BadInput: no run, no checkpoint, or weights that do not fit the config.
+      BadInput: no run, no checkpoint, a key or a value that the config refuses, or weights that do
+        not fit it.
+    """
+    config = evaluation_config(workdir, overrides or {})
+    return ViT(config.model), {"params": load_params(workdir, config)}
+
+
+def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -> RunConfig:
+    """Returns the config of a run to evaluate under, with the overrides {'group.key': value}.
+
+    Raises:
+      BadInput: no run, or a key or a value that the config refuses.
     """
     cfg = read_config(workdir)
-    with cfg.unlocked():
-        cfg.update_from_flattened_dict(dict(overrides or {}))
-    given = configs.with_other_steps(cfg.to_dict(), read_config(workdir).to_dict())
-    config = configs.from_config_dict(given)
-    return ViT(config.model), {"params": load_params(workdir, config)}
+    known = configs.flatten(cfg.to_dict())
+    for key in overrides:
+        if key not in known:
+            raise BadInput(str(unknown("config key", key, sorted(known))))
+    try:
+        cfg.update_from_flattened_dict(dict(overrides))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"a value does not fit the config: {error}") from error
+    return configs.from_config_dict(configs.for_evaluation(cfg.to_dict(), set(overrides)))
 
 
 def load_params(workdir: str | epath.Path, config: RunConfig) -> Any:
     """Returns the weights to evaluate with, of a run's newest checkpoint, on one device.
+
+    Args:
+      workdir: of the run.
+      config: of a model that the weights fit.
+
+    Returns:
+      The averaged weights where the run keeps them, else the newest: the tree of
+      `model.init(...)['params']`.
 
     Raises:
       BadInput: no checkpoint, or one that does not fit the config.

@@ -26,12 +26,12 @@ def run(
     help_text: str | None,
 ) -> int:
     """Runs a program and returns its exit code; bad input is told in a line, not in a traceback."""
-    if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
-        _print_help(argv, own_flags, help_text or "")
-        return DONE
     logging.set_verbosity(logging.WARNING)
     try:
-        main(argv)
+        if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
+            _print_help(argv, own_flags, help_text or "")
+        else:
+            main(argv)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -51,7 +51,10 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
 
 
 def parse_with_config(
-    argv: Sequence[str], own_flags: flags.FlagValues, cfg: ml_collections.ConfigDict | None = None
+    argv: Sequence[str],
+    own_flags: flags.FlagValues,
+    cfg: ml_collections.ConfigDict | None = None,
+    name: str = "config",
 ) -> ml_collections.ConfigDict:
     """Parses the flags, --config.key=value among them, and returns the config they leave.
 
@@ -59,16 +62,17 @@ def parse_with_config(
       argv: the command line.
       own_flags: the program's flags; filled in.
       cfg: the config whose keys the flags override; None to read it off --config=FILE.py.
+      name: of the flag, where it is not 'config'.
 
     Raises:
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
     if cfg is None:
-        _check_keys(argv, _load(flag_value(argv, "config")))
-        config_flags.DEFINE_config_file("config", flag_values=own_flags, sys_argv=list(argv))
+        _check_keys(argv, _load(flag_value(argv, name), name), name)
+        config_flags.DEFINE_config_file(name, flag_values=own_flags, sys_argv=list(argv))
     else:
-        _check_keys(argv, cfg)
-        config_flags.DEFINE_config_dict("config", cfg, flag_values=own_flags, sys_argv=list(argv))
+        _check_keys(argv, cfg, name)
+        config_flags.DEFINE_config_dict(name, cfg, flag_values=own_flags, sys_argv=list(argv))
     try:
         rest = own_flags(list(argv))
     except flags.UnrecognizedFlagError as error:
@@ -78,31 +82,44 @@ def parse_with_config(
         raise BadInput(str(error)) from error
     if len(rest) > 1:
         raise BadInput(f"unexpected argument {rest[1]!r}: flags are written --name=value")
-    parsed: Any = own_flags["config"].value
+    parsed: Any = own_flags[name].value
     return parsed
 
 
-def _load(spec: str | None) -> ml_collections.ConfigDict:
+def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
     """Returns the config of a FILE.py or FILE.py:argument, without its overrides."""
     if not spec:
-        raise BadInput("--config is missing: give a file of configs/, e.g. configs/digits.py")
+        raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
     if not pathlib.Path(spec.partition(":")[0]).is_file():
-        raise BadInput(f"--config: {spec.partition(':')[0]} is not a file")
+        raise BadInput(f"--{name}: {spec.partition(':')[0]} is not a file")
     values = flags.FlagValues()
     alone = ["", f"--config={spec}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=alone)
-    values(alone)
-    loaded: Any = values["config"].value
+    try:
+        values(alone)
+        loaded: Any = values["config"].value
+    except Exception as error:  # the file is a program of the user's
+        raise BadInput(
+            f"--{name}: {spec} does not give a config ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(loaded, ml_collections.ConfigDict):
+        raise BadInput(f"--{name}: get_config() of {spec} does not return a ConfigDict")
     return loaded
 
 
-def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict) -> None:
+def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
+    """Returns the keys that --config.key=value flags set, e.g. {'depth.solver'}."""
+    prefix = f"{name}."
+    names = (arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-"))
+    names = (name.removeprefix("no") if name.startswith(f"no{prefix}") else name for name in names)
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str) -> None:
     """Refuses --config.key where the config has no such key."""
     keys = flatten(cfg.to_dict())
-    for arg in argv[1:]:
-        name = arg.lstrip("-").partition("=")[0]
-        key = name.removeprefix("config.")
-        if arg.startswith("-") and key != name and key not in keys:
+    for key in changed_keys(argv, name):
+        if key not in keys:
             raise BadInput(str(unknown("config key", key, sorted(keys))))
 
 
@@ -112,9 +129,11 @@ def _print_help(argv: Sequence[str], own_flags: flags.FlagValues, help_text: str
     for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
-    print("  --config.KEY=VALUE\n      Overrides a key of the config.")
-    spec = flag_value(argv, "config")
-    if spec:
-        print(f"\nThe keys of {spec}:")
-        for key, value in flatten(_load(spec).to_dict()).items():
-            print(f"  {key} = {value}")
+    for name in ("config", "study"):
+        if f"--{name}" in help_text:
+            print(f"  --{name}.KEY=VALUE\n      Overrides a key of the {name}.")
+        spec = flag_value(argv, name)
+        if spec:
+            print(f"\nThe keys of {spec}:")
+            for key, value in flatten(_load(spec, name).to_dict()).items():
+                print(f"  {key} = {value}")

@@ -4,13 +4,13 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from odeformer import DepthConfig, ViTConfig
+from odeformer import DepthConfig, ViTConfig, solvers
 from odeformer.errors import unknown
 from train.errors import BadInput
 
@@ -111,6 +111,7 @@ class RunConfig:
         positive = {
             "train_steps": self.train_steps,
             "batch_size": self.batch_size,
+            "data.repeats": self.data.repeats,
             "checkpoint.every_steps": self.checkpoint.every_steps,
             "checkpoint.keep": self.checkpoint.keep,
             "eval.every_steps": self.eval.every_steps,
@@ -128,6 +129,7 @@ class RunConfig:
             "optimizer.ema_decay": self.optimizer.ema_decay,
             "optimizer.label_smoothing": self.optimizer.label_smoothing,
             "data.augment.zoom": self.data.augment.zoom,
+            "data.augment.crop_min_area": self.data.augment.crop_min_area,
         }
         for name, value in fractions.items():
             if value is not None and not 0 <= value < 1:
@@ -135,12 +137,25 @@ class RunConfig:
         others = {
             "seed": self.seed,
             "optimizer.weight_decay": self.optimizer.weight_decay,
+            "data.validation": self.data.validation,
+            "data.workers": self.data.workers,
             "data.augment.shift_px": self.data.augment.shift_px,
             "data.augment.rotate_degrees": self.data.augment.rotate_degrees,
+            "data.augment.crop_padding_px": self.data.augment.crop_padding_px,
+            "data.augment.randaugment_ops": self.data.augment.randaugment_ops,
+            "data.augment.mixup": self.data.augment.mixup,
+            "data.augment.cutmix": self.data.augment.cutmix,
         }
         for name, value in others.items():
             if not value >= 0:
                 raise BadInput(f"config.{name} is 0 or more; {value} was given")
+        bounds = {
+            "data.augment.randaugment_magnitude": (self.data.augment.randaugment_magnitude, 10),
+            "data.augment.erasing": (self.data.augment.erasing, 1),
+        }
+        for name, (value, most) in bounds.items():
+            if not 0 <= value <= most:
+                raise BadInput(f"config.{name} is in [0, {most}]; {value} was given")
         if not 0 <= self.optimizer.warmup_steps < self.train_steps:
             raise BadInput(
                 f"config.optimizer.warmup_steps={self.optimizer.warmup_steps} does not lie in "
@@ -159,13 +174,16 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunC
         of the wrong type or out of range.
     """
     given = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else dict(cfg)
-    depth = _build(DepthConfig, given.pop("depth", {}), "depth")
     accepted = {field.name for field in dataclasses.fields(RunConfig)} | {"depth"}
     for key in given:
         if key not in accepted:
             raise _unknown_key(key, sorted(accepted))
-    model = dict(given.pop("model", {}))
-    return _build(RunConfig, given | {"model": model | {"depth": depth}}, "")
+    for group in ("depth", "model"):
+        if not isinstance(given.get(group), Mapping):
+            was = f"{given[group]!r} was given" if group in given else "it is missing"
+            raise BadInput(f"config.{group} is a group of keys; {was}")
+    depth = _build(DepthConfig, given.pop("depth"), "depth")
+    return _build(RunConfig, given | {"model": {**given["model"], "depth": depth}}, "")
 
 
 def to_config_dict(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -208,22 +226,25 @@ def resume_conflicts(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list
     ]
 
 
-def with_other_steps(given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a config for evaluation: tolerances replace the run's fixed steps, or the reverse.
+def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:
+    """Returns a run's config to evaluate under: what was changed replaces what stands against it.
+
+    A tolerance replaces the run's fixed steps, fixed steps or a solver without an error estimate
+    replace its tolerances. No gradient is taken, so the adjoint is the default one.
 
     Args:
-      given: the run's config with changes to evaluate under.
-      trained: the run's own config.
+      given: the run's config with the changes.
+      changed: the keys that were changed, as 'depth.solver'.
     """
-    depth = dict(given["depth"])
-    was_adaptive = trained["depth"]["rtol"] is not None
-    if depth["rtol"] is not None and not was_adaptive:
-        if depth["steps"] == trained["depth"]["steps"]:
-            depth["steps"] = None
-        if depth["adjoint"] == "store":  # for fixed steps alone, and no gradient is taken
-            depth["adjoint"] = "checkpoint"
-    if was_adaptive and depth["steps"] is not None:
-        depth |= {"rtol": None, "atol": None, "max_steps": None}
+    depth = {**given["depth"], "adjoint": "checkpoint", "policy": None}
+    fixed = not {"depth.rtol", "depth.atol", "depth.max_steps"} & set(changed) and (
+        "depth.steps" in changed
+        or (depth["solver"] in solvers.NAMES and not solvers.is_adaptive(depth["solver"]))
+    )
+    if fixed:
+        depth |= {"rtol": None, "atol": None, "max_steps": None, "per_sample": False}
+    elif "depth.rtol" in changed and "depth.steps" not in changed:
+        depth["steps"] = None
     return {**given, "depth": depth}
 
 

@@ -6,23 +6,25 @@ python -m train.evaluate --workdir=runs/digits --solvers=all
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from odeformer import DepthConfig, ViTConfig, solvers
+from odeformer import DepthConfig, solvers
 from odeformer.errors import unknown
 from train import checkpoint, command_line
-from train.config import RunConfig, from_config_dict, with_other_steps
-from train.data.arrays import Images
-from train.data.pipeline import eval_batches
+from train.config import RunConfig, for_evaluation, from_config_dict
+from train.data.arrays import Split
+from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
-from train.mesh import make_mesh, put_batch
+from train.mesh import device_mesh, put_batch
 from train.step import make_eval_step
 
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
@@ -39,31 +41,45 @@ flags.DEFINE_list(
 )
 
 
-def evaluate(
-    params: Any, model: ViTConfig, data: Images, batch_size: int, mesh: Mesh, step: Any = None
-) -> dict[str, float]:
-    """Evaluates the weights on every example of a split, each counted once.
+def score(
+    params: Any, data: Split, batch_size: int, mesh: Mesh, step: Any, workers: int = 0
+) -> dict[str, np.ndarray]:
+    """Scores every example of a split once, in order.
+
+    The answer does not depend on the batch size or the number of processes, but for solves whose
+    adaptive steps a batch shares.
 
     Args:
       params: the model's parameters.
-      model: the model's config.
       data: the split.
-      batch_size: examples a batch; the last is filled up, its filling not counted.
+      batch_size: the most examples a batch may hold; batches are made equal, so that the least
+        filling is needed, and the filling is left out.
       mesh: the devices.
-      step: a jitted step of `make_eval_step`, to use again; one is made if none is given.
+      step: a step of `make_eval_step`.
+      workers: processes that gather; 0: none.
 
     Returns:
-      loss (nats), accuracy, nfe (evaluations of all terms in one pass, the mean over batches) and
-      failed_solves.
+      loss (nats), correct, nfe and failed of each example, float32 [N].
     """
-    step = make_eval_step(model, data, mesh) if step is None else step
-    sums = [step(params, put_batch(mesh, batch)) for batch in eval_batches(data, batch_size)]
-    total = {name: float(sum(float(batch[name]) for batch in sums)) for name in sums[0]}
+    size = eval_batch_size(len(data), batch_size, mesh.size)
+    batches = eval_batches(data, size, jax.process_index(), jax.process_count(), workers)
+    scores, pending = [], None
+    for batch in batches:
+        ahead = step(params, put_batch(mesh, batch))
+        if pending is not None:
+            scores.append(jax.device_get(pending))
+        pending = ahead
+    scores.append(jax.device_get(pending))
+    return {name: np.concatenate([s[name] for s in scores])[: len(data)] for name in scores[0]}
+
+
+def summarise(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns loss (nats), accuracy, nfe, all means, and failed_solves, a number of examples."""
     return {
-        "loss": total["loss"] / total["weight"],
-        "accuracy": total["correct"] / total["weight"],
-        "nfe": total["nfe"] / len(sums),
-        "failed_solves": total["failed_solves"],
+        "loss": float(scores["loss"].mean(dtype=np.float64)),
+        "accuracy": float(scores["correct"].mean(dtype=np.float64)),
+        "nfe": float(scores["nfe"].mean(dtype=np.float64)),
+        "failed_solves": float(scores["failed"].sum()),
     }
 
 
@@ -84,17 +100,29 @@ def depths(config: DepthConfig, names: Sequence[str]) -> list[DepthConfig]:
 
 
 def compare(
-    params: Any, config: RunConfig, data: Images, rows: Sequence[DepthConfig], console: Console
+    params: Any, config: RunConfig, data: Split, rows: Sequence[DepthConfig], console: Console
 ) -> list[dict[str, Any]]:
-    """Evaluates the same weights at each depth, and prints the table."""
-    mesh = make_mesh(config.mesh, config.eval.batch_size)
+    """Evaluates the same weights at each depth, and prints the table.
+
+    Args:
+      params: the model's parameters.
+      config: of the run; its own depth is marked in the table.
+      data: the split.
+      rows: the depths.
+      console: where the table is printed.
+
+    Returns:
+      solver, steps and the metrics of `summarise`, for each row.
+    """
+    mesh = device_mesh(config.mesh)
     table = Table(title="the same weights under other solvers")
-    for column in ("solver", "steps a group", "accuracy", "loss", "NFE", "failed solves"):
+    for column in ("solver", "steps a group", "accuracy", "loss", "NFE", "failed"):
         table.add_column(column, justify="left" if column == "solver" else "right")
     results = []
     for depth in rows:
-        model = dataclasses.replace(config.model, depth=depth)
-        metrics = evaluate(params, model, data, config.eval.batch_size, mesh)
+        step = make_eval_step(dataclasses.replace(config.model, depth=depth), data, mesh)
+        scores = score(params, data, config.eval.batch_size, mesh, step, config.data.workers)
+        metrics = summarise(scores)
         steps = f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
         trained = (
             depth.solver == config.model.depth.solver and depth.rtol == config.model.depth.rtol
@@ -108,16 +136,19 @@ def compare(
             f"{metrics['failed_solves']:g}",
         )
         results.append({"solver": depth.solver, "steps": steps, **metrics})
-    table.caption = "* as trained (or as the flags say). NFE: evaluations of attention and of MLP."
+    table.caption = (
+        "* as trained (or as the flags say). NFE: evaluations of attention and of MLP. failed: "
+        "examples whose solve ran out of steps."
+    )
     console.print(table)
     return results
 
 
-def check_data(config: RunConfig, splits: dict[str, Images]) -> None:
+def check_data(config: RunConfig, splits: Mapping[str, Split]) -> None:
     """Raises BadInput where the data set and the model do not fit one another."""
     data = splits["train"]
     for name, have, want in (
-        ("image shape", data.images.shape[1:], config.model.image_shape),
+        ("image shape", data.image_shape, config.model.image_shape),
         ("number of classes", data.classes, config.model.classes),
     ):
         if have != want:
@@ -132,9 +163,9 @@ def main(argv: Sequence[str]) -> None:
     workdir = command_line.flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
-    trained = checkpoint.read_config(workdir)
     cfg = command_line.parse_with_config(argv, FLAGS, checkpoint.read_config(workdir))
-    config = from_config_dict(with_other_steps(cfg.to_dict(), trained.to_dict()))
+    given = for_evaluation(cfg.to_dict(), command_line.changed_keys(argv))
+    config = from_config_dict(given)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
@@ -145,7 +176,7 @@ def main(argv: Sequence[str]) -> None:
             if name not in solvers.NAMES:
                 raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
         rows = depths(config.model.depth, chosen)
-    splits = load_splits(config.data.name)
+    splits = load_splits(config.data, config.model.image_shape[:2], config.seed)
     check_data(config, splits)
     compare(checkpoint.load_params(workdir, config), config, splits[split], rows, Console())
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from train.checkpoint import Checkpoints, count_parameters, open_workdir
 from train.config import RunConfig, from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
-from train.evaluate import check_data, evaluate
-from train.mesh import make_mesh, put_batch, replicated
-from train.metrics import MetricsWriter
+from train.evaluate import check_data, score, summarise
+from train.mesh import check_batch, device_mesh, put_batch, replicated
+from train.metrics import MetricsWriter, write_scores
 from train.optimizer import make_optimizer
 from train.plots import plot_curves
 from train.progress import RunProgress, describe
@@ -27,19 +28,19 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
 
     Args:
       cfg: the run's config.
-      workdir: where metrics.jsonl, events/, checkpoints/ and curves.png are written; a local
-        folder or a gs:// address.
+      workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz and curves.png are
+        written; a local folder or a gs:// address.
 
     Returns:
-      The last line of metrics.jsonl: step, test/loss, test/accuracy and test/nfe.
+      The last line of metrics.jsonl: step, test/loss, test/accuracy, test/nfe and the like.
 
     Raises:
       BadInput: a config, workdir or data set that is refused.
     """
     config = from_config_dict(cfg)
-    mesh = make_mesh(config.mesh, config.batch_size)
-    make_mesh(config.mesh, config.eval.batch_size)
-    splits = load_splits(config.data.name)
+    mesh = device_mesh(config.mesh)
+    check_batch(mesh, config.batch_size)
+    splits = load_splits(config.data, config.model.image_shape[:2], config.seed)
     check_data(config, splits)
     path = open_workdir(workdir, cfg)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
@@ -56,9 +57,16 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             start,
             jax.process_index(),
             jax.process_count(),
+            config.data.repeats,
+            config.data.workers,
         )
         train_step = make_train_step(config, splits["train"], mesh)
-        eval_step = make_eval_step(config.model, splits["validation"], mesh)
+        eval_step = make_eval_step(config.model, splits["train"], mesh)
+
+        def score_split(name: str) -> dict[str, np.ndarray]:
+            size, workers = config.eval.batch_size, config.data.workers
+            return score(state.eval_params, splits[name], size, mesh, eval_step, workers)
+
         first = jax.process_index() == 0
         with (
             MetricsWriter(path, start) as writer,
@@ -73,29 +81,25 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
                 progress.advance(step)
                 if step % config.eval.every_steps == 0 or step == config.train_steps:
                     pending.flush(writer, progress)
-                    scores = evaluate(
-                        state.eval_params,
-                        config.model,
-                        splits["validation"],
-                        config.eval.batch_size,
-                        mesh,
-                        eval_step,
-                    )
-                    scores = {f"val/{name}": value for name, value in scores.items()}
+                    scores = _named("val", summarise(score_split("validation")))
                     writer.write(step, scores)
                     progress.note(f"step {step:>6}  validation  {describe(scores)}")
                     pending.restart_clock(step)
                 if step % config.checkpoint.every_steps == 0 or step == config.train_steps:
                     pending.flush(writer, progress)  # a resume goes on behind what is written
                     checkpoints.save(state, step)
-            test = evaluate(
-                state.eval_params, config.model, splits["test"], config.eval.batch_size, mesh
-            )
-            test = {f"test/{name}": value for name, value in test.items()}
+            scores = score_split("test")
+            if first:
+                write_scores(path, scores)
+            test = _named("test", summarise(scores))
             writer.write(config.train_steps, test)
             progress.note(f"test  {describe(test)}")
     progress.note(f"curves: {plot_curves(path)}")
     return {"step": config.train_steps, **test}
+
+
+def _named(split: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
 class _Pending:
@@ -104,6 +108,7 @@ class _Pending:
     def __init__(self, config: RunConfig, start: int):
         self._config = config
         self._held: tuple[int, dict[str, Any]] | None = None
+        self._compiled = False
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
@@ -112,7 +117,7 @@ class _Pending:
 
     def hold(self, step: int, metrics: dict[str, Any]) -> None:
         """Keeps the metrics of a step that is due to be logged."""
-        if step % self._config.log.every_steps == 0 or step == 1:
+        if step % self._config.log.every_steps == 0 or not self._compiled:
             self._held = (step, metrics)
 
     def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
@@ -123,10 +128,10 @@ class _Pending:
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
         since_step, since = self._clock
         now = time.perf_counter()
-        if step > since_step and step > 1:
+        if self._compiled and step > since_step:
             images = (step - since_step) * self._config.batch_size
             values["train/images_per_sec"] = images / (now - since)
-        self._held, self._clock = None, (step, now)
+        self._held, self._clock, self._compiled = None, (step, now), True
         writer.write(step, values)
         progress.show(step, values)
 

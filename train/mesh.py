@@ -11,14 +11,14 @@ from train.config import MeshConfig
 from train.errors import BadInput
 
 
-def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
+def device_mesh(config: MeshConfig) -> Mesh:
     """Returns a mesh of all devices with the axis 'data', over which batches are split.
 
     The axis is Auto: the compiler places the collectives. (Explicit axes, the default of
     `jax.make_mesh`, are refused by every diffrax solve.)
 
     Raises:
-      BadInput: an axis that the devices do not fill, or that does not divide the batch.
+      BadInput: an axis that the devices do not fill.
     """
     devices = jax.device_count()
     size = devices if config.data == -1 else config.data
@@ -27,12 +27,16 @@ def make_mesh(config: MeshConfig, batch_size: int) -> Mesh:
             f"config.mesh.data={config.data} does not fill the {devices} devices: give {devices}, "
             "or -1 for all of them"
         )
-    if batch_size % size:
-        raise BadInput(
-            f"a batch of {batch_size} does not divide over mesh.data={size} devices: take a "
-            f"multiple of {size}"
-        )
     return jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raises BadInput where the training batch does not divide over the devices."""
+    if batch_size % mesh.size:
+        raise BadInput(
+            f"config.batch_size={batch_size} does not divide over the {mesh.size} devices: take a "
+            f"multiple of {mesh.size}"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

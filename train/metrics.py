@@ -1,9 +1,11 @@
 """Where the metrics of a run go: metrics.jsonl and TensorBoard events."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 from tensorboardX import SummaryWriter
 
@@ -44,5 +46,22 @@ def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def write_scores(workdir: epath.Path, scores: Mapping[str, np.ndarray]) -> None:
+    """Writes the scores of each test example, [N] in the split's order, to test_scores.npz."""
+    with (workdir / "test_scores.npz").open("wb") as file:
+        np.savez(file, **scores)
+
+
+def read_scores(workdir: str | epath.Path) -> dict[str, np.ndarray]:
+    """Returns what `write_scores` wrote."""
+    with (epath.Path(workdir) / "test_scores.npz").open("rb") as file:
+        return dict(np.load(file))
+
+
 def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(dict(values)) + "\n"
+    """A line of JSON; a number that is not finite, for which JSON has no word, becomes null."""
+    finite = {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None
+        for name, value in values.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,10 +1,12 @@
 """What a run changes from step to step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Sharding
 
@@ -27,13 +29,15 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def make_init(config: RunConfig, optimizer: optax.GradientTransformation):
-    """Returns the function () -> TrainState that initialises a run."""
+def make_init(
+    config: RunConfig, optimizer: optax.GradientTransformation
+) -> Callable[[int | jax.Array], TrainState]:
+    """Returns the function (seed) -> TrainState that initialises a run."""
     model = ViT(config.model)
 
-    def init_state() -> TrainState:
+    def init(seed: int | jax.Array) -> TrainState:
         images = jnp.zeros((1, *config.model.image_shape))
-        params = model.init(jax.random.key(config.seed), images)["params"]
+        params = model.init(jax.random.key(seed), images)["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -41,14 +45,14 @@ def make_init(config: RunConfig, optimizer: optax.GradientTransformation):
             ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
         )
 
-    return init_state
+    return init
 
 
 def abstract_state(
     config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding | None = None
 ) -> TrainState:
     """Returns the state's shapes, dtypes and shardings, at no cost."""
-    shapes = jax.eval_shape(make_init(config, optimizer))
+    shapes = jax.eval_shape(make_init(config, optimizer), config.seed)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )
@@ -58,4 +62,5 @@ def init_state(
     config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding
 ) -> TrainState:
     """Returns the initial state, born with its sharding: no other copy of it ever exists."""
-    return jax.jit(make_init(config, optimizer), out_shardings=sharding)()
+    init = jax.jit(make_init(config, optimizer), out_shardings=sharding)
+    return init(np.uint32(config.seed))

@@ -1,1 +1,1 @@
-"""Data: sources of examples, the order they are read in, and what is done to them on the device."""
+"""Data on the host: sources of labelled images, and the batches made of them."""

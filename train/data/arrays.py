@@ -1,15 +1,58 @@
-"""Labelled images that fit in memory."""
+"""Labelled images: what a split offers, and the splits that fit in memory."""
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+class Split(Protocol):
+    """One split of a data set of labelled images, as the trainer reads it."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The training pixels' mean by channel, as a fraction of the brightest."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Their standard deviation, likewise."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of every image that `gather` returns."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the examples of that index [n]: image uint8, label and index int32.
+
+        What is drawn at random on the host comes from the index and the draw [n] alone; without
+        draws nothing is random.
+        """
+        ...
+
+    def to_unit(self, images: jax.Array) -> jax.Array:
+        """Pixels uint8 -> fractions of the brightest, float32."""
+        ...
+
+    def standardise(self, images: jax.Array) -> jax.Array:
+        """Fractions of the brightest -> about mean 0 and standard deviation 1, float32."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """One split of a data set of labelled images.
+    """A split in memory.
 
     Attributes:
       images: [N, height, width, channels] uint8.
@@ -30,8 +73,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the batch of these examples: image, label, index."""
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
+        return self.images.shape[1:]
+
+    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the batch of these examples: image, label, index. Nothing in it is random."""
         return {
             "image": self.images[index],
             "label": self.labels[index],
@@ -45,3 +93,18 @@ class Images:
     def standardise(self, images: jax.Array) -> jax.Array:
         """Fractions of the peak -> mean 0 and standard deviation 1 by channel, float32."""
         return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation by channel of uint8 images, as fractions of the peak.
+
+    Exact: from the counts of the 256 values, without a copy of the images in floats.
+    """
+    levels = np.arange(256) / peak
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        shares = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        mean = float(shares @ levels)
+        means.append(mean)
+        stds.append(float(np.sqrt(shares @ (levels - mean) ** 2)))
+    return tuple(means), tuple(stds)

@@ -4,87 +4,152 @@ from collections.abc import Iterator
 
 import grain
 import numpy as np
+from absl import flags
 
-from train.data.arrays import Images
+from train.data.arrays import Split
 from train.errors import BadInput
 
 Batch = dict[str, np.ndarray]
 
 
 class BatchOrder:
-    """The indices of each global batch: a function of the seed and the step alone.
+    """The examples of each global batch: a function of the seed and the step alone.
 
     The examples are shuffled anew each epoch and read one epoch behind the other, so that every
-    example is read once an epoch, whatever the batch size. A process sees its contiguous part.
+    example is read once an epoch, whatever the batch size. With repeats a batch holds each of its
+    examples that often (repeated augmentation: Hoffer et al. 2020, arXiv 1901.09335; Touvron et
+    al. 2021). A process sees its contiguous part.
     """
 
     def __init__(
-        self, examples: int, batch_size: int, steps: int, seed: int, process: int, processes: int
+        self,
+        examples: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        repeats: int = 1,
     ):
-        self._examples, self._batch_size, self._steps, self._seed = (
-            examples,
-            batch_size,
-            steps,
-            seed,
-        )
+        self._examples, self._steps, self._seed = examples, steps, seed
+        self._distinct, self._repeats = batch_size // repeats, repeats
         share = batch_size // processes
         self._part = slice(process * share, (process + 1) * share)
 
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns the indices of step `index`."""
-        places = (index * self._batch_size + np.arange(self._batch_size))[self._part]
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the indices of step `step` (from 0), and the number of the draw of each."""
+        places = np.repeat(step * self._distinct + np.arange(self._distinct), self._repeats)
+        repeat = np.tile(np.arange(self._repeats), self._distinct)
+        places, draw = places[self._part], (step * self._repeats + repeat)[self._part]
         examples = np.empty(len(places), np.int64)
         for epoch in np.unique(places // self._examples):
             here = places // self._examples == epoch
             examples[here] = self._permutation(int(epoch))[places[here] % self._examples]
-        return examples
+        return examples, draw.astype(np.int32)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._seed, epoch)).permutation(self._examples)
+        if epoch != self._kept[0]:
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._examples)
+            self._kept = (epoch, order)
+        return self._kept[1]
+
+    _kept: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # the newest epoch's order
 
 
 def train_batches(
-    data: Images,
+    data: Split,
     batch_size: int,
     steps: int,
     seed: int,
     start_step: int = 0,
     process: int = 0,
     processes: int = 1,
+    repeats: int = 1,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Yields this process's part of the batches of steps start_step to steps - 1.
+    """Returns an iterator over this process's part of the batches of steps start_step to steps - 1.
 
-    Batches are gathered whole from the arrays, ahead of their use, in one background thread.
+    Batches are gathered whole, ahead of their use: in one background thread, or in worker
+    processes, which changes nothing but the time. Each holds image, label and index, as
+    `data.gather` returns them, and 'draw' int32, the number of the draw: what is random about an
+    example is a function of the seed, its index and its draw, which no two entries share.
+
+    Args:
+      data: the split.
+      batch_size: examples of a global batch, repeats included.
+      steps: training steps of the run.
+      seed: of the order.
+      start_step: steps that are done already.
+      process: number of this process, from 0.
+      processes: how many processes read parts of the batches.
+      repeats: how often a batch holds each of its examples.
+      workers: processes that gather; 0: none, a thread does.
 
     Raises:
-      BadInput: a batch larger than the split, or one that the processes do not divide.
+      BadInput: a batch larger than the split, or one that processes or repeats do not divide.
     """
-    if batch_size > len(data):
+    if batch_size > len(data) * repeats:
         raise BadInput(
             f"config.batch_size={batch_size} is larger than the training split of {len(data)} "
             "examples: take a smaller batch"
         )
-    if batch_size % processes:
-        raise BadInput(
-            f"config.batch_size={batch_size} is not a multiple of the {processes} processes"
-        )
-    order = BatchOrder(len(data), batch_size, steps, seed, process, processes)
-    batches = grain.MapDataset.source(order)[start_step:].map(data.gather)
-    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    return iter(batches.to_iter_dataset(reading))
+    for number, name in ((processes, "processes"), (repeats, "config.data.repeats")):
+        if batch_size % number:
+            raise BadInput(
+                f"config.batch_size={batch_size} is not a multiple of the {number} {name}"
+            )
+    order = BatchOrder(len(data), batch_size, steps, seed, process, processes, repeats)
+
+    def gather(item: tuple[np.ndarray, np.ndarray]) -> Batch:
+        index, draw = item
+        return data.gather(index, draw) | {"draw": draw}
+
+    return _read_ahead(grain.MapDataset.source(order)[start_step:].map(gather), workers)
 
 
-def eval_batches(data: Images, batch_size: int) -> Iterator[Batch]:
-    """Yields batches that cover every example once, in order, each of batch_size.
+def eval_batch_size(examples: int, batch_size: int, multiple: int) -> int:
+    """Returns the size of the equal batches that cover a split with the least filling.
 
-    The last is filled up with copies of its first example; 'weight' float32 is 1 for an example
-    and 0 for a copy.
+    Args:
+      examples: of the split.
+      batch_size: the most examples a batch may hold.
+      multiple: what divides a batch: the devices it is split over.
     """
-    for start in range(0, len(data), batch_size):
-        index = np.arange(start, min(start + batch_size, len(data)))
-        copies = batch_size - len(index)
-        batch = data.gather(np.concatenate([index, np.full(copies, start)]))
-        yield batch | {"weight": np.repeat([1.0, 0.0], [len(index), copies]).astype(np.float32)}
+    batches = -(-examples // batch_size)
+    return -(-examples // (batches * multiple)) * multiple
+
+
+def eval_batches(
+    data: Split, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """Returns an iterator over batches that cover every example once, in order.
+
+    Args:
+      data: the split.
+      batch_size: examples of a batch over all processes; the last batch is filled up with copies of
+        the split's last example.
+      process: number of this process, which sees its contiguous part of each batch.
+      processes: how many there are.
+      workers: processes that gather; 0: none, a thread does.
+    """
+    share = batch_size // processes
+
+    def gather(start: int) -> Batch:
+        places = start + process * share + np.arange(share)
+        return data.gather(np.minimum(places, len(data) - 1))
+
+    starts = grain.MapDataset.range(0, len(data), batch_size)
+    return _read_ahead(starts.map(gather), workers)
+
+
+def _read_ahead(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
+    """Reads in a thread, or in worker processes, a few batches ahead of their use."""
+    reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain hands its workers absl's flags
+            flags.FLAGS.mark_as_parsed()
+        reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(reading)

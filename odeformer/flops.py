@@ -1,0 +1,155 @@
+"""Model FLOPs: the matrix products of a program, counted and calculated.
+
+Matrix products alone, 2 a multiply-add: norms, softmax, activations and sums are left out, as is
+usual (Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from odeformer import solvers
+from odeformer.vit import ViT, ViTConfig
+
+_PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
+_TIME_FEATURES = 64  # of layers.TimeEmbedding
+
+
+def count(function: Callable[..., Any], *args: Any) -> int:
+    """Returns the FLOPs of a function's matrix products, counted in its jaxpr.
+
+    A scan counts as often as it runs, a conditional as its most expensive branch. Nothing is
+    computed.
+
+    Args:
+      function: any function of JAX.
+      *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      ValueError: a while loop, whose trip count is not known before it runs: count one evaluation
+        of the field and multiply by the solve's nfe.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> count(jnp.dot, jax.ShapeDtypeStruct((2, 3), "float32"), jnp.ones((3, 5)))
+      60
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+
+
+def _count_equation(equation: core.JaxprEqn) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return 2 * summed * math.prod(equation.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval.shape
+        out_axis = params["dimension_numbers"].rhs_spec[0]
+        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_axis]
+    if name == "while":
+        raise ValueError(
+            "a while loop (an adaptive solve, or an adjoint of diffrax) has no trip count before "
+            "it runs: count fixed steps under adjoint 'checkpoint' or 'store', or one evaluation, "
+            "and multiply it by the solve's nfe"
+        )
+    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+    """The programs inside an equation, wherever its primitive keeps them."""
+    for leaf in jax.tree.leaves(dict(params), is_leaf=lambda x: isinstance(x, _PROGRAMS)):
+        if isinstance(leaf, core.ClosedJaxpr):
+            yield leaf.jaxpr
+        elif isinstance(leaf, core.Jaxpr):
+            yield leaf
+
+
+def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
+    """Returns the FLOPs of one evaluation of attention, and of the MLP, for one sequence.
+
+        attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M
+
+    Args:
+      width: D, size of the state's last axis.
+      mlp: M, hidden size of the MLP.
+      tokens: N, tokens of the sequence.
+    """
+    attention = 8 * tokens * width**2 + 4 * tokens**2 * width
+    return attention, 4 * tokens * width * mlp
+
+
+def evaluations(config: ViTConfig) -> np.ndarray:
+    """Returns how often a forward pass of fixed steps evaluates each term, int [terms].
+
+    Raises:
+      ValueError: adaptive steps, whose number depends on the input.
+    """
+    depth = config.depth
+    if depth.fixed_steps is None:
+        raise ValueError(
+            f"rtol={depth.rtol} gives each input steps of its own: take the nfe that the model "
+            "reports, or fixed steps"
+        )
+    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, terms=2)
+
+
+def vit(config: ViTConfig, nfe: tuple[int, int] | None = None) -> int:
+    """Returns the model FLOPs of one image's forward pass, as calculated.
+
+    Equal to what `count` finds in the program for one image (of the unfused sum: fusing changes
+    how the same function is computed).
+
+    Args:
+      config: of the model.
+      nfe: evaluations of attention and of the MLP; by default those of the config's fixed steps,
+        for adaptive steps those that the model reported.
+
+    Raises:
+      ValueError: adaptive steps and no nfe.
+    """
+    width, (rows, columns) = config.width, config.grid
+    tokens = rows * columns + (config.pool == "token")
+    embedding = 2 * rows * columns * config.patch_size**2 * config.channels * width
+    head = 2 * width * config.classes
+    time = 2 * _TIME_FEATURES * width if config.time == "additive" else 0
+    terms = [term + time for term in evaluation(width, config.mlp, tokens)]
+    counts = evaluations(config) if nfe is None else nfe
+    return int(embedding + head + sum(n * term for n, term in zip(counts, terms, strict=True)))
+
+
+def recomputed(config: ViTConfig) -> int:
+    """Returns the FLOPs that the adjoint's recomputation adds to one image's training step.
+
+    Counted: those of the gradient under the config's adjoint less those under 'store', which keeps
+    everything.
+
+    Raises:
+      ValueError: adaptive steps, or an adjoint whose loops have no known trip count.
+    """
+
+    def gradient(adjoint: str, policy: str | None) -> int:
+        depth = dataclasses.replace(config.depth, adjoint=adjoint, policy=policy)
+        model = ViT(dataclasses.replace(config, depth=depth))
+        return count(
+            jax.grad(lambda variables, images: model.apply(variables, images).sum()),
+            variables,
+            images,
+        )
+
+    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
+    variables = jax.eval_shape(ViT(config).init, jax.random.key(0), images)
+    return gradient(config.depth.adjoint, config.depth.policy) - gradient("store", None)

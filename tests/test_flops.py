@@ -1,0 +1,75 @@
+"""FLOPs: counted in the program equal to calculated, gradients, recomputation. On shapes alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from odeformer import DepthConfig, ViT, ViTConfig, flops, solvers
+
+BASE = ViTConfig(image_size=8, patch_size=2, classes=7, width=16, heads=2, mlp=24)
+IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+EMBEDDING = 2 * 16 * 12 * 16  # 16 patches of 2 * 2 * 3 pixels, width 16
+
+
+def program(**changes):
+    """A model's forward pass as (variables, images) -> logits, with the variables' shapes."""
+    config = dataclasses.replace(BASE, **changes)
+    model = ViT(config)
+    return config, model.apply, jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+
+
+@pytest.mark.parametrize("solver", solvers.NAMES)
+@pytest.mark.parametrize("share", [1, 2])
+def test_counted_equals_calculated(solver, share):
+    pool, time = ("token", "none") if share == 1 else ("mean", "additive")
+    depth = DepthConfig(layers=4, share=share, solver=solver)
+    config, apply, variables = program(depth=depth, pool=pool, time=time)
+    assert flops.count(apply, variables, IMAGES) == flops.vit(config)
+
+
+@pytest.mark.parametrize("solver", ["lie_trotter", "strang", "euler", "rk4"])
+def test_a_gradient_is_two_forwards_less_the_images_own(solver):
+    depth = DepthConfig(layers=4, share=2, solver=solver, adjoint="store")
+    config, apply, variables = program(depth=depth)
+    loss = lambda variables, images: apply(variables, images).sum()
+    counted = flops.count(jax.grad(loss), variables, IMAGES)
+    assert counted == 3 * flops.vit(config) - EMBEDDING
+    assert flops.recomputed(config) == 0
+
+
+def test_a_parallel_layer_recomputes_all_but_its_output_products():
+    depth = DepthConfig(layers=4, solver="euler", adjoint="checkpoint")
+    config, _, _ = program(depth=depth)
+    tokens, width, mlp = 17, 16, 24
+    outputs = 2 * tokens * width * (width + mlp)  # attention's and the MLP's, linear and last
+    assert flops.recomputed(config) == 4 * (sum(flops.evaluation(width, mlp, tokens)) - outputs)
+
+
+def test_loops_and_branches():
+    product = lambda x: x @ x
+    x = jnp.ones((3, 3))
+    one = 2 * 3**3
+    looped = lambda x: jax.lax.scan(lambda y, _: (product(y), None), x, None, length=5)[0]
+    assert flops.count(looped, x) == 5 * one
+    either = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, product, x)
+    assert flops.count(either, x) == 2 * one
+    batched = lambda x: jnp.einsum("bij,bjk->bik", x, x)
+    assert flops.count(batched, jnp.ones((4, 3, 3))) == 4 * one
+    images, kernel = jnp.ones((1, 8, 8, 2)), jnp.ones((2, 2, 2, 5))
+    convolve = lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert flops.count(convolve, images, kernel) == 2 * 16 * 8 * 5
+
+
+def test_adaptive_steps():
+    depth = DepthConfig(layers=4, solver="tsit5", rtol=1e-3)
+    config, apply, variables = program(depth=depth)
+    with pytest.raises(ValueError, match="multiply it by the solve's nfe"):
+        flops.count(apply, variables, IMAGES)
+    with pytest.raises(ValueError, match="take the nfe that the model reports"):
+        flops.vit(config)
+    fixed = dataclasses.replace(config, depth=DepthConfig(layers=4, solver="euler"))
+    assert flops.vit(config, nfe=(4, 4)) == flops.vit(fixed)

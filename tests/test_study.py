@@ -1,0 +1,145 @@
+"""Studies: the rows of a grid, what they cost, matching, resuming, the tables."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_tiny
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from odeformer import flops
+from train.errors import BadInput
+from train.studies import from_study_dict
+from train.study import run_study
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def make_study(**changes):
+    study = ConfigDict()
+    study.config = make_tiny()
+    study.config.depth.update(layers=2, share=1)
+    study.config.train_steps = 3
+    study.grid = dict(depth=dict(share=(1, 2), solver=("lie_trotter", "euler", "rk4")))
+    study.matched = dict(row="rk4", by="flops", solvers=("lie_trotter",))
+    study.folds = 2
+    study.seeds = (0,)
+    study.update(changes)
+    return study
+
+
+def test_rows_of_a_grid():
+    study = from_study_dict(make_study())
+    names = [row.name for row in study.rows]
+    assert names == [
+        "lie_trotter, share 1",
+        "euler, share 1",
+        "rk4, share 1",
+        "lie_trotter, share 2",
+        "euler, share 2",
+        "rk4, share 2",
+        "lie_trotter, share 1, layers 8",
+        "lie_trotter, share 8, layers 8",
+    ]
+    assert [replica.slug for replica in study.replicas] == ["fold0_seed0", "fold1_seed0"]
+    rows = dict(zip(names, study.rows, strict=True))
+    assert rows["rk4, share 1"].costs.nfe == 16
+    parameters = {name: row.costs.parameters for name, row in rows.items()}
+    assert parameters["euler, share 2"] == parameters["rk4, share 2"] < parameters["euler, share 1"]
+
+
+@pytest.mark.parametrize("by", ["parameters", "nfe", "flops"])
+def test_rows_are_matched(by):
+    study = from_study_dict(make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",))))
+    rows = {row.name: row for row in study.rows}
+    matched = [row for row in study.rows if row.match]
+    assert len(matched) == 2
+    for row in matched:
+        target = rows[row.match[1]]
+        assert row.match[0] == by and row.config.model.depth.solver == "lie_trotter"
+        for costs in (row.costs, target.costs):
+            assert costs.training_flops == 3 * costs.inference_flops
+        if by == "flops":
+            assert row.costs.inference_flops == target.costs.inference_flops
+            assert row.costs.inference_flops == flops.vit(row.config.model)
+        else:
+            assert getattr(row.costs, by) == getattr(target.costs, by)
+
+
+def test_claims_are_those_of_the_paper():
+    claims = [(c.text, c.row, c.baseline) for c in from_study_dict(make_study()).claims]
+    for share in (1, 2):
+        parallel, sequential = f"euler, share {share}", f"lie_trotter, share {share}"
+        assert ("parallel beats sequential", parallel, sequential) in claims
+        higher = "higher order beats the parallel layer"
+        assert (higher, f"rk4, share {share}", parallel) in claims
+    assert ("sharing weights costs accuracy", "rk4, share 2", "rk4, share 1") in claims
+    assert ("the same at equal flops", "rk4, share 1", "lie_trotter, share 1, layers 8") in claims
+    assert len(claims) == 4 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(grid=dict(depth=dict(solvr=("rk4",)))), "Did you mean 'depth.solver'"),
+        (dict(matched=dict(row="rk4", by="time", solvers=())), "unknown cost 'time'"),
+        (dict(seeds=()), "one or more seeds"),
+        (dict(rows=3), "unknown key 'rows'"),
+    ],
+)
+def test_refusals(changes, message):
+    with pytest.raises(BadInput, match=message):
+        from_study_dict(make_study(**changes))
+
+
+def small():
+    study = make_study(matched=None)
+    study.grid = dict(depth=dict(solver=("lie_trotter", "euler")))
+    return study
+
+
+def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
+    study, runs = from_study_dict(small()), []
+    from train import study as program
+
+    def counted(cfg, workdir):
+        runs.append((cfg.depth.solver, cfg.data.fold))
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return train(cfg, workdir)
+
+    train = program.train
+    monkeypatch.setattr(program, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path, Console(quiet=True))
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+    run_study(study, tmp_path, Console(quiet=True))
+    # replica by replica; the run that was interrupted is begun again, the finished ones are not
+    first, second = [("lie_trotter", 0), ("euler", 0)], [("lie_trotter", 1), ("euler", 1)]
+    assert runs == [*first, second[0], *second]
+
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 4
+    table = (tmp_path / "table.md").read_text()
+    of_euler = [100 * line["test/accuracy"] for line in lines if line["row"] == "euler, share 1"]
+    assert f"| {np.mean(of_euler):.2f} ± " in table
+    assert table.count("parallel beats sequential") == 1
+    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
+
+    other = small()
+    other.config.optimizer.learning_rate = 1.0
+    with pytest.raises(BadInput, match="optimizer.learning_rate: 0.003 in the workdir, 1.0 given"):
+        run_study(from_study_dict(other), tmp_path, Console(quiet=True))
+
+
+def test_dry_run_as_a_user_starts_it():
+    command = [sys.executable, "-m", "train.study", "--study=configs/studies/digits.py"]
+    done = subprocess.run(
+        [*command, "--dry_run", "--study.folds=3"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "14 rows, 3 replicas each" in done.stdout and "recomputed" in done.stdout

@@ -1,0 +1,70 @@
+"""Mixup and cutmix: images and labels mixed in pairs."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.augment.boxes import Box, inside
+from train.config import AugmentConfig
+
+
+def mix(
+    config: AugmentConfig,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    classes: int,
+    smoothing: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image of a batch with one other, and their labels in the same proportion.
+
+        image_i <- w * image_i + (1 - w) * image_j,   target_i <- mean(w) * target_i + ...
+
+    The partner j of i is its mirror image in the batch. The weight w is one of the whole batch: in
+    mixup the same for all pixels, drawn from Beta(alpha, alpha); in cutmix 0 inside a box and 1
+    outside, where the box's share of the area, before the image's edges cut it, is drawn so. Where
+    both alphas are positive, a coin chooses. Where neither is, images stay as they are.
+
+    Args:
+      config: the alphas: mixup, cutmix.
+      key: a PRNG key, of the step.
+      images: [B, height, width, channels] float32.
+      labels: [B] int, from 0 to classes - 1.
+      classes: number of classes, C.
+      smoothing: part of each label that is spread evenly over the classes, in [0, 1).
+
+    Returns:
+      The images, of the same shape and dtype; and the targets, [B, C] float32, each a distribution.
+
+    Source: Zhang et al., 'mixup', 2017, arXiv 1710.09412; Yun et al., 'CutMix', 2019,
+    arXiv 1905.04899; the pairing as in Wightman's timm.
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
+    if not (config.mixup or config.cutmix):
+        return images, targets
+    _, height, width, _ = images.shape
+    weight = _draw_weight(config, key, (height, width))
+    return _blend(weight, images), _blend(weight.mean(), targets)
+
+
+def _draw_weight(config: AugmentConfig, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The weight of each pixel's own image, [height, width, 1]."""
+    coin_key, share_key, box_key = jax.random.split(key, 3)
+    chance = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
+    cut = jax.random.bernoulli(coin_key, chance)
+    alpha = jnp.where(cut, config.cutmix, config.mixup)
+    share = jax.random.beta(share_key, alpha, alpha)
+    outside = 1 - inside(_draw_cut(box_key, 1 - share, shape), shape).astype(jnp.float32)
+    return jnp.where(cut, outside, share)
+
+
+def _draw_cut(key: jax.Array, area: jax.Array, shape: tuple[int, int]) -> Box:
+    """A box of that part of the image's area and of its shape, centred on any of its pixels."""
+    extents = jnp.array(shape)
+    reach = (extents * jnp.sqrt(area)).astype(jnp.int32) // 2
+    centre = jax.random.randint(key, (2,), 0, extents)
+    return Box(*(centre - reach), *(2 * reach))
+
+
+def _blend(weight: jax.Array, batch: jax.Array) -> jax.Array:
+    return weight * batch + (1 - weight) * batch[::-1]

@@ -1,0 +1,195 @@
+"""The operations of RandAugment, as Pillow defines them.
+
+Images are [height, width, channels] float32 that hold whole values from 0 to 255, of 1 channel or
+3 (red, green, blue). The operations come in three families, so that a batch in which each image
+draws its own pays for one warp and one blend rather than for one of each operation:
+
+- a warp moves the pixels by a matrix [2, 3] of its own, from (x, y, 1) of a pixel of the result to
+  where in the image its value comes from;
+- an enhancement blends the image with a degenerate image of its own;
+- an adjustment changes each pixel by its value.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from train.augment.geometry import sample
+
+_LUMA = (19595, 38470, 7471)  # of 65536: the weights of red, green and blue, as Pillow rounds them
+
+
+def shear_x(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Moves each row along x by `strength` times its y."""
+    return jnp.array([[1, strength, 0], [0, 1, 0]])
+
+
+def shear_y(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Moves each column along y by `strength` times its x."""
+    return jnp.array([[1, 0, 0], [strength, 1, 0]])
+
+
+def translate_x(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Moves the image along x by `strength` of its width."""
+    return jnp.array([[1, 0, strength * width], [0, 1, 0]])
+
+
+def translate_y(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Moves the image along y by `strength` of its height."""
+    return jnp.array([[1, 0, 0], [0, 1, strength * height]])
+
+
+def rotate(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
+    """Turns the image counter-clockwise about its centre by `strength` degrees."""
+    angle = jnp.deg2rad(strength)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    y, x = height / 2, width / 2
+    return jnp.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]])
+
+
+def grey(image: jax.Array) -> jax.Array:
+    """Returns the image's luminance, in each channel; without it an image has more colour."""
+    return jnp.broadcast_to(_luminance(image), image.shape)
+
+
+def mean_grey(image: jax.Array) -> jax.Array:
+    """Returns the mean of the image's luminance; without it an image has more contrast."""
+    luminance = _luminance(image).astype(jnp.int32)
+    mean = (2 * luminance.sum() + luminance.size) // (2 * luminance.size)  # rounded half up
+    return jnp.full_like(image, mean)
+
+
+def black(image: jax.Array) -> jax.Array:
+    """Returns black; without it an image is brighter."""
+    return jnp.zeros_like(image)
+
+
+def smooth(image: jax.Array) -> jax.Array:
+    """Returns the image smoothed by its neighbours, rims as they are; without it it is sharper."""
+    rows = image[:-2] + image[1:-1] + image[2:]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
+    return image.at[1:-1, 1:-1].set(jnp.floor(total / 13 + 0.5))
+
+
+def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Stretches each channel to reach from 0 to 255."""
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    # Half of one keeps a quotient of whole numbers from falling short of a whole number.
+    stretched = jnp.floor((255 * (image - low) + 0.5) / jnp.maximum(high - low, 1))
+    return jnp.where(high > low, stretched, image)
+
+
+def equalize(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Maps each channel so that its values are spread evenly over 0 to 255."""
+    pixels = image.reshape(-1, image.shape[-1]).astype(jnp.int32)
+    channel = jnp.arange(image.shape[-1])
+    counts = jnp.zeros((channel.size, 256), jnp.int32).at[channel, pixels].add(1)
+    below = jnp.cumsum(counts, axis=1) - counts
+    brightest = (pixels == pixels.max(axis=0)).sum(axis=0)
+    step = ((len(pixels) - brightest) // 255)[:, None]
+    spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    table = jnp.where(step > 0, spread, jnp.arange(256))
+    return table[channel, pixels].reshape(image.shape).astype(image.dtype)
+
+
+def invert(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Turns dark to bright."""
+    return 255 - image
+
+
+def posterize(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Keeps the `strength` most significant bits of 8."""
+    shift = 8 - strength.astype(jnp.int32)
+    return (image.astype(jnp.int32) >> shift << shift).astype(image.dtype)
+
+
+def solarize(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Inverts the values from `strength` on."""
+    return jnp.where(image < strength, image, 255 - image)
+
+
+def solarize_add(image: jax.Array, strength: jax.Array) -> jax.Array:
+    """Adds `strength` to the values below 128."""
+    return jnp.where(image < 128, jnp.minimum(image + strength, 255), image)
+
+
+WARPS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+    "Rotate": rotate,
+}
+ENHANCEMENTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "Color": grey,
+    "Contrast": mean_grey,
+    "Brightness": black,
+    "Sharpness": smooth,
+}
+ADJUSTMENTS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "SolarizeAdd": solarize_add,
+}
+NAMES: tuple[str, ...] = (*WARPS, *ENHANCEMENTS, *ADJUSTMENTS)
+
+
+def operate(index: jax.Array, strength: jax.Array, image: jax.Array, fill: jax.Array) -> jax.Array:
+    """Applies one operation to an image.
+
+    Args:
+      index: of the operation's name in NAMES, int32 scalar.
+      strength: what the operation takes: degrees for Rotate, a slope for a shear, a fraction of the
+        image's size for a translation, Pillow's factor for an enhancement (1 changes nothing), the
+        bits kept for Posterize, a threshold for Solarize, a summand for SolarizeAdd; float32
+        scalar.
+      image: [height, width, channels] float32, whole values from 0 to 255.
+      fill: colour of what a warp brings in, [channels] float32, likewise.
+
+    Returns:
+      The image, of the same shape, dtype and range.
+    """
+
+    def warp() -> jax.Array:
+        height, width, _ = image.shape
+        matrix = jax.lax.switch(index, list(WARPS.values()), strength, height, width)
+        return _warp(image, matrix, fill)
+
+    def enhance() -> jax.Array:
+        degenerates = list(ENHANCEMENTS.values())
+        return _blend(jax.lax.switch(index - len(WARPS), degenerates, image), image, strength)
+
+    def adjust() -> jax.Array:
+        first = len(WARPS) + len(ENHANCEMENTS)
+        return jax.lax.switch(index - first, list(ADJUSTMENTS.values()), image, strength)
+
+    enhances, adjusts = index >= len(WARPS), index >= len(WARPS) + len(ENHANCEMENTS)
+    family = enhances.astype(jnp.int32) + adjusts
+    return jax.lax.switch(family, (warp, enhance, adjust))
+
+
+def _warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
+    """Samples the image at matrix @ (x, y, 1), where the first pixel covers [0, 1)."""
+    height, width, _ = image.shape
+    y, x = jnp.arange(height)[:, None] + 0.5, jnp.arange(width) + 0.5
+    source_x, source_y = (row[0] * x + row[1] * y + row[2] for row in matrix)
+    sampled = jnp.floor(sample(image, source_y - 0.5, source_x - 0.5))
+    within = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
+    return jnp.where(within[..., None], sampled, fill)
+
+
+def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
+    """degenerate + factor * (image - degenerate), cut to 0..255 and to whole values."""
+    return jnp.floor(jnp.clip(degenerate + factor * (image - degenerate), 0, 255))
+
+
+def _luminance(image: jax.Array) -> jax.Array:
+    """The image in one channel, [height, width, 1]; exact, since float32 counts to 2^24."""
+    if image.shape[-1] == 1:
+        return image
+    weighted = (image * jnp.asarray(_LUMA, image.dtype)).sum(axis=-1, keepdims=True)
+    return jnp.floor((weighted + 32768) / 65536)

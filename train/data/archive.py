@@ -1,0 +1,144 @@
+"""Published files of data sets: fetched, checked against their SHA-256, read without unpacking."""
+
+import dataclasses
+import hashlib
+import http.client
+import pathlib
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+
+from rich.progress import Progress
+
+from train.errors import BadInput
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECS = 60.0  # of a server that sends nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A file of a data set, as its makers publish it."""
+
+    url: str
+    size_bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's name, which the address ends with."""
+        return self.url.rpartition("/")[2]
+
+
+def fetch(archive: Archive, folder: pathlib.Path, progress: Progress) -> pathlib.Path:
+    """Downloads an archive into a folder and returns its path.
+
+    Args:
+      archive: where it lies and what it must be.
+      folder: an existing one.
+      progress: shows how far the download is.
+
+    Raises:
+      BadInput: no network, an answer that is not the file, or a download cut short or altered.
+    """
+    path = folder / archive.name
+    remedy = "try again, or fetch it by hand and give it, or the folder it lies in, as --archive"
+    chunks = _shown(_download(archive.url, remedy), archive, progress, "fetching")
+    with path.open("wb") as file:
+        for chunk in _checked(archive, chunks, archive.url, remedy):
+            file.write(chunk)
+    return path
+
+
+def check(archive: Archive, path: pathlib.Path, progress: Progress) -> None:
+    """Checks a file that was fetched by hand.
+
+    Args:
+      archive: what the file must be.
+      path: the file.
+      progress: shows how far the check is.
+
+    Raises:
+      BadInput: the file is missing, truncated or another one.
+    """
+    if not path.is_file():
+        raise BadInput(f"--archive: {path} is not a file: fetch {archive.url} and name its path")
+    remedy = f"fetch {archive.url} anew"
+    try:
+        with path.open("rb") as file:
+            chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+            shown = _shown(chunks, archive, progress, "checking")
+            for _ in _checked(archive, shown, str(path), remedy):
+                pass
+    except OSError as error:
+        raise BadInput(f"--archive: {path} cannot be read ({error})") from error
+
+
+def read_members(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]:
+    """Reads files of a tar archive into memory; nothing is unpacked onto the disk.
+
+    Args:
+      path: the archive, compressed or not.
+      names: of the members wanted, folders included.
+
+    Raises:
+      BadInput: a member is missing or not a file, or the archive cannot be read.
+    """
+    found = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                content = archive.extractfile(member) if member.name in names else None
+                if content is not None:
+                    found[member.name] = content.read()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} cannot be unpacked ({error})") from error
+    missing = sorted(set(names) - found.keys())
+    if missing:
+        raise BadInput(f"{path} holds no {', '.join(missing)}: it is another set's archive")
+    return found
+
+
+def _download(url: str, remedy: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as response:
+            while chunk := response.read(_CHUNK_BYTES):
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise BadInput(f"{url} cannot be fetched ({error}): {remedy}") from error
+
+
+def _shown(
+    chunks: Iterable[bytes], archive: Archive, progress: Progress, doing: str
+) -> Iterator[bytes]:
+    bar = progress.add_task(f"{doing} {archive.name}", total=archive.size_bytes)
+    for chunk in chunks:
+        progress.advance(bar, len(chunk))
+        yield chunk
+
+
+def _checked(
+    archive: Archive, chunks: Iterable[bytes], origin: str, remedy: str
+) -> Iterator[bytes]:
+    """Passes the chunks on; raises at their end where they are not the archive's."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for chunk in chunks:
+        size_bytes += len(chunk)
+        digest.update(chunk)
+        yield chunk
+        if size_bytes > archive.size_bytes:
+            raise BadInput(
+                f"{origin} is longer than {archive.name}, which has {archive.size_bytes} bytes: "
+                f"{remedy}"
+            )
+    if size_bytes < archive.size_bytes:
+        raise BadInput(
+            f"{origin} is truncated: {size_bytes} of the {archive.size_bytes} bytes of "
+            f"{archive.name}: {remedy}"
+        )
+    if digest.hexdigest() != archive.sha256:
+        raise BadInput(
+            f"{origin} has the SHA-256 {digest.hexdigest()}; that of {archive.name} is "
+            f"{archive.sha256}: {remedy}"
+        )

@@ -1,0 +1,81 @@
+"""MNIST and Fashion-MNIST, prepared without TensorFlow.
+
+The builders are tensorflow-datasets' own; only the reading of the files is ours.
+
+Sources: LeCun, Cortes, Burges, 'The MNIST Database of Handwritten Digits', 2010; Xiao, Rasul,
+Vollgraf, 'Fashion-MNIST', 2017, arXiv 1708.07747.
+"""
+
+import gzip
+import pathlib
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from rich.progress import Progress
+from tensorflow_datasets import image_classification as stock
+
+from train.errors import BadInput
+
+FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+_UINT8 = 0x08  # the IDX format's code of the element type
+
+
+class MNIST(stock.MNIST, skip_registration=True):
+    """Builds MNIST from its four files.
+
+    Args:
+      archives: the paths of the published files, by name.
+      progress: shows how far the preparation is.
+      **kwargs: data_dir and file_format, as of every builder.
+
+    Raises:
+      BadInput: a file is not of the IDX format, or images and labels differ in number.
+    """
+
+    def __init__(self, archives: Mapping[str, pathlib.Path], progress: Progress, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._archives = archives
+        self._progress = progress
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {
+            split: self._generate_examples(split, self._archives[images], self._archives[labels])
+            for split, (images, labels) in FILES.items()
+        }
+
+    def _generate_examples(
+        self, split: str, data_path: pathlib.Path, label_path: pathlib.Path
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, labels = _read_idx(data_path, ndim=3), _read_idx(label_path, ndim=1)
+        if len(images) != len(labels):
+            raise BadInput(
+                f"{data_path} holds {len(images)} images, {label_path} {len(labels)} labels: they "
+                "are of different sets"
+            )
+        doing = f"preparing {self.name} {split}"
+        for index, image in enumerate(self._progress.track(images, description=doing)):
+            yield index, {"image": Image.fromarray(image), "label": int(labels[index])}
+
+
+class FashionMNIST(MNIST, stock.FashionMNIST, skip_registration=True):
+    """Builds Fashion-MNIST, which is laid out as MNIST is."""
+
+
+def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
+    """Reads a compressed array of uint8: magic 0, 0, type, ndim, then big-endian sizes."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} cannot be unpacked ({error})") from error
+    header = 4 + 4 * ndim
+    shape = np.frombuffer(content[4:header], ">i4").tolist()
+    if content[:4] != bytes((0, 0, _UINT8, ndim)) or len(content) != header + np.prod(shape):
+        raise BadInput(f"{path} is not an IDX file of uint8 with {ndim} axes")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,0 +1,195 @@
+"""Image sets of tensorflow-datasets, read where they lie prepared, without TensorFlow."""
+
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from train.config import DataConfig
+from train.data.arrays import Images, Split, channel_moments
+from train.data.stream import Records
+from train.errors import BadInput
+
+_CHUNK = 1024  # records read and decoded at a time
+
+
+def load(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> dict[str, Split]:
+    """Returns the splits 'train', 'validation' and 'test' of a prepared set.
+
+    A set whose images have one size is decoded once into memory; of others the records are decoded
+    as they are read, cropped to image_size. The test split is the set's 'test', or its
+    'validation' where it has no labelled test split (ImageNet); the validation split is its
+    'validation', or the last `config.validation` examples of 'train'.
+
+    Args:
+      config: name, data_dir, validation, skip_corrupt, and augment.crop_min_area for the crops.
+      image_size: height and width in pixels of images of varying size.
+      seed: of the crops made while reading.
+
+    Raises:
+      BadInput: a set that is not there, is not one of labelled images, lacks examples, or holds a
+        record that cannot be read (unless config.skip_corrupt).
+    """
+    builder = _find(config)
+    _check_features(builder)
+    shape = builder.info.features["image"].shape
+    sources = {
+        name: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for name, split in _split_names(builder, config).items()
+    }
+    classes = builder.info.features["label"].num_classes
+    if None in shape:
+        return {
+            name: Records(
+                source,
+                split=f"{config.name}/{name}",
+                classes=classes,
+                image_size=image_size,
+                crop_min_area=config.augment.crop_min_area if name == "train" else 0.0,
+                seed=seed,
+                skip_corrupt=config.skip_corrupt,
+            )
+            for name, source in sources.items()
+        }
+    arrays = {
+        name: _decode_all(source, shape, classes, f"{config.name}/{name}", config.skip_corrupt)
+        for name, source in sources.items()
+    }
+    mean, std = channel_moments(arrays["train"][0], peak=255.0)
+    return {
+        name: Images(images, labels, classes=classes, peak=255.0, mean=mean, std=std)
+        for name, (images, labels) in arrays.items()
+    }
+
+
+def _find(config: DataConfig) -> tfds.core.DatasetBuilder:
+    where = config.data_dir or tfds.core.constants.DATA_DIR
+    try:
+        builder = tfds.builder(config.name, data_dir=config.data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise BadInput(
+            f"config.data.name={config.name!r} is neither 'digits' nor a set that "
+            f"tensorflow-datasets knows or finds in {where}"
+        ) from error
+    data_dir = f" --data_dir={config.data_dir}" if config.data_dir else ""
+    if not builder.data_path.exists():
+        raise BadInput(
+            f"{config.name} is not prepared in {where}: run `python -m train.prepare "
+            f"{config.name}{data_dir}`, or give the folder it lies in as --config.data.data_dir"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise BadInput(
+            f"{builder.data_path} is of file format {builder.info.file_format}, which needs "
+            "TensorFlow to read: prepare it with file_format='array_record', or convert it with "
+            "`python -m tensorflow_datasets.scripts.convert_format`"
+        )
+    return builder
+
+
+def _check_features(builder: tfds.core.DatasetBuilder) -> None:
+    features = dict(builder.info.features)
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise BadInput(
+            f"{builder.name} has the features {', '.join(features)}: a set with 'image' and "
+            "a class 'label' is needed"
+        )
+
+
+def _split_names(builder: tfds.core.DatasetBuilder, config: DataConfig) -> dict[str, str]:
+    """Which part of the set serves as which split, in tfds' notation."""
+    sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+    test = "test" if "test" in sizes else "validation"
+    for name in ("train", test):
+        if not sizes.get(name):
+            raise BadInput(f"{config.name} has no examples in a split {name!r}; it has {sizes}")
+    if test == "test" and sizes.get("validation"):
+        return {"train": "train", "validation": "validation", "test": "test"}
+    held_out = config.validation
+    if not 0 < held_out < sizes["train"]:
+        raise BadInput(
+            f"config.data.validation={held_out}: {config.name} has no validation split beside the "
+            f"test split, so between 1 and {sizes['train'] - 1} of its {sizes['train']} training "
+            "examples are held out"
+        )
+    return {"train": f"train[:-{held_out}]", "validation": f"train[-{held_out}:]", "test": test}
+
+
+def _decode_all(
+    source: Any, shape: tuple[int, ...], classes: int, split: str, skip_corrupt: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes a whole split: images [N, *shape] uint8 and labels [N] int32."""
+    images = np.empty((len(source), *shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    good, skipped = 0, 0
+    for number, image, label in _decoded(source, shape, split):
+        if isinstance(image, Exception):
+            if not skip_corrupt:
+                raise BadInput(
+                    f"{split}: record {number} cannot be decoded ({image}): prepare the set anew, "
+                    "or set config.data.skip_corrupt to leave such records out"
+                ) from image
+            skipped += 1
+            continue
+        if not 0 <= label < classes:
+            raise BadInput(
+                f"{split}: record {number} has label {label}; the set's labels are 0 to "
+                f"{classes - 1}: prepare the set anew"
+            )
+        images[good], labels[good] = image, label
+        good += 1
+    if skipped:
+        Console(stderr=True).print(f"{split}: left out {skipped} of {len(source)} records")
+    if not good:
+        raise BadInput(f"{split} has no example that can be read")
+    return images[:good], labels[:good]
+
+
+def _decoded(
+    source: Any, shape: tuple[int, ...], split: str
+) -> Iterator[tuple[int, np.ndarray | Exception, int]]:
+    """Yields (number, image or the error in its place, label) of each record."""
+
+    def decode(record: Any) -> np.ndarray | Exception:
+        if isinstance(record, Exception):
+            return record
+        try:
+            image = np.asarray(Image.open(io.BytesIO(record["image"]))).reshape(shape)
+        except (OSError, ValueError, SyntaxError) as error:
+            return error
+        return image
+
+    starts = range(0, len(source), _CHUNK)
+    bar = Console(stderr=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in track(
+            starts, f"decoding {split}", console=bar, transient=True, disable=not bar.is_terminal
+        ):
+            records = _read(source, range(start, min(start + _CHUNK, len(source))))
+            for i, image in enumerate(pool.map(decode, records)):
+                readable = not isinstance(image, Exception)
+                yield start + i, image, int(records[i]["label"]) if readable else -1
+
+
+def _read(source: Any, numbers: range) -> list[Any]:
+    """Reads records together, or where that fails one by one, an error in the bad one's place."""
+    try:
+        return source.__getitems__(list(numbers))
+    except Exception:  # the reader raises whatever its format's library does
+        return [_read_one(source, number) for number in numbers]
+
+
+def _read_one(source: Any, number: int) -> Any:
+    try:
+        return source[number]
+    except Exception as error:
+        return error

@@ -1,0 +1,130 @@
+"""Runs a study: a grid of training runs over folds and seeds, and its table.
+
+    python -m train.study --study=configs/studies/digits.py --workdir=runs/studies/digits --dry_run
+    python -m train.study --study=configs/studies/digits.py --workdir=runs/studies/digits
+
+Every run is an ordinary training run in a folder of its own; a study that was stopped goes on where
+it was when the same command is given again. The workdir then holds results.jsonl (a line a run),
+table.md and plot.svg. Exit codes: 0 done, 1 failed, 2 bad input.
+"""
+
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+from rich.console import Console
+
+from train import command_line, report
+from train.checkpoint import read_config
+from train.config import resume_conflicts
+from train.errors import BadInput
+from train.loop import train
+from train.metrics import read_metrics, read_scores
+from train.studies import Replica, Row, Study, from_study_dict, replica_config
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "Folder or gs:// address of the study.", flag_values=FLAGS)
+flags.DEFINE_bool("dry_run", False, "Print the runs and what they cost.", flag_values=FLAGS)
+
+
+def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list[dict[str, Any]]:
+    """Trains what is not yet trained, replica by replica, and reports after each run.
+
+    All rows of a replica come before the next replica, so that an unfinished study compares rows
+    over the same replicas.
+
+    Args:
+      study: the rows and replicas.
+      workdir: where each run has a folder, and results.jsonl, table.md and plot.svg are written.
+      console: where the progress is printed.
+
+    Returns:
+      The lines of results.jsonl: row, fold, seed, costs, test metrics and seconds a step.
+
+    Raises:
+      BadInput: a config that is refused, or a workdir that holds another study.
+    """
+    path = epath.Path(workdir)
+    # Replicas of a row are one program: it is compiled once.
+    jax.config.update("jax_compilation_cache_dir", str(path / "compilation_cache"))
+    runs = [(row, replica) for replica in study.replicas for row in study.rows]
+    results = []
+    for number, (row, replica) in enumerate(runs, 1):
+        folder = path / "runs" / row.slug / replica.slug
+        if not _is_finished(folder, row, replica):
+            console.print(f"run {number} of {len(runs)}: {row.name}, {replica.slug}")
+            train(replica_config(row, replica), folder)
+            jax.clear_caches()  # the programs of a run are of no use to the next
+        results.append(_result(folder, row, replica))
+        path.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(result) + "\n" for result in results)
+        (path / "results.jsonl").write_text(lines)
+    scores = read_study_scores(study, path)
+    (path / "table.md").write_text(report.markdown(study, results, scores))
+    report.plot(study, results, path / "plot.svg")
+    return results
+
+
+def read_study_scores(study: Study, path: epath.Path) -> report.Scores:
+    """Returns the scores of each test example of every run, by row, and by (fold, seed)."""
+    return {
+        row.name: {
+            replica.key: read_scores(path / "runs" / row.slug / replica.slug)
+            for replica in study.replicas
+        }
+        for row in study.rows
+    }
+
+
+def _is_finished(folder: epath.Path, row: Row, replica: Replica) -> bool:
+    """Whether the run has its test scores; refuses a folder of another config."""
+    if not (folder / "test_scores.npz").exists() or not (folder / "curves.png").exists():
+        return False
+    given = replica_config(row, replica).to_dict()
+    conflicts = resume_conflicts(read_config(folder).to_dict(), given)
+    if conflicts:
+        raise BadInput(
+            f"{folder} holds a run of another study:\n  " + "\n  ".join(conflicts) + "\n"
+            "Take another --workdir, or delete this one."
+        )
+    return True
+
+
+def _result(folder: epath.Path, row: Row, replica: Replica) -> dict[str, Any]:
+    lines = read_metrics(folder)
+    speeds = [s for line in lines if (s := line.get("train/images_per_sec"))]
+    test = {name: value for name, value in lines[-1].items() if name.startswith("test/")}
+    return {
+        "row": row.name,
+        "fold": replica.fold,
+        "seed": replica.seed,
+        **dataclasses.asdict(row.costs),
+        **test,
+        "secs_per_step": row.config.batch_size / statistics.median(speeds) if speeds else None,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """The program."""
+    cfg = command_line.parse_with_config(argv, FLAGS, name="study")
+    study = from_study_dict(cfg)
+    console = Console(soft_wrap=True)
+    report.print_costs(study, console)
+    if FLAGS.dry_run:
+        return
+    if not FLAGS.workdir:
+        raise BadInput("--workdir is missing: give a folder for the study, e.g. --workdir=runs/s")
+    results = run_study(study, FLAGS.workdir, console)
+    scores = read_study_scores(study, epath.Path(FLAGS.workdir))
+    console.print(report.markdown(study, results, scores), markup=False, highlight=False)
+    console.print(f"{FLAGS.workdir}: results.jsonl, table.md, plot.svg")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__))
