@@ -1,14 +1,17 @@
-"""Every config builds, and every key of a config is read by the program."""
+"""Every config and every study builds, under every argument."""
 
 import ast
 import dataclasses
 import importlib
+import itertools
 import pathlib
-import typing
 
 import pytest
 
-from train.config import RunConfig, from_config_dict
+from configs import digits_sequential, imagenet
+from odeformer import presets
+from train.config import from_config_dict
+from train.studies import from_study_dict
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -16,14 +19,62 @@ CONFIGS = sorted(
 )
 
 
+STUDIES = sorted(path.stem for path in (ROOT / "configs" / "studies").glob("[a-z]*.py"))
+ARGUMENTS = {
+    "cifar": {
+        "dataset": ("cifar10", "cifar100"),
+        "variant": ("deit_ti", "deit_s"),
+        "size": ("accelerator", "cpu", "smoke"),
+    },
+    "imagenet": {"variant": ("deit_ti", "deit_s", "vit_b")},
+}
+
+
+def arguments(name):
+    """Every argument that a config takes."""
+    accepted = ARGUMENTS.get(name)
+    if accepted is None:
+        return [()]
+    choices = itertools.product(*accepted.values())
+    pairs = (zip(accepted, values, strict=True) for values in choices)
+    return [(",".join(f"{key}={value}" for key, value in choice),) for choice in pairs]
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_builds(name):
     module = importlib.import_module(f"configs.{name}")
     assert "python -m train" in module.__doc__
-    from_config_dict(module.get_config())
+    for argument in arguments(name):
+        from_config_dict(module.get_config(*argument))
 
 
-@pytest.mark.parametrize("name", ["common", *CONFIGS])
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_builds(name):
+    module = importlib.import_module(f"configs.studies.{name}")
+    assert f"python -m train.study --study=configs/studies/{name}.py" in module.__doc__
+    cfg = module.get_config()
+    cfg.grid.depth = dict(solver=cfg.grid.depth.solver[:2])  # each row costs a trace
+    study = from_study_dict(cfg)
+    assert len({row.slug for row in study.rows}) == len(study.rows) >= 2
+
+
+@pytest.mark.parametrize("name", ["deit_ti", "deit_s", "vit_b"])
+def test_sizes_are_the_presets(name):
+    cfg = imagenet.get_config(f"variant={name}")
+    config, preset = from_config_dict(cfg).model, presets.vit(name)
+    same = ("image_size", "patch_size", "classes", "width", "heads", "mlp", "pool")
+    assert {key: getattr(config, key) for key in same} == {
+        key: getattr(preset, key) for key in same
+    }
+    assert config.depth.layers == preset.depth.layers
+
+
+def test_the_digits_are_the_preset():
+    config = dataclasses.replace(from_config_dict(digits_sequential.get_config()).model)
+    assert config == presets.vit("digits", depth={"solver": "lie_trotter"})
+
+
+@pytest.mark.parametrize("name", ["common", *CONFIGS, *(f"studies/{name}" for name in STUDIES)])
 def test_configs_import_nothing_else(name):
     tree = ast.parse((ROOT / "configs" / f"{name}.py").read_text())
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -31,25 +82,3 @@ def test_configs_import_nothing_else(name):
         a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
     }
     assert modules <= {"ml_collections", "configs", "typing"}
-
-
-def keys(cls, prefix=""):
-    """Yields the dotted name of every field below a dataclass."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from keys(hints[field.name], f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
-
-
-def test_every_key_is_read():
-    """Each field is read as an attribute somewhere behind its own definition."""
-    read = set()
-    for folder in ("odeformer", "train"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                    read.add(node.attr)
-    unread = [key for key in keys(RunConfig) if key.rpartition(".")[2] not in read]
-    assert unread == []

@@ -118,27 +118,55 @@ def test_records_equal_the_archives(name, tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_mnist_records_equal_the_files(name, tmp_path):
-    folder, arrays = tmp_path / "files", {}
+def idx(array):
+    """An array in the IDX format, compressed."""
+    header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">i4").tobytes()
+    return gzip.compress(header + array.astype(np.uint8).tobytes())
+
+
+def publish_mnist(name, folder):
+    """Returns a small set of that name, its files in the folder, and images and labels by split."""
     folder.mkdir()
+    arrays = {}
     for split, files in FILES.items():
         arrays[split] = (RNG.integers(0, 256, (5, 28, 28)), RNG.integers(0, 10, 5))
         for file, array in zip(files, arrays[split], strict=True):
-            header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">i4").tobytes()
-            content = header + array.astype(np.uint8).tobytes()
-            (folder / file).write_bytes(gzip.compress(content))
-    archives = tuple(published(folder / a.name) for a in find(name).archives)
-    assert len(archives) == 4
-    images = dataclasses.replace(find(name), archives=archives)
-    prepare(images, tmp_path, folder)
-    stock = tfds.builder(name, data_dir=tmp_path)
+            (folder / file).write_bytes(idx(array))
+    return republish(find(name), folder), arrays
+
+
+def republish(images, folder):
+    archives = tuple(published(folder / archive.name) for archive in images.archives)
+    return dataclasses.replace(images, archives=archives)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_mnist_records_equal_the_files(name, tmp_path):
+    images, arrays = publish_mnist(name, tmp_path / "files")
+    prepare(images, tmp_path / "data", tmp_path / "files")
+    stock = tfds.builder(name, data_dir=tmp_path / "data")
     for split, (pixels, labels) in arrays.items():
         found = {e["image"].tobytes(): e["label"] for e in stock.as_data_source(split)}
         wanted = zip(pixels.astype(np.uint8), labels, strict=True)
         assert found == {image.tobytes(): label for image, label in wanted}
+
+
+def test_mnist_files_of_another_content(tmp_path):
+    folder = tmp_path / "files"
+    images, arrays = publish_mnist("mnist", folder)
+    pixels, labels = FILES["train"]
     with pytest.raises(BadInput, match="is not a folder: give one that holds .*t10k-images"):
-        prepare(images, tmp_path / "other", folder / FILES["train"][0])
+        prepare(images, tmp_path / "data", folder / pixels)
+    for name, content, message in (
+        (labels, idx(arrays["train"][1][:4]), "5 images, .*labels-idx1-ubyte.gz 4 labels"),
+        (pixels, idx(arrays["train"][1]), f"{pixels} is not an IDX file of uint8 with 3 axes"),
+        (pixels, gzip.compress(gzip.decompress((folder / pixels).read_bytes())[:-1]), "not an IDX"),
+        (pixels, b"x", f"{pixels} cannot be unpacked"),
+    ):
+        (folder / name).write_bytes(content)
+        with pytest.raises(BadInput, match=message):
+            prepare(republish(images, folder), tmp_path / "data", folder)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_official_files():
@@ -312,9 +340,11 @@ def test_a_stopped_program(cifar100, tmp_path):
         with process, connection:
             process.kill()
             process.wait(timeout=30)
-    assert [p.name for p in data_dir.iterdir()] == [".cifar100-3.0.2.unfinished"]
+    (left,) = data_dir.iterdir()
+    (left / "cifar100" / "3.0.2").mkdir(parents=True)
     prepare(images, data_dir, path)
     assert [p.name for p in data_dir.iterdir()] == ["cifar100"]
+    assert len(tfds.builder("cifar100", data_dir=data_dir).as_data_source("train")) == PER_FILE
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ FILES = {
     "palette.png": encode(noise(40, 40).quantize(8)),
     "ramp.png": encode(ramp()),
     "tiny.png": encode(noise(3, 200)),
+    "again.png": encode(ramp()),
     "cut.jpg": encode(noise(60, 60), "JPEG")[:-500],
 }
 NAMES = list(FILES)
@@ -61,7 +62,7 @@ class Varied(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self):
         features = {
             "image": tfds.features.Image(encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(num_classes=10),
+            "label": tfds.features.ClassLabel(num_classes=len(FILES)),
             "file_name": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(
@@ -80,15 +81,15 @@ class Varied(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """The records behind the one that is cut short left out."""
+    """Makes the split of all records, or of all but the last, which is cut short."""
     builder = Varied(data_dir=tmp_path_factory.mktemp("data"), file_format="array_record")
     builder.download_and_prepare()
     stock = tfds.builder_from_directory(builder.data_path)
     undecoded = {"image": tfds.decode.SkipDecoding()}
-    return lambda split="train[:9]", **options: Records(
+    return lambda split="train[:10]", **options: Records(
         stock.as_data_source(split, decoders=undecoded),
         split=f"varied/{split}",
-        classes=options.pop("classes", 10),
+        classes=options.pop("classes", 11),
         image_size=options.pop("image_size", (SIDE, SIDE)),
         **options,
     )
@@ -109,7 +110,7 @@ def test_a_batch(records):
         "index": ((3,), "int32"),
     }
     assert batch["label"].tolist() == batch["index"].tolist() == [3, 0, 7]
-    assert len(data) == 9 and data.image_shape == (SIDE, SIDE, 3)
+    assert len(data) == 10 and data.image_shape == (SIDE, SIDE, 3)
 
 
 def test_evaluation_crop_is_the_scaled_centre(records):
@@ -176,9 +177,10 @@ def test_an_image_that_no_crop_fits_is_cut_in_its_middle(records):
 def test_crops_are_a_function_of_seed_draw_and_index(records):
     data = records(crop_min_area=0.1, seed=1)
     first = one(data, "ramp.png", draw=5)
-    again = records(crop_min_area=0.1, seed=1).gather(np.arange(9), np.full(9, 5))
+    again = records(crop_min_area=0.1, seed=1).gather(np.arange(10), np.full(10, 5))
     np.testing.assert_array_equal(again["image"][NAMES.index("ramp.png")], first)
     assert (one(data, "ramp.png", draw=6) != first).any()
+    assert (one(data, "again.png", draw=5) != first).any()
     assert (one(records(crop_min_area=0.1, seed=2), "ramp.png", draw=5) != first).any()
     np.testing.assert_array_equal(one(data, "ramp.png"), one(records(), "ramp.png"))
     np.testing.assert_array_equal(one(records(), "ramp.png", draw=5), one(records(), "ramp.png"))
@@ -186,19 +188,22 @@ def test_crops_are_a_function_of_seed_draw_and_index(records):
 
 def test_a_record_that_is_cut_short_is_named(records):
     with pytest.raises(
-        BadInput, match=r"varied/train: record 9 \(cut.jpg\) cannot be decoded \(.*truncated"
+        BadInput, match=r"varied/train: record 10 \(cut.jpg\) cannot be decoded \(.*truncated"
     ):
-        records("train").gather(np.array([0, 9]))
+        records("train").gather(np.array([0, 10]))
 
 
-def test_corrupt_records_are_replaced_and_counted(records):
+def test_corrupt_records_are_replaced_and_counted(records, caplog):
     data = records("train", skip_corrupt=True)
-    batch = data.gather(np.array([9, 1, 9]))
-    assert batch["label"].tolist() == [0, 1, 0] and batch["index"].tolist() == [9, 1, 9]
+    batch = data.gather(np.array([10, 1, 10]))
+    assert batch["label"].tolist() == [0, 1, 0] and batch["index"].tolist() == [10, 1, 10]
     np.testing.assert_array_equal(batch["image"][0], one(data, "exact.png"))
     assert data.skipped == 1
+    assert [r.getMessage().partition(": image")[0] for r in caplog.records] == [
+        "left out varied/train: record 10 (cut.jpg)"
+    ]
     with pytest.raises(BadInput, match="has no record that can be decoded"):
-        records("train[9:]", skip_corrupt=True).gather(np.array([0]))
+        records("train[10:]", skip_corrupt=True).gather(np.array([0]))
 
 
 class Unreadable:
@@ -230,7 +235,7 @@ def test_a_record_that_cannot_be_read(records):
 
 def test_labels_outside_the_classes_are_refused(records):
     with pytest.raises(BadInput, match=r"record 7 \(ramp.png\) has label 7; the labels are 0 to 6"):
-        records(classes=7, skip_corrupt=True).gather(np.arange(9))
+        records(classes=7, skip_corrupt=True).gather(np.arange(10))
 
 
 def test_standardised_pixels():
@@ -253,6 +258,6 @@ def test_worker_processes_change_nothing(records):
 
 
 def test_a_corrupt_record_in_a_worker_is_named_too(records):
-    batches = train_batches(records("train"), batch_size=10, steps=1, seed=0, workers=1)
-    with pytest.raises(BadInput, match=r"record 9 \(cut.jpg\) cannot be decoded"):
+    batches = train_batches(records("train"), batch_size=11, steps=1, seed=0, workers=1)
+    with pytest.raises(BadInput, match=r"record 10 \(cut.jpg\) cannot be decoded"):
         next(batches)

@@ -99,9 +99,9 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
         values(alone)
         loaded: Any = values["config"].value
     except Exception as error:  # the file is a program of the user's
-        raise BadInput(
-            f"--{name}: {spec} does not give a config ({type(error).__name__}: {error})"
-        ) from error
+        # config_flags puts the error's traceback into a message; its last line is the error itself.
+        lines = [line for line in str(error).splitlines() if line.strip(") ")]
+        raise BadInput(f"--{name}: {spec} does not give a config: {lines[-1]}") from error
     if not isinstance(loaded, ml_collections.ConfigDict):
         raise BadInput(f"--{name}: get_config() of {spec} does not return a ConfigDict")
     return loaded

@@ -21,15 +21,15 @@ def plot_curves(workdir: str | epath.Path) -> epath.Path:
     panels = ("loss", "accuracy", "learning_rate")
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for split, colour in _COLOURS.items():
-            steps, values = _series(lines, f"{split}/{name}")
+        series = {split: _series(lines, f"{split}/{name}") for split in _COLOURS}
+        for split, (steps, values) in series.items():
             if steps:
-                single = len(steps) == 1
-                axes.plot(steps, values, "o" if single else "-", color=colour, label=split)
+                mark = "o" if len(steps) == 1 else "-"
+                axes.plot(steps, values, mark, color=_COLOURS[split], label=split)
         axes.set_xlabel("step")
         axes.set_title(name.replace("_", " "))
         axes.grid(alpha=0.3)
-        if name != "learning_rate":
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     path = epath.Path(workdir) / "curves.png"
     with path.open("wb") as file:

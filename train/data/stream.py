@@ -14,9 +14,9 @@ from PIL import Image
 
 from train.errors import BadInput
 
-# Of ImageNet's training pixels by channel, as every published recipe has them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+# Of the training pixels by channel, as every published recipe has them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 PEAK = 255.0
 
 CENTRE = 0.875  # of each side that an evaluation crop keeps
@@ -44,6 +44,8 @@ class Records:
       crop_min_area: least part of an image's area in a training crop; 0: no training crops.
       seed: of the training crops.
       skip_corrupt: read the next record in place of one that cannot be decoded, rather than stop.
+      mean: of the training pixels by channel, as a fraction of the brightest.
+      std: their standard deviation, likewise.
     """
 
     source: Any
@@ -53,6 +55,8 @@ class Records:
     crop_min_area: float = 0.0
     seed: int = 0
     skip_corrupt: bool = False
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     _corrupt: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -62,11 +66,6 @@ class Records:
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels, of which there are three."""
         return (*self.image_size, 3)
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """ImageNet's mean by channel, as a fraction of the brightest."""
-        return MEAN
 
     @property
     def skipped(self) -> int:
@@ -104,7 +103,7 @@ class Records:
 
     def standardise(self, images: jax.Array) -> jax.Array:
         """Fractions of the brightest -> about mean 0 and standard deviation 1, float32."""
-        return (images - jnp.asarray(MEAN)) / jnp.asarray(STD)
+        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
     def _example(self, number: int, record: Any, key: Key | None) -> tuple[np.ndarray, int]:
         """Returns image and label of a record, or of the first good one behind it."""
@@ -117,7 +116,7 @@ class Records:
                     raise record
                 image = self._decode(record["image"], key)
             except Exception as error:  # decoders raise whatever bytes make of them
-                if True:
+                if not self.skip_corrupt:
                     raise BadInput(
                         f"{self._name(place, record)} cannot be decoded ({error}): prepare the set "
                         "anew, or set config.data.skip_corrupt to read the next record instead"

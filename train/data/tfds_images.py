@@ -14,7 +14,7 @@ from rich.progress import track
 
 from train.config import DataConfig
 from train.data.arrays import Images, Split, channel_moments
-from train.data.stream import Records
+from train.data.stream import Records, read_records
 from train.errors import BadInput
 
 _CHUNK = 1024  # records read and decoded at a time
@@ -174,22 +174,7 @@ def _decoded(
         for start in track(
             starts, f"decoding {split}", console=bar, transient=True, disable=not bar.is_terminal
         ):
-            records = _read(source, range(start, min(start + _CHUNK, len(source))))
+            records = read_records(source, range(start, min(start + _CHUNK, len(source))))
             for i, image in enumerate(pool.map(decode, records)):
                 readable = not isinstance(image, Exception)
                 yield start + i, image, int(records[i]["label"]) if readable else -1
-
-
-def _read(source: Any, numbers: range) -> list[Any]:
-    """Reads records together, or where that fails one by one, an error in the bad one's place."""
-    try:
-        return source.__getitems__(list(numbers))
-    except Exception:  # the reader raises whatever its format's library does
-        return [_read_one(source, number) for number in numbers]
-
-
-def _read_one(source: Any, number: int) -> Any:
-    try:
-        return source[number]
-    except Exception as error:
-        return error

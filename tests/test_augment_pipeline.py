@@ -1,0 +1,80 @@
+"""The augmentation as a whole: what it depends on, and what it leaves out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import common
+from train.augment.pipeline import augment
+from train.config import AugmentConfig
+
+FILL = (0.5, 0.4, 0.3)
+IMAGES = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)
+KEYS = jax.random.split(jax.random.key(0), 4)
+EVERYTHING = dict(
+    shift_px=1.0,
+    rotate_degrees=5.0,
+    zoom=0.1,
+    crop_padding_px=2,
+    crop_min_area=0.2,
+    flip=True,
+    randaugment_ops=1,
+    erasing=0.5,
+)
+
+
+def make_augment(standardise=lambda images: images, **changes):
+    """Returns the jitted (keys, images) -> images of a config."""
+    config = AugmentConfig(**common.get_augment(**changes))
+    return jax.jit(lambda keys, images: augment(config, keys, images, standardise, FILL))
+
+
+@functools.cache
+def make_everything():
+    return make_augment(lambda images: (images - 0.5) / 0.25, **EVERYTHING)
+
+
+def test_same_keys_same_images():
+    run = make_everything()
+    results = run(KEYS, IMAGES)
+    np.testing.assert_array_equal(run(KEYS, IMAGES), results)
+    others = run(jax.random.split(jax.random.key(1), 4), IMAGES)
+    assert (others != results).any(axis=(1, 2, 3)).all()
+    assert results.shape == IMAGES.shape and results.dtype == jnp.float32
+    assert np.isfinite(results).all()
+
+
+def test_an_image_does_not_depend_on_the_others():
+    run = make_everything()
+    results = run(KEYS, IMAGES)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_array_equal(run(KEYS[order], IMAGES[order]), results[order])
+    others = IMAGES.copy()
+    others[1:] = 0.1
+    np.testing.assert_array_equal(run(KEYS, others)[0], results[0])
+
+
+def test_nothing_is_done_or_drawn_when_all_is_off():
+    run = make_augment()
+    np.testing.assert_array_equal(run(KEYS, IMAGES), IMAGES)
+    program = jax.make_jaxpr(
+        lambda *args: augment(AugmentConfig(**common.get_augment()), *args, lambda x: x, FILL)
+    )(KEYS, IMAGES)
+    assert not program.eqns
+
+
+def test_erasing_comes_after_standardising():
+    results = make_augment(lambda images: 0 * images + 7, erasing=1.0)(KEYS, IMAGES)
+    kept = results == 7
+    assert kept.any(axis=(1, 2, 3)).all() and not kept.all(axis=(1, 2, 3)).any()
+
+
+def test_a_part_draws_the_same_whatever_else_is_on():
+    keys, images = jax.random.split(jax.random.key(0), 16), np.tile(IMAGES, (4, 1, 1, 1))
+    cropped = make_augment(crop_padding_px=2)(keys, images)
+    both = make_augment(crop_padding_px=2, flip=True)(keys, images)
+    mirrored = (both == cropped[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (mirrored ^ (both == cropped).all(axis=(1, 2, 3))).all()
+    assert mirrored.any() and not mirrored.all()

@@ -1,0 +1,156 @@
+"""The train step against one written by hand; the evaluation step; that both read every key."""
+
+import dataclasses
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import make_tiny, relative_error
+
+from odeformer import ViT
+from train.augment.mixing import mix
+from train.config import from_config_dict
+from train.data.pipeline import train_batches
+from train.data.sources import load_splits
+from train.loop import train
+from train.mesh import device_mesh, replicated
+from train.optimizer import make_optimizer
+from train.state import init_state
+from train.step import make_eval_step, make_train_step
+
+
+def make(**augment):
+    """A tiny run without dropout: its config, training split, mesh, state and first batch."""
+    cfg = make_tiny()
+    cfg.model.update(dropout=0.0, drop_path=0.0)
+    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
+    cfg.data.augment.update(augment)
+    cfg.optimizer.update(warmup_steps=0, label_smoothing=0.1, clip_norm=0.5)
+    config = from_config_dict(cfg)
+    data = load_splits(config.data)["train"]
+    mesh = device_mesh(config.mesh)
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    state = init_state(config, optimizer, replicated(mesh))
+    batch = next(train_batches(data, config.batch_size, config.train_steps, config.seed))
+    return config, data, mesh, state, batch
+
+
+@pytest.fixture(scope="module")
+def stepped():
+    """A run before and after its first step."""
+    config, data, mesh, state, batch = make()
+    before = jax.device_get(state)
+    after, metrics = make_train_step(config, data, mesh)(state, batch)
+    return config, data, mesh, batch, before, jax.device_get(after), jax.device_get(metrics)
+
+
+def test_a_step_is_the_one_written_by_hand(stepped):
+    config, data, _, batch, before, after, metrics = stepped
+    images = (batch["image"] / 16 - np.asarray(data.mean)) / np.asarray(data.std)
+    targets = 0.9 * np.eye(10)[batch["label"]] + 0.01
+
+    def loss(params):
+        logits = ViT(config.model).apply({"params": params}, jnp.asarray(images, jnp.float32))
+        return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(before.params)
+    norm = optax.global_norm(gradient)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
+    assert norm > 0.5  # so that it is clipped
+
+    rate, options = metrics["learning_rate"], config.optimizer
+    np.testing.assert_allclose(rate, options.learning_rate, rtol=1e-6)
+
+    def updated(path, parameter, slope):
+        slope = slope * (0.5 / norm)
+        step = slope / (jnp.abs(slope) + 1e-8)  # Adam's first, both moments corrected
+        decay = options.weight_decay if path[-1].key == "kernel" else 0.0
+        return parameter - rate * (step + decay * parameter)
+
+    expected = jax.tree_util.tree_map_with_path(updated, before.params, gradient)
+    change = jax.tree.map(jnp.subtract, after.params, before.params)
+    wanted = jax.tree.map(jnp.subtract, expected, before.params)
+    assert relative_error(change, wanted) < 1e-3
+    mean = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before.ema, after.params)
+    assert relative_error(after.ema, mean) < 1e-6  # at the first step 1/10 is kept
+    assert int(after.step) == 1
+
+
+def test_scores_are_those_of_the_model(stepped):
+    config, data, mesh, batch, before, _, _ = stepped
+    scores = make_eval_step(config.model, data, mesh)(before.params, batch)
+    images = data.standardise(data.to_unit(jnp.asarray(batch["image"])))
+    logits = ViT(config.model).apply({"params": before.params}, images)
+    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), batch["label"][:, None], 1)
+    np.testing.assert_allclose(scores["loss"], -chosen[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(scores["correct"], logits.argmax(-1) == batch["label"])
+    assert set(np.asarray(scores["nfe"])) == {16} and not np.asarray(scores["failed"]).any()
+
+
+def test_mixing_reaches_the_loss():
+    config, data, mesh, state, batch = make(mixup=1.0)
+    params = jax.device_get(state.params)
+    _, metrics = make_train_step(config, data, mesh)(state, batch)
+    assert "accuracy" not in metrics  # labels are mixed
+    mix_key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[1], 0)
+    images = data.standardise(data.to_unit(jnp.asarray(batch["image"])))
+    images, targets = mix(config.data.augment, mix_key, images, batch["label"], 10, 0.1)
+    logits = ViT(config.model).apply({"params": params}, images)
+    expected = -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def keys_read(action):
+    """The fields of the config's dataclasses that the library and the trainer read in an action."""
+    read, originals = set(), {}
+    config = from_config_dict(make_tiny())
+    classes = {type(config)}
+    for name in ("data", "model", "optimizer", "mesh", "checkpoint", "eval", "log"):
+        classes.add(type(getattr(config, name)))
+    classes |= {type(config.data.augment), type(config.model.depth)}
+
+    def recording(cls, original):
+        names = {field.name for field in dataclasses.fields(cls)}
+
+        def read_field(self, name):
+            caller = sys._getframe(1).f_code
+            generic = caller.co_name in ("__post_init__", "_asdict_inner", "__eq__", "__hash__")
+            if name in names and not generic:
+                read.add(f"{cls.__name__}.{name}")
+            return original(self, name)
+
+        return read_field
+
+    for cls in classes:
+        originals[cls] = cls.__getattribute__
+        cls.__getattribute__ = recording(cls, cls.__getattribute__)
+    try:
+        action()
+    finally:
+        for cls in classes:
+            del cls.__getattribute__
+    every = {f"{cls.__name__}.{field.name}" for cls in classes for field in dataclasses.fields(cls)}
+    return read, every
+
+
+# What the digits do not reach; test_tfds_images reads them.
+ELSEWHERE = {"DataConfig.data_dir", "DataConfig.validation", "DataConfig.skip_corrupt"}
+
+
+def test_every_key_is_read(tmp_path):
+    """Each field is read by a run, or while a step with everything on is traced."""
+
+    def action():
+        train(make_tiny(), tmp_path)
+        config, data, mesh, state, batch = make(
+            crop_padding_px=1, crop_min_area=0.5, flip=True, randaugment_ops=1, erasing=0.5,
+            mixup=0.8, cutmix=1.0,
+        )  # fmt: skip
+        jax.eval_shape(make_train_step(config, data, mesh), state, batch)
+
+    read, every = keys_read(action)
+    assert every - read == ELSEWHERE

@@ -1,0 +1,130 @@
+"""Sets of tensorflow-datasets of one image size: splits, pixels, and what is refused."""
+
+import dataclasses
+import io
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import make_tiny
+from PIL import Image
+
+from train.config import from_config_dict
+from train.data.sources import load_splits
+from train.errors import BadInput
+
+RNG = np.random.default_rng(0)
+IMAGES = {
+    "train": RNG.integers(0, 256, (20, 6, 5, 3), np.uint8),
+    "test": RNG.integers(0, 256, (7, 6, 5, 3), np.uint8),
+}
+
+
+def encode(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Example i of a split has label i % 4; in 'tiny_broken' train's 3 is cut short."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(6, 5, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=4),
+        }
+        if self.name == "tiny_unlabelled":
+            del features["label"]
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        names = ["train"] if self.name == "tiny_untested" else ["train", "test"]
+        return {name: self._generate_examples(name) for name in names}
+
+    def _generate_examples(self, split):
+        for i, image in enumerate(IMAGES[split]):
+            content = encode(image)
+            if (self.name, split, i) == ("tiny_broken", "train", 3):
+                content = content[:40]
+            label = {} if self.name == "tiny_unlabelled" else {"label": i % 4}
+            yield i, {"image": io.BytesIO(content), **label}
+
+
+class TinyBroken(Tiny, skip_registration=True):
+    pass
+
+
+class TinyUnlabelled(Tiny, skip_registration=True):
+    pass
+
+
+class TinyUntested(Tiny, skip_registration=True):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for builder in (Tiny, TinyBroken, TinyUnlabelled, TinyUntested):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    return str(folder)
+
+
+@pytest.fixture
+def load(data_dir):
+    def load(name="tiny", **changes):
+        config = from_config_dict(make_tiny()).data
+        changes = {"validation": 5, "data_dir": data_dir} | changes
+        return load_splits(dataclasses.replace(config, name=name, **changes))
+
+    return load
+
+
+def test_splits_hold_the_sets_own_pixels(load):
+    splits = load()
+    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    np.testing.assert_array_equal(train.images, IMAGES["train"][:15])
+    np.testing.assert_array_equal(validation.images, IMAGES["train"][15:])
+    np.testing.assert_array_equal(test.images, IMAGES["test"])
+    assert train.labels.tolist() == [i % 4 for i in range(15)]
+    assert (train.classes, train.image_shape, train.peak) == (4, (6, 5, 3), 255.0)
+    scaled = IMAGES["train"][:15] / 255
+    for split in splits.values():  # the training pixels' moments everywhere
+        np.testing.assert_allclose(split.mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-9)
+        np.testing.assert_allclose(split.std, scaled.std(axis=(0, 1, 2)), rtol=1e-9)
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_record_that_cannot_be_decoded(load, capsys):
+    with pytest.raises(BadInput, match="tiny_broken/train: record 3 cannot be decoded"):
+        load("tiny_broken")
+    train = load("tiny_broken", skip_corrupt=True)["train"]
+    assert "left out 1 of 15 records" in capsys.readouterr().err
+    np.testing.assert_array_equal(train.images, np.delete(IMAGES["train"][:15], 3, axis=0))
+    assert train.labels.tolist() == [i % 4 for i in range(15) if i != 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tiny", dict(validation=0), "between 1 and 19 of its 20 training examples"),
+        ("tiny", dict(validation=20), "validation=20: tiny has no validation split"),
+        ("tiny_unlabelled", {}, "has the features image: a set with 'image' and a class 'label'"),
+        ("tiny_untested", {}, "no examples in a split 'validation'; it has {'train': 20}"),
+        ("tinny", {}, "'tinny' is neither 'digits' nor a set"),
+        (
+            "cifar100",
+            {},
+            "cifar100 is not prepared in .*: run `python -m train.prepare cifar100 --",
+        ),
+    ],
+)
+def test_refusals(load, name, changes, message):
+    with pytest.raises(BadInput, match=message):
+        load(name, **changes)
