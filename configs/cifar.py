@@ -8,14 +8,13 @@ The argument: dataset=cifar10|cifar100, variant=deit_ti|deit_s, size=accelerator
 
 - size=accelerator: the recipe of Touvron et al. 2021 (arXiv 2012.12877), with what small images
   need: patch 4 and a padded crop. 300 epochs. Hardware, hours and accuracy: not measured.
-- size=cpu: four narrow layers for 2 CPU cores and half an hour. Accuracy: not measured.
+- size=cpu: four narrow layers, 6.4 epochs. Hardware: 2 CPU cores, 26 minutes (beside other work).
+  Test accuracy on CIFAR-10: 65.7 % (20 November 2026; images kept as JPEG).
 - size=smoke: a few steps that show that everything runs.
 
 Paper: Zhong et al. 2022, arXiv 2212.06011. The depth is the parallel layer's; others by flag, e.g.
 --config.depth.solver=rk4 --config.depth.share=12.
 """
-
-import ml_collections
 
 from configs import common
 
@@ -23,7 +22,7 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 EXAMPLES = 48_000  # of 50,000; the others are held out for validation
 
 
-def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+def get_config(argument: str | None = None) -> common.Config:
     """Returns the config of the argument's choices."""
     choice = common.parse(
         argument,
@@ -41,7 +40,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     return cfg
 
 
-def _get_accelerator(variant: str) -> ml_collections.ConfigDict:
+def _get_accelerator(variant: str) -> common.Config:
     batch_size, epochs = 512, 300
     steps_per_epoch = EXAMPLES // batch_size
     cfg = common.get_run(train_steps=epochs * steps_per_epoch, batch_size=batch_size)
@@ -67,11 +66,11 @@ def _get_accelerator(variant: str) -> ml_collections.ConfigDict:
     return cfg
 
 
-def _get_cpu() -> ml_collections.ConfigDict:
-    cfg = common.get_run(train_steps=4000, batch_size=64)
-    cfg.data = common.get_data("cifar10", crop_padding_px=2, flip=True)
-    cfg.model = common.get_model(width=128, heads=4, mlp=256, pool="mean")
-    cfg.depth = common.get_depth(layers=4, solver="lie_trotter", adjoint="store")
+def _get_cpu() -> common.Config:
+    cfg = common.get_run(train_steps=4800, batch_size=64)
+    cfg.data = common.get_data("cifar10", flip=True)
+    cfg.model = common.get_model(width=128, heads=4, mlp=256, pool="mean", positions="sincos")
+    cfg.depth = common.get_depth(layers=4, solver="lie_trotter")
     cfg.optimizer = common.get_optimizer(
         learning_rate=1.5e-3, warmup_steps=200, clip_norm=1.0, ema_decay=0.995
     )

@@ -5,6 +5,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+Config = Any  # a ConfigDict, whose attributes no type checker knows
+
 _SIZES = {  # as odeformer.presets has them, which a test compares
     "deit_ti": dict(width=192, heads=3, mlp=768),
     "deit_s": dict(width=384, heads=6, mlp=1536),
@@ -12,7 +14,7 @@ _SIZES = {  # as odeformer.presets has them, which a test compares
 }
 
 
-def parse(argument: str | None, **accepted: tuple[str, ...]) -> ml_collections.ConfigDict:
+def parse(argument: str | None, **accepted: tuple[str, ...]) -> Config:
     """Returns the choices of a config's argument, as in `cifar.py:dataset=cifar100,size=cpu`.
 
     Args:
@@ -33,7 +35,7 @@ def parse(argument: str | None, **accepted: tuple[str, ...]) -> ml_collections.C
     return ml_collections.ConfigDict(choices)
 
 
-def get_model(variant: str | None = None, **changes: Any) -> ml_collections.ConfigDict:
+def get_model(variant: str | None = None, **changes: Any) -> Config:
     """Returns the keys of `model`: a vision transformer of the variant's size, 32 px, patch 4."""
     model = ml_collections.ConfigDict(
         dict(
@@ -59,7 +61,7 @@ def get_model(variant: str | None = None, **changes: Any) -> ml_collections.Conf
     return model
 
 
-def get_optimizer(**changes: Any) -> ml_collections.ConfigDict:
+def get_optimizer(**changes: Any) -> Config:
     """Returns the keys of `optimizer`."""
     optimizer = ml_collections.ConfigDict(
         dict(
@@ -77,7 +79,7 @@ def get_optimizer(**changes: Any) -> ml_collections.ConfigDict:
     return optimizer
 
 
-def get_run(train_steps: int, batch_size: int) -> ml_collections.ConfigDict:
+def get_run(train_steps: int, batch_size: int) -> Config:
     """Returns a run's other keys; it is evaluated and saved ten times, and logged a hundred."""
     cfg = ml_collections.ConfigDict()
     cfg.seed = 0
@@ -90,7 +92,7 @@ def get_run(train_steps: int, batch_size: int) -> ml_collections.ConfigDict:
     return cfg
 
 
-def get_depth(**changes: Any) -> ml_collections.ConfigDict:
+def get_depth(**changes: Any) -> Config:
     """Returns the keys of `depth`; None where the library's default or nothing applies."""
     depth = ml_collections.ConfigDict(
         dict(
@@ -110,7 +112,7 @@ def get_depth(**changes: Any) -> ml_collections.ConfigDict:
     return depth
 
 
-def get_augment(**changes: Any) -> ml_collections.ConfigDict:
+def get_augment(**changes: Any) -> Config:
     """Returns the keys of `data.augment`: all off but the changes."""
     augment = ml_collections.ConfigDict(
         dict(
@@ -131,7 +133,7 @@ def get_augment(**changes: Any) -> ml_collections.ConfigDict:
     return augment
 
 
-def get_data(name: str, **augment: Any) -> ml_collections.ConfigDict:
+def get_data(name: str, **augment: Any) -> Config:
     """Returns the keys of `data` for the set of that name, with that augmentation."""
     return ml_collections.ConfigDict(
         dict(
@@ -147,7 +149,7 @@ def get_data(name: str, **augment: Any) -> ml_collections.ConfigDict:
     )
 
 
-def get_digits(**depth: Any) -> ml_collections.ConfigDict:
+def get_digits(**depth: Any) -> Config:
     """Returns a run on scikit-learn's 8x8 digits, of that depth.
 
     Augmentation, learning rate, steps and sizes were chosen by the validation split alone.

@@ -7,11 +7,9 @@ Paper: arXiv 2212.06011. Hardware: 2 CPU cores, about 80 seconds. Test accuracy:
 (20 November 2026).
 """
 
-import ml_collections
-
 from configs import common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> common.Config:
     """Returns the config."""
     return common.get_digits(layers=2, share=2, solver="rk4")

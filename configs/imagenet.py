@@ -12,14 +12,12 @@ Published test accuracy of the sequential models: deit_ti 72.2 %, deit_s 79.8 %,
 Hardware, hours and accuracy of this project: not measured.
 """
 
-import ml_collections
-
 from configs import common
 
 EXAMPLES = 1_281_167 - 10_000  # the others are held out for validation
 
 
-def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+def get_config(argument: str | None = None) -> common.Config:
     """Returns the config of the argument's choices."""
     choice = common.parse(argument, variant=("deit_ti", "deit_s", "vit_b"))
     batch_size, epochs = 1024, 300

@@ -12,8 +12,40 @@ POLICIES = tuple(
 )
 
 
-def check_names(solver: str, adjoint: str, policy: str | None) -> None:
-    """Raises ValueError where a solver, an adjoint, a policy or their combination is not known."""
+def check_solve(
+    solver: str,
+    steps: int | None,
+    adjoint: str,
+    rtol: float | None,
+    atol: float | None,
+    max_steps: int | None,
+    policy: str | None,
+) -> None:
+    """Raises ValueError where a name is not known, or the values do not describe one solve.
+
+    Args:
+      solver: of `solvers.NAMES`.
+      steps: number of fixed steps, None under adaptive ones or for a default.
+      adjoint: of `ADJOINTS`.
+      rtol: relative tolerance, None under fixed steps.
+      atol: absolute tolerance, None under fixed steps or for a default.
+      max_steps: bound on adaptive steps, likewise.
+      policy: of `POLICIES`, or None.
+    """
+    _check_names(solver, adjoint, policy)
+    check_whole(steps=steps, max_steps=max_steps)
+    if rtol is not None:
+        _check_adaptive(solver, steps, adjoint, policy, rtol, atol)
+        return
+    for name, value in (("atol", atol), ("max_steps", max_steps)):
+        if value is not None:
+            raise ValueError(
+                f"{name}={value} was given without rtol: it belongs to adaptive steps, which "
+                "rtol chooses; give rtol too, or leave it out"
+            )
+
+
+def _check_names(solver: str, adjoint: str, policy: str | None) -> None:
     splitting = solvers.is_splitting(solver)
     if adjoint not in ADJOINTS:
         raise unknown("adjoint", adjoint, ADJOINTS)
@@ -22,28 +54,25 @@ def check_names(solver: str, adjoint: str, policy: str | None) -> None:
             f"adjoint 'backsolve' integrates the sum of the terms backwards, and {solver!r} splits "
             "them: take adjoint 'checkpoint' or 'recursive', or a Runge-Kutta solver"
         )
-    if policy is not None and policy not in POLICIES:
+    if policy is None:
+        return
+    if policy not in POLICIES:
         raise unknown("checkpoint policy", policy, POLICIES)
+    if adjoint != "checkpoint":
+        raise ValueError(
+            f"policy {policy!r} says what adjoint 'checkpoint' keeps, and adjoint {adjoint!r} was "
+            "given: leave the policy out, or take 'checkpoint'"
+        )
 
 
-def check_steps(
+def _check_adaptive(
     solver: str,
     steps: int | None,
     adjoint: str,
-    rtol: float | None,
+    policy: str | None,
+    rtol: float,
     atol: float | None,
-    max_steps: int | None,
 ) -> None:
-    """Raises ValueError where the steps and tolerances do not describe one solve."""
-    check_whole(steps=steps, max_steps=max_steps)
-    if rtol is None:
-        for name, value in (("atol", atol), ("max_steps", max_steps)):
-            if value is not None:
-                raise ValueError(
-                    f"{name}={value} was given without rtol: it belongs to adaptive steps, which "
-                    "rtol chooses; give rtol too, or leave it out"
-                )
-        return
     if not solvers.is_adaptive(solver):
         able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
         raise ValueError(
@@ -59,6 +88,11 @@ def check_steps(
         raise ValueError(
             "adjoint 'store' is for fixed steps; adaptive steps take checkpoint, recursive, direct "
             "(which keeps everything too) or backsolve"
+        )
+    if policy is not None:
+        raise ValueError(
+            f"policy {policy!r} is for fixed steps: under adaptive ones (rtol={rtol}) diffrax "
+            "decides what 'checkpoint' keeps; leave the policy out"
         )
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not value > 0:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from odeformer import checks
 from odeformer.errors import check_whole
 from odeformer.fields import TransformerField, init_params, make_vector_field
-from odeformer.integrate import Solution, integrate
+from odeformer.integrate import integrate
+from odeformer.problem import Solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,11 @@ class DepthConfig:
       rtol: relative tolerance; chooses adaptive steps.
       atol: absolute tolerance of adaptive steps (default 1e-6).
       max_steps: bound on a group's adaptive steps (default 64).
-      per_sample: adaptive steps of its own for each sample.
+      per_sample: adaptive steps of its own for each sample, whose answer is then the same in
+        every batch, to float32 rounding.
       adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; see `integrate`.
-      policy: the name of one of `jax.checkpoint_policies`, for adjoint 'checkpoint'.
+      policy: the name of one of `jax.checkpoint_policies`, for adjoint 'checkpoint' and fixed
+        steps.
 
     Raises:
       ValueError: a value, a name or a combination that is not accepted.
@@ -51,9 +54,14 @@ class DepthConfig:
                 f"share={self.share} does not divide layers={self.layers}: take share from "
                 f"{', '.join(divisors)}, or other layers"
             )
-        checks.check_names(self.solver, self.adjoint, self.policy)
-        checks.check_steps(
-            self.solver, self.steps, self.adjoint, self.rtol, self.atol, self.max_steps
+        checks.check_solve(
+            self.solver,
+            self.steps,
+            self.adjoint,
+            self.rtol,
+            self.atol,
+            self.max_steps,
+            self.policy,
         )
 
     @property
@@ -75,7 +83,7 @@ class ODEStack(nn.Module):
 
     Attributes:
       config: how the depth is integrated.
-      field: the vector field's module, unbound.
+      field: the vector field's module, unbound; its `layers` become the config's.
     """
 
     config: DepthConfig
@@ -94,7 +102,8 @@ class ODEStack(nn.Module):
           rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). While the parameters
           are being initialised nothing is integrated, and the counts are zero.
         """
-        config, field = self.config, self.field.clone(parent=None)
+        config = self.config
+        field = self.field.clone(parent=None, layers=config.layers)
         theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
         vector_field = make_vector_field(field, train)
         random = train and (field.dropout or field.drop_path)
@@ -116,6 +125,7 @@ class ODEStack(nn.Module):
                 per_sample=config.per_sample,
                 key=key,
                 policy=config.policy,
+                prevent_cse=False,  # the groups are scanned
             )
             return solution.y1, solution._replace(y1=None)
 

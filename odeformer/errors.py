@@ -1,6 +1,7 @@
 """The wording of refusals: what was given, what is accepted, what to do."""
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 
@@ -26,5 +27,5 @@ def check_whole(**values: object) -> None:
     for name, value in values.items():
         if value is None:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is a whole number, 1 or more; {value!r} was given")

@@ -6,8 +6,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.integrate import VectorField
-from odeformer.layers import MLP, Attention, DropPath, TimeEmbedding, make_norm
+from odeformer.errors import check_whole, unknown
+from odeformer.layers import (
+    MLP,
+    Attention,
+    DropPath,
+    TimeEmbedding,
+    check_attention,
+    check_dtype,
+    layer_norm,
+)
+from odeformer.problem import VectorField
 
 TIME = ("none", "additive")
 
@@ -22,12 +31,17 @@ class TransformerField(nn.Module):
       dropout: rate at which entries of a term's slope are dropped in training.
       drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
         linearly from 0 at the first (Touvron et al. 2021, arXiv 2012.12877).
-      layers: depth T of the whole stack, in layers; sets drop_path's growth.
+      layers: depth T of the whole stack, in layers, over which drop_path grows; an ODEStack sets
+        it to its own.
       time: 'none', or 'additive': a learned embedding of t is added to the normed state.
       fused: compute the sum from one norm and one matrix product for Q, K, V and the MLP's input,
         the norms' scales and biases folded into it: the same function, from the same parameters.
-      dtype: dtype of the matrix products; norms, softmax and slopes are float32 or above.
-      attention: 'auto', 'xla' or 'cudnn'.
+      dtype: dtype of the matrix products, 'float32', 'bfloat16' or 'float64'; norms, softmax and
+        slopes are float32 or above.
+      attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
+
+    Raises:
+      ValueError: a size, a rate or a name that is not accepted.
     """
 
     width: int
@@ -41,10 +55,22 @@ class TransformerField(nn.Module):
     dtype: Any = jnp.float32
     attention: str = "auto"
 
+    def __post_init__(self):
+        for name in ("width", "heads", "mlp", "layers"):
+            check_whole(**{name: getattr(self, name)})
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is in [0, 1); {getattr(self, name)} was given")
+        if self.time not in TIME:
+            raise unknown("time", self.time, TIME)
+        check_dtype(self.dtype)
+        check_attention(self.width, self.heads, self.dtype, self.attention)
+        super().__post_init__()
+
     def setup(self):
-        self.attention_norm = make_norm(self.dtype)
-        self.mlp_norm = make_norm(self.dtype)
-        self.bare_norm = make_norm(self.dtype, affine=False)
+        self.attention_norm = layer_norm(self.dtype)
+        self.mlp_norm = layer_norm(self.dtype)
+        self.bare_norm = layer_norm(self.dtype, affine=False)
         self.attention_layer = Attention(self.heads, self.width, self.dtype, self.attention)
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
         self.drops = {name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")}

@@ -49,14 +49,16 @@ def _count(jaxpr: core.Jaxpr) -> int:
 
 def _count_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
+    inputs: list[Any] = [variable.aval for variable in equation.invars]
+    outputs: list[Any] = [variable.aval for variable in equation.outvars]
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        return 2 * summed * math.prod(equation.outvars[0].aval.shape)
+        summed = math.prod(inputs[0].shape[axis] for axis in contracted)
+        return 2 * summed * math.prod(outputs[0].shape)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = inputs[1].shape
         out_axis = params["dimension_numbers"].rhs_spec[0]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_axis]
+        return 2 * math.prod(outputs[0].shape) * math.prod(kernel) // kernel[out_axis]
     if name == "while":
         raise ValueError(
             "a while loop (an adaptive solve, or an adjoint of diffrax) has no trip count before "
@@ -144,11 +146,11 @@ def recomputed(config: ViTConfig) -> int:
     def gradient(adjoint: str, policy: str | None) -> int:
         depth = dataclasses.replace(config.depth, adjoint=adjoint, policy=policy)
         model = ViT(dataclasses.replace(config, depth=depth))
-        return count(
-            jax.grad(lambda variables, images: model.apply(variables, images).sum()),
-            variables,
-            images,
-        )
+
+        def loss(variables: Any, images: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.asarray(model.apply(variables, images)))
+
+        return count(jax.grad(loss), variables, images)
 
     images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
     variables = jax.eval_shape(ViT(config).init, jax.random.key(0), images)

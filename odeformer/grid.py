@@ -1,4 +1,4 @@
-"""The times between fixed steps."""
+"""Times: those between fixed steps, and those at which states are asked for."""
 
 from typing import Any
 
@@ -6,34 +6,101 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def make_grid(t0: Any, t1: Any, steps: int, dtype: Any) -> jax.Array:
-    """Returns the times between the steps, [steps + 1] of that dtype, each rounded once."""
-    if isinstance(t0, jax.Array) or isinstance(t1, jax.Array):
-        t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-        return t0 + (t1 - t0) * (jnp.arange(steps + 1, dtype=dtype) / steps)
-    return jnp.asarray(float(t0) + (float(t1) - float(t0)) * np.arange(steps + 1) / steps, dtype)
+Times = np.ndarray | jax.Array
 
 
-def grid_indices(ts: Any, grid: jax.Array) -> np.ndarray:
-    """Returns which of the grid's times the ts are, int [len(ts)].
+def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
+    """Returns the times between equal steps, t_n = t0 + (t1 - t0) n / steps.
+
+    Args:
+      t0: where the first step starts.
+      t1: where the last one ends.
+      steps: their number.
+      dtype: of the times.
+
+    Returns:
+      [steps + 1] of that dtype: a numpy array, each time rounded once, or, where t0 or t1 is being
+      traced, a traced one.
+    """
+    ends = known([t0, t1])
+    if ends is not None:
+        return (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
+    start, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    return start + (end - start) * (jnp.arange(steps + 1, dtype=dtype) / steps)
+
+
+def step_indices(ts: Any, times: Times) -> np.ndarray:
+    """Returns which of the times between the steps the ts are.
+
+    Args:
+      ts: times, ordered from t0 to t1.
+      times: those of `step_times`, [steps + 1].
+
+    Returns:
+      int [len(ts)].
 
     Raises:
-      ValueError: a time that is not on the grid, or times that are being traced.
+      ValueError: a ts that is not among the times, or is out of order, or is being traced.
     """
-    try:
-        with jax.ensure_compile_time_eval():
-            wanted, times = np.asarray(ts, np.float64), np.asarray(grid, np.float64)
-    except jax.errors.TracerArrayConversionError as error:
+    wanted, grid = known(ts), known(times)
+    if wanted is None or grid is None:
         raise ValueError(
             "under fixed steps ts, t0 and t1 are known before tracing (numpy arrays or floats)"
-        ) from error
-    distances = np.abs(times[None, :] - wanted[:, None])
-    spacing = abs(times[-1] - times[0]) / (len(times) - 1)
-    if np.any(distances.min(axis=1) > 1e-5 * spacing + 1e-6 * np.abs(wanted)):
+        )
+    _check_sequence(wanted)
+    distances = np.abs(grid[None, :] - wanted[:, None])
+    spacing = abs(grid[-1] - grid[0]) / (len(grid) - 1)
+    if not np.all(distances.min(axis=1) <= 1e-5 * spacing + 1e-6 * np.abs(wanted)):
         raise ValueError(
-            f"under fixed steps the ts lie on the grid of the steps, here {times[0]:g} + n * "
-            f"{spacing:g} up to {times[-1]:g}; {wanted.tolist()} was given: take other ts, another "
+            f"under fixed steps the ts lie on the grid of the steps, here {grid[0]:g} + n * "
+            f"{spacing:g} up to {grid[-1]:g}; {wanted.tolist()} was given: take other ts, another "
             "number of steps, or adaptive steps (rtol=...), which interpolate"
         )
-    return distances.argmin(axis=1)
+    indices = distances.argmin(axis=1)
+    if np.any(np.diff(indices) < 0):
+        raise _disordered(wanted, grid[0], grid[-1])
+    return indices
+
+
+def check_times(ts: Times, t0: Times, t1: Times) -> None:
+    """Raises ValueError where ts is no sequence of times in order from t0 to t1.
+
+    What is being traced is left to diffrax, which looks at it while the program runs.
+    """
+    _check_sequence(ts)
+    wanted, ends = known(ts), known([t0, t1])
+    if wanted is None or ends is None:
+        return
+    forwards = 1 if ends[1] >= ends[0] else -1
+    passed = forwards * np.concatenate([ends[:1], wanted, ends[1:]])
+    if not np.all(np.diff(passed) >= 0):
+        raise _disordered(wanted, *ends)
+
+
+def as_times(times: Any, dtype: Any) -> Times:
+    """Returns times of that dtype: a numpy array, or a traced one where they are being traced."""
+    values = known(times)
+    return jnp.asarray(times, dtype) if values is None else values.astype(dtype)
+
+
+def known(times: Any) -> np.ndarray | None:
+    """Returns times as float64, or None where one of them is being traced."""
+    try:
+        return np.asarray(times, np.float64)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def _check_sequence(ts: Times) -> None:
+    if ts.ndim != 1:
+        raise ValueError(
+            f"ts is a sequence of times; an array of shape {list(ts.shape)} was given: put a "
+            "single time in a list"
+        )
+
+
+def _disordered(ts: np.ndarray, t0: float, t1: float) -> ValueError:
+    return ValueError(
+        f"the ts lie between t0={t0:g} and t1={t1:g}, in order from t0 to t1; {ts.tolist()} was "
+        "given: sort them, or move the ends"
+    )

@@ -12,18 +12,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.errors import check_whole, unknown
+
 Dtype = Any
+DTYPES = ("float32", "bfloat16", "float64")
+ATTENTIONS = ("auto", "xla", "cudnn")
 EPSILON = 1e-6  # of every norm
 _kernel_init = nn.initializers.lecun_normal()
 
 
-def make_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
+def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
     """Returns a layer norm over the width, computed in float32 or above.
+
+        norm(x) = scale (x - mean(x)) / sqrt(var(x) + 1e-6) + bias
 
     Args:
       dtype: of the matrix products around it; sets the parameters' dtype.
       name: the submodule's name.
       affine: whether it has a scale and a bias of its own.
+
+    Returns:
+      A flax module, [..., D] -> [..., D].
 
     Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
     """
@@ -45,6 +54,10 @@ class Attention(nn.Module):
       dtype: dtype of the matrix products.
       implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
 
+    Raises:
+      ValueError: heads that do not divide the width, or an implementation that is not known, that
+        does not take the dtype, or (when applied) that the device does not have.
+
     Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762.
     """
 
@@ -53,7 +66,16 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
     implementation: str = "auto"
 
+    def __post_init__(self):
+        check_attention(self.width, self.heads, self.dtype, self.implementation)
+        super().__post_init__()
+
     def setup(self):
+        if self.implementation == "cudnn" and jax.default_backend() != "gpu":
+            raise ValueError(
+                "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
+                f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
+            )
         size = self.width // self.heads
         options = dict(
             dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init
@@ -132,6 +154,11 @@ class DropPath(nn.Module):
 class PatchEmbedding(nn.Module):
     """Cuts images into patches and embeds each by one matrix product.
 
+    Attributes:
+      patch_size: side of a patch in pixels; it divides the image's sides.
+      width: D, the size of an embedded patch.
+      dtype: dtype of the matrix product.
+
     Source: Dosovitskiy et al., 'An Image is Worth 16x16 Words', 2021, arXiv 2010.11929.
     """
 
@@ -157,7 +184,14 @@ class PatchEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Embeds a time in layers into a vector of the state's width, zero at initialisation."""
+    """Embeds a time in layers into a vector of the state's width, zero at initialisation.
+
+    Attributes:
+      width: D, the size of the state's last axis.
+      frequencies: wavelengths, from 2 pi to 200 pi layers; each gives a sine and a cosine.
+      dtype: dtype of the matrix products around it; sets the parameters' dtype. The embedding
+        itself is computed in the time's.
+    """
 
     width: int
     frequencies: int = 32
@@ -177,12 +211,61 @@ class TimeEmbedding(nn.Module):
 
 
 def param_dtype(dtype: Dtype) -> Dtype:
-    """Returns the dtype of parameters and state: float64 under float64, else float32."""
-    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+    """Returns the dtype of parameters and state: float64 under float64, else float32.
+
+    Args:
+      dtype: of the matrix products.
+
+    Raises:
+      ValueError: float64 while jax_enable_x64 is off, where JAX would compute in float32.
+    """
+    if jnp.dtype(dtype) != jnp.float64:
+        return jnp.float32
+    if jnp.result_type(jnp.float64) != jnp.float64:
+        raise ValueError(
+            "dtype 'float64' was given while jax_enable_x64 is off: call "
+            "jax.config.update('jax_enable_x64', True) first, or take 'float32' or 'bfloat16'"
+        )
+    return jnp.float64
+
+
+def check_dtype(dtype: Dtype) -> None:
+    """Raises ValueError for a dtype, or a dtype's name, that is not one of `DTYPES`."""
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+
+
+def check_attention(width: int, heads: int, dtype: Dtype, implementation: str) -> None:
+    """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
+    check_whole(width=width, heads=heads)
+    if width % heads:
+        divisors = [str(n) for n in range(1, 33) if width % n == 0]
+        raise ValueError(
+            f"heads={heads} does not divide width={width}: take heads from "
+            f"{', '.join(divisors)}, or another width"
+        )
+    if implementation not in ATTENTIONS:
+        raise unknown("attention", implementation, ATTENTIONS)
+    if implementation == "cudnn" and jnp.dtype(dtype) != jnp.bfloat16:
+        raise ValueError(
+            f"attention 'cudnn' takes dtype 'bfloat16'; {jnp.dtype(dtype).name!r} was given: take "
+            "that dtype, or attention 'auto' or 'xla'"
+        )
 
 
 def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:
-    """Sines and cosines of positions [N] at width / 2 wavelengths up to 2 pi longest: [N, width].
+    """Codes positions by sines and cosines of wavelengths that grow geometrically.
+
+        [sin(p / w_i), cos(p / w_i)],    w_i = longest^(i / (width / 2 - 1)),    i < width / 2
+
+    Args:
+      positions: [N], of a floating dtype.
+      width: even; half of it are sines, half cosines.
+      longest: the longest wavelength over 2 pi, in the positions' unit; the shortest is 1.
+
+    Returns:
+      [N, width] of the positions' dtype, the sines first.
 
     Source: Vaswani et al. 2017, section 3.5.
     """
@@ -192,9 +275,17 @@ def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> ja
 
 
 def grid_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed sine-cosine positions of a grid of patches, [rows * columns, width] float32.
+    """Returns fixed sine-cosine positions of a grid of patches.
 
-    Half of the width codes the row, half the column; 4 divides the width.
+    Args:
+      rows: of the grid.
+      columns: of the grid.
+      width: D; 4 divides it.
+
+    Returns:
+      [rows * columns, width] float32, row by row: the first half of the width codes the row, the
+      second the column, each as `sinusoids` does.
+
     Source: Beyer, Zhai, Kolesnikov, 'Better plain ViT baselines', 2022, arXiv 2205.01580.
     """
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")

@@ -9,15 +9,13 @@ import abc
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
-import chex
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from odeformer.errors import unknown
-
-State = chex.ArrayTree
+from odeformer.problem import State, Term, VectorField
 
 
 class Substep(NamedTuple):
@@ -151,7 +149,11 @@ def get(name: str) -> diffrax.AbstractSolver:
 
 
 def order(name: str) -> int:
-    """Returns the solver's order of convergence p: its global error is O(h^p)."""
+    """Returns the solver's order of convergence p: its global error is O(h^p).
+
+    Raises:
+      ValueError: no solver has the name (so do the functions below).
+    """
     return get(name).order(None)  # pyright: ignore[reportReturnType]
 
 
@@ -172,17 +174,49 @@ def is_adaptive(name: str) -> bool:
 
 
 def stages(tableau: diffrax.ButcherTableau) -> int:
-    """Returns the stages a fixed step evaluates: all but those only the error estimate reads."""
+    """Returns how many stages a fixed step evaluates: all but those only the error estimate reads.
+
+    Args:
+      tableau: a Butcher tableau.
+    """
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
 def evaluations(name: str, terms: int) -> np.ndarray:
-    """Returns how often one fixed step evaluates each term, int32 [terms]."""
+    """Returns how often one fixed step evaluates each term.
+
+    Args:
+      name: the solver's.
+      terms: how many terms the field has.
+
+    Returns:
+      int32 [terms].
+    """
     solver, table = get(name), tableau(name)
     if not isinstance(solver, Splitting):
         return np.full(terms, 1 if table is None else stages(table), np.int32)
     order = [substep.term for substep in solver.substeps(terms)]
     return np.bincount(order, minlength=terms).astype(np.int32)
+
+
+def ode_terms(name: str, field: VectorField) -> diffrax.AbstractTerm:
+    """Returns a vector field as what the solver steps through.
+
+    Args:
+      name: the solver's.
+      field: the vector field.
+
+    Returns:
+      A `diffrax.MultiTerm` for a splitting, an `ODETerm` of the sum for the others; each takes
+      args = (params, *key).
+    """
+
+    def ode_term(function: Term) -> diffrax.ODETerm:
+        return diffrax.ODETerm(lambda t, y, args: function(t, y, *args))
+
+    if is_splitting(name):
+        return diffrax.MultiTerm(*(ode_term(term) for term in field.terms))
+    return ode_term(field)
 
 
 def unrolled_step(

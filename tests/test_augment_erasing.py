@@ -35,3 +35,9 @@ def test_law_of_erasing():
     always, never = (np.asarray(erase(chance, keys, IMAGE)) for chance in (1.0, 0.0))
     assert (always != IMAGE).any(axis=(1, 2, 3)).all()
     np.testing.assert_array_equal(never, np.broadcast_to(IMAGE, never.shape))
+
+
+def test_an_image_too_narrow_for_a_box_stays():
+    image = IMAGE[:, :1]
+    result = jax.jit(random_erasing)(1.0, jax.random.key(0), image)
+    np.testing.assert_array_equal(result, image)

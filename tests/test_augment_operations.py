@@ -27,7 +27,7 @@ EXACT = {
     "Invert": (0.0,),
     "Posterize": (1.0, 3.0, 4.0),
     "Solarize": (26.0, 200.0, 256.0),
-    "SolarizeAdd": (99.0, 30.0, 0.0),
+    "SolarizeAdd": (99.0, 200.0, 0.0),
 }
 # Where float32, or Pillow's own rounding, may be one of 255 beside the other.
 ROUNDED = {

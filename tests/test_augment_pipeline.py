@@ -78,3 +78,5 @@ def test_a_part_draws_the_same_whatever_else_is_on():
     mirrored = (both == cropped[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (mirrored ^ (both == cropped).all(axis=(1, 2, 3))).all()
     assert mirrored.any() and not mirrored.all()
+    alone = make_augment(flip=True)(keys, images) == images[:, :, ::-1]
+    np.testing.assert_array_equal(mirrored, alone.all(axis=(1, 2, 3)))

@@ -63,6 +63,8 @@ def test_law_of_draws():
     np.testing.assert_allclose(
         np.quantile(magnitude, (0.16, 0.5, 0.84)), (8.5, 9.0, 9.5), atol=0.06
     )
+    assert abs(applied[strength < 0].mean() - applied[warps & (strength > 0)].mean()) < 0.05
+    assert abs(np.corrcoef(applied.ravel(), index.ravel())[0, 1]) < 0.03
     assert magnitude.max() <= 10.0 + 1e-5
     assert abs((magnitude > 10 - 1e-5).mean() - 0.023) < 0.01
 

@@ -85,6 +85,33 @@ def test_the_field_is_told_the_time_in_layers():
     assert float(jnp.abs(whole - again).max()) > 1e-4  # group 1 sees t = 2, 3, not 0, 1
 
 
+def test_groups_draw_masks_of_their_own():
+    """The field's slope is 1 wherever it is not dropped, in both groups."""
+    field = FIELD.clone(dropout=0.5)
+    y = jnp.zeros((4, 8, 16))
+    stack = ODEStack(DepthConfig(layers=2), field)
+    shapes = jax.eval_shape(stack.init, jax.random.key(0), y)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    bias = params["params"]["groups"]["mlp_layer"]["down"]["bias"]
+    params["params"]["groups"]["mlp_layer"]["down"]["bias"] = jnp.full_like(bias, 0.5)
+    run = jax.jit(lambda key: stack.apply(params, y, train=True, rngs={"dropout": key}).y1)
+    kept = np.bincount(np.asarray(run(jax.random.key(0))).astype(int).ravel(), minlength=3)
+    np.testing.assert_allclose(kept / y.size, [0.25, 0.5, 0.25], atol=0.08)
+
+
+def test_drop_path_grows_over_the_depth_of_the_stack():
+    """Whatever layers the field was made with."""
+    y = jax.random.normal(jax.random.key(0), (64, 3, 16))
+    few, many = (
+        ODEStack(DepthConfig(layers=2), FIELD.clone(drop_path=0.5, layers=layers))
+        for layers in (2, 1000)
+    )
+    variables = jax.jit(few.init)(jax.random.key(1), y)
+    rngs = {"dropout": jax.random.key(2)}
+    run = lambda stack: jax.jit(lambda: stack.apply(variables, y, train=True, rngs=rngs).y1)()
+    np.testing.assert_array_equal(run(few), run(many))
+
+
 def test_program_hardly_grows_with_depth():
     y = jax.ShapeDtypeStruct((2, 5, 16), jnp.float32)
 
@@ -137,6 +164,30 @@ def test_checkpoint_stores_one_state_a_step(solver):
     assert size(64) - size(4) <= 1.05 * 60 * state_bytes
 
 
+@pytest.mark.slow
+def test_memory_of_rk4_steps_by_hand():
+    """One group of 4 and of 64 steps: as by hand, and 'recursive' hardly grows at all."""
+    y = jax.ShapeDtypeStruct((8, 33, 64), jnp.float32)
+    field = TransformerField(width=64, heads=4, mlp=256)
+
+    def size(apply):
+        gradient = jax.jit(jax.grad(lambda p, y: apply(p, y).sum()))
+        return gradient.lower(params, y).compile().memory_analysis().temp_size_in_bytes
+
+    def ours(steps, adjoint):
+        depth = DepthConfig(steps, share=steps, solver="rk4", adjoint=adjoint)
+        return size(lambda p, y: ODEStack(depth, field).apply({"params": {"groups": p}}, y).y1)
+
+    def by_hand(steps):
+        return size(lambda p, y: handwritten.shared_stack(handwritten.rk4_layer, p, y, steps))
+
+    stack = ODEStack(DepthConfig(layers=1), field)
+    params = jax.eval_shape(stack.init, jax.random.key(0), y)["params"]["groups"]
+    for steps in (4, 64):
+        assert ours(steps, "checkpoint") <= 1.05 * by_hand(steps)
+    assert ours(64, "recursive") <= 1.3 * ours(4, "recursive")
+
+
 @pytest.mark.parametrize(
     ("depth", "message"),
     [
@@ -146,6 +197,7 @@ def test_checkpoint_stores_one_state_a_step(solver):
         (dict(adjoint="backprop"), "unknown adjoint 'backprop'"),
         (dict(solver="rk4", rtol=1e-3), "no error estimate"),
         (dict(solver="tsit5", steps=3, rtol=1e-3), "both given"),
+        (dict(adjoint="recursive", policy="dots_saveable"), "adjoint 'recursive' was given"),
     ],
 )
 def test_refusals(depth, message):

@@ -93,6 +93,23 @@ def test_drop_path_drops_whole_samples_and_grows_with_time():
     np.testing.assert_allclose(dropped, [0.0, 0.25, 0.5], atol=0.08)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(heads=3), "heads=3 does not divide width=16: take heads from 1, 2, 4, 8, 16"),
+        (dict(mlp=0), "mlp is a whole number, 1 or more; 0"),
+        (dict(dropout=1.5), r"dropout is in \[0, 1\); 1.5 was given"),
+        (dict(drop_path=-0.1), r"drop_path is in \[0, 1\); -0.1 was given"),
+        (dict(time="aditive"), "unknown time 'aditive'.*Did you mean 'additive'"),
+        (dict(attention="flash"), "unknown attention 'flash'"),
+        (dict(dtype=jnp.float16), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
+    ],
+)
+def test_refusals(values, message):
+    with pytest.raises(ValueError, match=message):
+        BASE.clone(**values)
+
+
 def test_matrix_products_in_bfloat16_leave_the_state_alone():
     field = BASE.clone(dtype=jnp.bfloat16)
     y, params = setup(field)

@@ -8,6 +8,7 @@ import http.server
 import io
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -155,12 +156,14 @@ def test_mnist_files_of_another_content(tmp_path):
     folder = tmp_path / "files"
     images, arrays = publish_mnist("mnist", folder)
     pixels, labels = FILES["train"]
+    whole = gzip.decompress((folder / pixels).read_bytes())
     with pytest.raises(BadInput, match="is not a folder: give one that holds .*t10k-images"):
         prepare(images, tmp_path / "data", folder / pixels)
     for name, content, message in (
         (labels, idx(arrays["train"][1][:4]), "5 images, .*labels-idx1-ubyte.gz 4 labels"),
         (pixels, idx(arrays["train"][1]), f"{pixels} is not an IDX file of uint8 with 3 axes"),
-        (pixels, gzip.compress(gzip.decompress((folder / pixels).read_bytes())[:-1]), "not an IDX"),
+        (pixels, gzip.compress(whole[:-1]), "not an IDX"),
+        (pixels, gzip.compress(b"\0\0\x09" + whole[3:]), "not an IDX"),
         (pixels, b"x", f"{pixels} cannot be unpacked"),
     ):
         (folder / name).write_bytes(content)
@@ -193,6 +196,11 @@ def test_what_lies_there_unreadable_is_refused(cifar100, tmp_path):
     (tmp_path / "cifar100" / "3.0.2").mkdir(parents=True)
     with pytest.raises(BadInput, match="holds no prepared set: remove it"):
         prepare(images, tmp_path, path)
+    prepare(images, tmp_path / "data", path)
+    (info,) = tmp_path.glob("data/*/*/dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(BadInput, match="in the file format tfrecord, which takes TensorFlow"):
+        prepare(images, tmp_path / "data", path)
 
 
 @pytest.fixture
@@ -278,7 +286,7 @@ def test_bad_archives(cifar100, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadInput, match=message):
             prepare(images, tmp_path / "data", tmp_path / name)
-    with pytest.raises(BadInput, match="missing is not a file: fetch https://nowhere.invalid"):
+    with pytest.raises(BadInput, match="missing cannot be read .*No such file.* fetch https://"):
         prepare(images, tmp_path / "data", tmp_path / "missing")
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -305,6 +313,14 @@ def test_data_dir_that_cannot_be_written(cifar100, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="file cannot be written .*another --data_dir"):
         prepare(images, tmp_path / "file", path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # as on a full disk
+    try:
+        with pytest.raises(BadInput, match="data cannot be written .*File too large"):
+            prepare(images, tmp_path / "data", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "data").iterdir()) == []
     with pytest.raises(BadInput, match="gs://bucket is not local"):
         prepare(images, "gs://bucket", path)
 

@@ -32,8 +32,12 @@ def make_study(**changes):
     return study
 
 
-def test_rows_of_a_grid():
-    study = from_study_dict(make_study())
+@pytest.fixture(scope="module")
+def study():
+    return from_study_dict(make_study())
+
+
+def test_rows_of_a_grid(study):
     names = [row.name for row in study.rows]
     assert names == [
         "lie_trotter, share 1",
@@ -54,7 +58,9 @@ def test_rows_of_a_grid():
 
 @pytest.mark.parametrize("by", ["parameters", "nfe", "flops"])
 def test_rows_are_matched(by):
-    study = from_study_dict(make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",))))
+    given = make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",)))
+    given.grid = dict(depth=dict(share=(1, 2), solver=("rk4",)))
+    study = from_study_dict(given)
     rows = {row.name: row for row in study.rows}
     matched = [row for row in study.rows if row.match]
     assert len(matched) == 2
@@ -70,8 +76,8 @@ def test_rows_are_matched(by):
             assert getattr(row.costs, by) == getattr(target.costs, by)
 
 
-def test_claims_are_those_of_the_paper():
-    claims = [(c.text, c.row, c.baseline) for c in from_study_dict(make_study()).claims]
+def test_claims_are_those_of_the_paper(study):
+    claims = [(claim.text, claim.row, claim.baseline) for claim in study.claims]
     for share in (1, 2):
         parallel, sequential = f"euler, share {share}", f"lie_trotter, share {share}"
         assert ("parallel beats sequential", parallel, sequential) in claims
@@ -89,6 +95,7 @@ def test_claims_are_those_of_the_paper():
         (dict(matched=dict(row="rk4", by="time", solvers=())), "unknown cost 'time'"),
         (dict(seeds=()), "one or more seeds"),
         (dict(rows=3), "unknown key 'rows'"),
+        (dict(grid=dict(depth=dict(solver=("tsit5",), rtol=(0.1,)))), "rows have fixed steps"),
     ],
 )
 def test_refusals(changes, message):

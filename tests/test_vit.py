@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
 from odeformer.layers import PatchEmbedding
 
@@ -39,6 +40,32 @@ def test_heads_and_positions(pool, positions):
     assert logits.shape == (3, 10) and logits.dtype == jnp.float32
     turned = apply(model, variables, IMAGES[:, ::-1])
     assert float(jnp.abs(turned - logits).max()) > 1e-4  # positions matter
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_logits_written_by_hand(pool):
+    model, variables = make(pool=pool)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    variables = jax.tree.unflatten(tree, noisy)
+
+    @jax.jit
+    def by_hand(p):
+        cut = [IMAGES[:, i : i + 4, j : j + 4] for i in (0, 4) for j in (0, 4, 8)]
+        y = jnp.stack([patch.reshape(3, -1) for patch in cut], axis=1)
+        y = y @ p["patches"]["projection"]["kernel"] + p["patches"]["projection"]["bias"]
+        if pool == "token":
+            y = jnp.concatenate([jnp.tile(p["class_token"], (3, 1, 1)), y], axis=1)
+        y = y + p["positions"]
+        y = handwritten.stack(handwritten.parallel_layer, p["depth"]["groups"], y)
+        y = handwritten.norm(p["norm"], y)
+        y = y[:, 0] if pool == "token" else y.mean(axis=1)
+        return y @ p["head"]["kernel"] + p["head"]["bias"]
+
+    np.testing.assert_allclose(
+        apply(model, variables), by_hand(variables["params"]), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_patches_are_the_convolution_of_their_stride():
@@ -136,6 +163,10 @@ def test_presets_take_changes():
         (dict(patch_size=5), r"patch_size=5 does not divide image_size=\(8, 12\)"),
         (dict(pool="cls"), "unknown pool 'cls'; accepted: token, mean"),
         (dict(dtype="bf16"), "Did you mean 'bfloat16'|accepted: float32, bfloat16"),
+        (dict(dtype="float16"), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
+        (dict(dtype=jnp.float32), "unknown dtype"),
+        (dict(time="sin"), "unknown time 'sin'; accepted: none, additive"),
+        (dict(attention="cudnn"), "'cudnn' takes dtype 'bfloat16'; 'float32' was given"),
         (dict(image_size=8.0), "image_size is a whole number, 1 or more; 8.0"),
         (dict(image_size=(8, 8, 3)), "a side or a pair of sides"),
         (dict(dropout=1.0), r"dropout is in \[0, 1\)"),
@@ -145,6 +176,12 @@ def test_presets_take_changes():
 def test_config_refusals(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+def test_float64_is_refused_where_jax_would_narrow_it():
+    model = ViT(dataclasses.replace(SMALL, dtype="float64"))
+    with pytest.raises(ValueError, match="'float64' was given while jax_enable_x64 is off"):
+        model.init(jax.random.key(0), IMAGES)
 
 
 def test_image_refusals():

@@ -61,10 +61,11 @@ def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int)
             f"Take another --workdir, or delete this one. On resume only "
             f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
         )
-    if cfg.train_steps < done:
+    train_steps: Any = cfg.train_steps
+    if train_steps < done:
         raise BadInput(
-            f"{path} holds a run of {done} steps, config.train_steps={cfg.train_steps} was given: "
-            "give as many or more, or take another --workdir"
+            f"{path} holds a run of {done} steps, config.train_steps={train_steps} was given: give "
+            "as many or more, or take another --workdir"
         )
 
 

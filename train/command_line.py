@@ -50,6 +50,25 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     return None
 
 
+def parse(argv: Sequence[str], own_flags: flags.FlagValues) -> list[str]:
+    """Parses the flags, and returns the arguments that are none.
+
+    Args:
+      argv: the command line.
+      own_flags: the program's flags; filled in.
+
+    Raises:
+      BadInput: a flag that is unknown (names the nearest), or a value that does not fit.
+    """
+    try:
+        return own_flags(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [f"--{name}" for name in (*own_flags, "help") if "." not in name]
+        raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise BadInput(str(error)) from error
+
+
 def parse_with_config(
     argv: Sequence[str],
     own_flags: flags.FlagValues,
@@ -73,15 +92,9 @@ def parse_with_config(
     else:
         _check_keys(argv, cfg, name)
         config_flags.DEFINE_config_dict(name, cfg, flag_values=own_flags, sys_argv=list(argv))
-    try:
-        rest = own_flags(list(argv))
-    except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in (*own_flags, "help") if "." not in name]
-        raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise BadInput(str(error)) from error
-    if len(rest) > 1:
-        raise BadInput(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    rest = parse(argv, own_flags)
+    if rest:
+        raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     parsed: Any = own_flags[name].value
     return parsed
 

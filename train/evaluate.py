@@ -86,7 +86,13 @@ def summarise(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
 def depths(config: DepthConfig, names: Sequence[str]) -> list[DepthConfig]:
     """Returns the depth under each named solver: fixed steps first, then adaptive where it can."""
     plain = dataclasses.replace(
-        config, adjoint="checkpoint", rtol=None, atol=None, max_steps=None, per_sample=False
+        config,
+        adjoint="checkpoint",
+        policy=None,
+        rtol=None,
+        atol=None,
+        max_steps=None,
+        per_sample=False,
     )
     fixed = [dataclasses.replace(plain, solver=name) for name in names]
     adaptive = [

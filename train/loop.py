@@ -63,9 +63,9 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
         train_step = make_train_step(config, splits["train"], mesh)
         eval_step = make_eval_step(config.model, splits["train"], mesh)
 
-        def score_split(name: str) -> dict[str, np.ndarray]:
+        def score_split(name: str, params: Any) -> dict[str, np.ndarray]:
             size, workers = config.eval.batch_size, config.data.workers
-            return score(state.eval_params, splits[name], size, mesh, eval_step, workers)
+            return score(params, splits[name], size, mesh, eval_step, workers)
 
         first = jax.process_index() == 0
         with (
@@ -81,14 +81,14 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
                 progress.advance(step)
                 if step % config.eval.every_steps == 0 or step == config.train_steps:
                     pending.flush(writer, progress)
-                    scores = _named("val", summarise(score_split("validation")))
+                    scores = _named("val", summarise(score_split("validation", state.eval_params)))
                     writer.write(step, scores)
                     progress.note(f"step {step:>6}  validation  {describe(scores)}")
                     pending.restart_clock(step)
                 if step % config.checkpoint.every_steps == 0 or step == config.train_steps:
                     pending.flush(writer, progress)  # a resume goes on behind what is written
                     checkpoints.save(state, step)
-            scores = score_split("test")
+            scores = score_split("test", state.eval_params)
             if first:
                 write_scores(path, scores)
             test = _named("test", summarise(scores))

@@ -48,8 +48,9 @@ def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
 
 def write_scores(workdir: epath.Path, scores: Mapping[str, np.ndarray]) -> None:
     """Writes the scores of each test example, [N] in the split's order, to test_scores.npz."""
+    arrays: Any = scores
     with (workdir / "test_scores.npz").open("wb") as file:
-        np.savez(file, **scores)
+        np.savez(file, **arrays)
 
 
 def read_scores(workdir: str | epath.Path) -> dict[str, np.ndarray]:

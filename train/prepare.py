@@ -83,10 +83,7 @@ def find(name: str) -> ImageSet:
 
 
 def prepare(
-    images: ImageSet,
-    data_dir: str | pathlib.Path,
-    archive: str | pathlib.Path | None = None,
-    console: Console | None = None,
+    images: ImageSet, data_dir: str | pathlib.Path, archive: str | pathlib.Path | None = None
 ) -> str:
     """Prepares a set, unless it is prepared already; nothing half-made is left behind.
 
@@ -95,7 +92,6 @@ def prepare(
       data_dir: the folder of all prepared sets; made where it is missing.
       archive: the official file, or a folder that holds the official files under their names; None
         to download them.
-      console: where the progress is shown, if it is a terminal; by default standard error.
 
     Returns:
       What was done, in a line.
@@ -112,11 +108,10 @@ def prepare(
     if target.exists():
         _check_prepared(target)
         return f"{name} is prepared already in {target}"
-    console = console or Console(stderr=True)
     try:
         with (
             _alone_in(data_dir / f".{name}-{version}.unfinished") as folder,
-            _bars(console) as progress,
+            _bars() as progress,
         ):
             files = _locate(images.archives, archive, folder, progress)
             _build(images.builder(files, progress, data_dir=folder, file_format="array_record"))
@@ -132,21 +127,21 @@ def prepare(
 def _check_prepared(target: pathlib.Path) -> None:
     """Refuses what lies there if it cannot be read; it may be another program's."""
     try:
-        found = tfds.builder_from_directory(target).info
+        found: Any = tfds.builder_from_directory(target).info.file_format
     except Exception as error:  # whatever tensorflow-datasets says of a broken folder
         raise BadInput(f"{target} is there, but holds no prepared set: remove it") from error
-    if found.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+    if found != tfds.core.FileFormat.ARRAY_RECORD:
         raise BadInput(
-            f"{target} is there in the file format {found.file_format}, which takes TensorFlow to "
-            "read: give another --data_dir"
+            f"{target} is there in the file format {found.value}, which takes "
+            "TensorFlow to read: give another --data_dir"
         )
 
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives this process an empty folder of its own, and removes it at the end, whatever happens.
+    """Gives this process a folder of its own, and removes it at the end, whatever happens.
 
-    What a killed process left there is removed at the start.
+    Folders that a killed process left in it are removed first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -165,7 +160,8 @@ def _alone_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(folder)
 
 
-def _bars(console: Console) -> Progress:
+def _bars() -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -209,13 +205,7 @@ def _build(builder: tfds.core.DatasetBuilder) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    try:
-        names = FLAGS(list(argv))[1:]
-    except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in (*FLAGS, "help")]
-        raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
-    except flags.Error as error:
-        raise BadInput(str(error)) from error
+    names = command_line.parse(argv, FLAGS)
     if len(names) != 1:
         raise BadInput(
             f"give one image set, of {', '.join(builder.name for builder in BUILDERS)}, e.g. "

@@ -56,7 +56,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "nfe": _evaluations(aux["ode"]).mean(),
-            "failed_solves": (aux["ode"]["result"] != 0).sum().astype(jnp.float32),
+            "failed_solves": _failures(aux["ode"]).sum().astype(jnp.float32),
         }
         if not mixed:
             metrics["accuracy"] = (logits.argmax(-1) == labels).mean()
@@ -119,12 +119,11 @@ def make_eval_step(config: ViTConfig, data: Split, mesh: Mesh) -> Callable[[Any,
     def eval_step(params: Any, batch: Batch, given: Mapping[str, jax.Array]) -> Metrics:
         images = (data.to_unit(batch["image"]) - given["mean"]) / given["std"]
         logits, aux = model.apply({"params": params}, images, mutable=["ode"])
-        failed = (aux["ode"]["result"] != 0).any(axis=0)  # over the groups
         scores = {
             "loss": cross_entropy(logits, batch["label"]),
             "correct": logits.argmax(-1) == batch["label"],
             "nfe": _evaluations(aux["ode"]),
-            "failed": failed,
+            "failed": _failures(aux["ode"]).any(axis=0),
         }
         size = batch["label"].shape
         return {k: jnp.broadcast_to(v, size).astype(jnp.float32) for k, v in scores.items()}
@@ -143,6 +142,11 @@ def _moments(data: Split) -> dict[str, np.ndarray]:
     one compiled program, through JAX's compilation cache.
     """
     return {"mean": np.asarray(data.mean, np.float32), "std": np.asarray(data.std, np.float32)}
+
+
+def _failures(ode: Mapping[str, jax.Array]) -> jax.Array:
+    """Which solves did not reach their end: bool [G], or [G, B]."""
+    return jnp.not_equal(ode["result"], 0)
 
 
 def _evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:

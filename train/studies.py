@@ -1,5 +1,6 @@
 """Studies: a grid of runs over folds and seeds, and rows matched in cost to those of the grid."""
 
+import bisect
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class Row:
 
     name: str
     config: RunConfig
-    cfg: ml_collections.ConfigDict
+    cfg: Any
     costs: Costs
     match: tuple[str, str] | None = None
 
@@ -104,11 +105,11 @@ class Study:
     claims: tuple[Claim, ...]
 
 
-def from_study_dict(cfg: ml_collections.ConfigDict) -> Study:
+def from_study_dict(cfg: Any) -> Study:
     """Returns the study that a file of configs/studies describes.
 
     Args:
-      cfg: `config`, the ConfigDict of a run; `grid`, values to try of its keys, as
+      cfg: a ConfigDict of `config`, the ConfigDict of a run; `grid`, values to try of its keys, as
         {'depth': {'solver': (...), 'share': (...)}}; `matched`, {'row': solver, 'by': ...,
         'solvers': (...)}: for each row of that solver a deeper or shallower row of each of those
         solvers, nearest to it by 'parameters', 'nfe' or 'flops', with as many sets of weights where
@@ -123,12 +124,14 @@ def from_study_dict(cfg: ml_collections.ConfigDict) -> Study:
     missing = [key for key in KEYS if key not in cfg]
     if missing:
         raise BadInput(f"study: {', '.join(missing)} is missing; a study has {', '.join(KEYS)}")
+    if not cfg.seeds:
+        raise BadInput("study: seeds is a tuple of one or more seeds; () was given")
+    if cfg.matched is not None and cfg.matched.by not in MATCHES:
+        raise BadInput(f"study: matched.by: {unknown('cost', cfg.matched.by, MATCHES)}")
     rows = [_grid_row(cfg.config, choice) for choice in _choices(cfg.grid.to_dict())]
     rows += _matched_rows(rows, cfg.matched)
     folds = [None] if cfg.folds is None else range(cfg.folds)
     replicas = tuple(Replica(fold, seed) for seed in cfg.seeds for fold in folds)
-    if not replicas:
-        raise BadInput("study: seeds is a tuple of one or more seeds; () was given")
     return Study(tuple(rows), replicas, tuple(_claims(rows)))
 
 
@@ -142,17 +145,24 @@ def replica_config(row: Row, replica: Replica) -> ml_collections.ConfigDict:
 
 def costs(config: ViTConfig) -> Costs:
     """Returns what a model of fixed steps costs; nothing is computed but shapes."""
-    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
-    params = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
     forward = flops.vit(config)
-    evaluations = flops.evaluations(config)
     return Costs(
-        parameters=count_parameters(params),
-        nfe=int(evaluations.sum()),
+        parameters=_cost(config, "parameters"),
+        nfe=_cost(config, "nfe"),
         inference_flops=forward,
         training_flops=3 * forward,
         recomputed_flops=flops.recomputed(config),
     )
+
+
+def _cost(config: ViTConfig, by: str) -> int:
+    """One of the costs that rows can be matched by."""
+    if by == "nfe":
+        return int(flops.evaluations(config).sum())
+    if by == "flops":
+        return flops.vit(config)
+    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
+    return count_parameters(jax.eval_shape(ViT(config).init, jax.random.key(0), images))
 
 
 def _choices(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -161,7 +171,7 @@ def _choices(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _grid_row(base: ml_collections.ConfigDict, choice: Mapping[str, Any]) -> Row:
+def _grid_row(base: Any, choice: Mapping[str, Any]) -> Row:
     cfg = base.copy_and_resolve_references()
     known = flatten(cfg.to_dict())
     for key in choice:
@@ -170,6 +180,12 @@ def _grid_row(base: ml_collections.ConfigDict, choice: Mapping[str, Any]) -> Row
     cfg.update_from_flattened_dict(dict(choice))
     config = from_config_dict(cfg)
     depth = config.model.depth
+    if depth.rtol is not None:
+        raise BadInput(
+            f"study: rtol={depth.rtol} gives each input steps of its own, whose cost is not known "
+            "before they are taken: rows have fixed steps; evaluate the finished runs under "
+            "tolerances with python -m train.evaluate"
+        )
     others = [
         f"{key.rpartition('.')[2]} {value}"
         for key, value in choice.items()
@@ -179,11 +195,9 @@ def _grid_row(base: ml_collections.ConfigDict, choice: Mapping[str, Any]) -> Row
     return Row(name, config, cfg, costs(config.model))
 
 
-def _matched_rows(rows: Sequence[Row], matched: ml_collections.ConfigDict | None) -> list[Row]:
+def _matched_rows(rows: Sequence[Row], matched: Any) -> list[Row]:
     if matched is None:
         return []
-    if matched.by not in MATCHES:
-        raise BadInput(f"study: matched.by: {unknown('cost', matched.by, MATCHES)}")
     targets = [row for row in rows if row.config.model.depth.solver == matched.row]
     return [
         _matched_row(target, solver, matched.by) for target in targets for solver in matched.solvers
@@ -198,27 +212,21 @@ def _matched_row(target: Row, solver: str, by: str) -> Row:
         changed = dataclasses.replace(depth, solver=solver, layers=layers, share=share, steps=None)
         return dataclasses.replace(target.config.model, depth=changed)
 
-    def distance(layers: int) -> float:
-        return abs(_cost(model(layers), by) - wanted)
+    def cost(layers: int) -> int:
+        return _cost(model(layers), by)
 
     depth = target.config.model.depth
     wanted = _cost(target.config.model, by)
     stride = depth.groups if depth.share > 1 else 1
-    layers = min(range(stride, DEEPEST + 1, stride), key=distance)
+    depths = range(stride, DEEPEST + 1, stride)
+    above = bisect.bisect_left(depths, wanted, key=cost)  # costs do not fall with the depth
+    layers = min(depths[max(above - 1, 0) : above + 1], key=lambda n: abs(cost(n) - wanted))
     chosen = model(layers)
     cfg = target.cfg.copy_and_resolve_references()
     cfg.depth.update(solver=solver, layers=layers, share=chosen.depth.share, steps=None)
     config = from_config_dict(cfg)
     name = f"{solver}, share {chosen.depth.share}, layers {layers}"
     return Row(name, config, cfg, costs(config.model), match=(by, target.name))
-
-
-def _cost(config: ViTConfig, by: str) -> int:
-    if by == "nfe":
-        return int(flops.evaluations(config).sum())
-    if by == "flops":
-        return flops.vit(config)
-    return costs(config).parameters
 
 
 def _claims(rows: Sequence[Row]) -> list[Claim]:

@@ -9,12 +9,12 @@ of the RK4 ones. Paper: arXiv 2212.06011. Hardware, hours and accuracy: not meas
 
 import ml_collections
 
-from configs import cifar
+from configs import cifar, common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> common.Config:
     """Returns the study."""
-    study = ml_collections.ConfigDict()
+    study: common.Config = ml_collections.ConfigDict()
     study.config = cifar.get_config("dataset=cifar100,variant=deit_ti,size=accelerator")
     study.grid = dict(
         depth=dict(share=(1, 2, 3, 4, 6, 12), solver=("lie_trotter", "euler", "midpoint", "rk4"))

@@ -7,12 +7,12 @@ Two epochs of configs/cifar.py:size=cpu a run. Paper: arXiv 2212.06011. Not meas
 
 import ml_collections
 
-from configs import cifar
+from configs import cifar, common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> common.Config:
     """Returns the study."""
-    study = ml_collections.ConfigDict()
+    study: common.Config = ml_collections.ConfigDict()
     study.config = cifar.get_config("dataset=cifar10,size=cpu")
     study.config.train_steps = 1500
     study.grid = dict(depth=dict(solver=("lie_trotter", "euler", "midpoint", "rk4")))

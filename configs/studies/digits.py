@@ -13,9 +13,9 @@ import ml_collections
 from configs import common
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> common.Config:
     """Returns the study."""
-    study = ml_collections.ConfigDict()
+    study: common.Config = ml_collections.ConfigDict()
     study.config = common.get_digits(layers=6)
     study.config.train_steps = 800
     study.config.model.update(width=32, heads=2, mlp=64)

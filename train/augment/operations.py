@@ -17,8 +17,6 @@ import jax.numpy as jnp
 
 from train.augment.geometry import sample
 
-_LUMA = (19595, 38470, 7471)  # of 65536: the weights of red, green and blue, as Pillow rounds them
-
 
 def shear_x(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Array:
     """Moves each row along x by `strength` times its y."""
@@ -49,27 +47,29 @@ def rotate(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Arra
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """Returns the image's luminance, in each channel; without it an image has more colour."""
+    """Returns the luminance, in each channel: the image without colour."""
     return jnp.broadcast_to(_luminance(image), image.shape)
 
 
 def mean_grey(image: jax.Array) -> jax.Array:
-    """Returns the mean of the image's luminance; without it an image has more contrast."""
+    """Returns the mean luminance: the image without contrast."""
     luminance = _luminance(image).astype(jnp.int32)
     mean = (2 * luminance.sum() + luminance.size) // (2 * luminance.size)  # rounded half up
     return jnp.full_like(image, mean)
 
 
 def black(image: jax.Array) -> jax.Array:
-    """Returns black; without it an image is brighter."""
+    """Returns black: the image without brightness."""
     return jnp.zeros_like(image)
 
 
 def smooth(image: jax.Array) -> jax.Array:
-    """Returns the image smoothed by its neighbours, rims as they are; without it it is sharper."""
+    """Returns each pixel averaged with its neighbours, rims apart: the image without sharpness."""
     rows = image[:-2] + image[1:-1] + image[2:]
     total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
-    return image.at[1:-1, 1:-1].set(jnp.floor(total / 13 + 0.5))
+    frame = ((1, 1), (1, 1), (0, 0))
+    averaged = jnp.pad(jnp.floor(total / 13 + 0.5), frame, constant_values=-1)
+    return jnp.where(averaged < 0, image, averaged)
 
 
 def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
@@ -82,15 +82,16 @@ def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
 
 def equalize(image: jax.Array, strength: jax.Array) -> jax.Array:
     """Maps each channel so that its values are spread evenly over 0 to 255."""
-    pixels = image.reshape(-1, image.shape[-1]).astype(jnp.int32)
-    channel = jnp.arange(image.shape[-1])
-    counts = jnp.zeros((channel.size, 256), jnp.int32).at[channel, pixels].add(1)
-    below = jnp.cumsum(counts, axis=1) - counts
-    brightest = (pixels == pixels.max(axis=0)).sum(axis=0)
-    step = ((len(pixels) - brightest) // 255)[:, None]
-    spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    height, width, channels = image.shape
+    channel, pixels = jnp.arange(channels), image.astype(jnp.int32)
+    index = 256 * channel + pixels
+    counts = jnp.zeros(256 * channels, jnp.int32).at[index].add(1).reshape(channels, 256)
+    up_to = jnp.cumsum(counts, axis=1)
+    below_brightest = jnp.where(up_to < height * width, up_to, 0).max(axis=1, keepdims=True)
+    step = below_brightest // 255
+    spread = jnp.minimum((step // 2 + up_to - counts) // jnp.maximum(step, 1), 255)
     table = jnp.where(step > 0, spread, jnp.arange(256))
-    return table[channel, pixels].reshape(image.shape).astype(image.dtype)
+    return table[channel, pixels].astype(image.dtype)
 
 
 def invert(image: jax.Array, strength: jax.Array) -> jax.Array:
@@ -188,8 +189,11 @@ def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Ar
 
 
 def _luminance(image: jax.Array) -> jax.Array:
-    """The image in one channel, [height, width, 1]; exact, since float32 counts to 2^24."""
+    """The image in one channel, [height, width, 1], by Pillow's weights, in 65536ths.
+
+    float32 holds these sums exactly.
+    """
     if image.shape[-1] == 1:
         return image
-    weighted = (image * jnp.asarray(_LUMA, image.dtype)).sum(axis=-1, keepdims=True)
-    return jnp.floor((weighted + 32768) / 65536)
+    red, green, blue = (image[..., channel, None] for channel in range(3))
+    return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)

@@ -18,7 +18,7 @@ def augment(
     keys: jax.Array,
     images: jax.Array,
     standardise: Callable[[jax.Array], jax.Array],
-    fill: Sequence[float],
+    fill: jax.typing.ArrayLike | Sequence[float],
 ) -> jax.Array:
     """Changes each image at random and standardises it.
 

@@ -30,7 +30,10 @@ class Operations(NamedTuple):
 
 
 def rand_augment(
-    config: AugmentConfig, key: jax.Array, image: jax.Array, fill: Sequence[float]
+    config: AugmentConfig,
+    key: jax.Array,
+    image: jax.Array,
+    fill: jax.typing.ArrayLike | Sequence[float],
 ) -> jax.Array:
     """Applies `randaugment_ops` operations to an image, one after the other.
 
@@ -68,7 +71,15 @@ def rand_augment(
 
 
 def draw_operations(config: AugmentConfig, key: jax.Array) -> Operations:
-    """Returns the operations of one image, of that number and about that magnitude."""
+    """Draws the operations of one image.
+
+    Args:
+      config: randaugment_ops, randaugment_magnitude.
+      key: a PRNG key.
+
+    Returns:
+      As many operations, of about that magnitude.
+    """
     draws_key, noise_key = jax.random.split(key)
     shape = (config.randaugment_ops,)
     choice, chance, direction = jax.random.uniform(draws_key, (3, *shape))

@@ -62,8 +62,6 @@ def check(archive: Archive, path: pathlib.Path, progress: Progress) -> None:
     Raises:
       BadInput: the file is missing, truncated or another one.
     """
-    if not path.is_file():
-        raise BadInput(f"--archive: {path} is not a file: fetch {archive.url} and name its path")
     remedy = f"fetch {archive.url} anew"
     try:
         with path.open("rb") as file:
@@ -72,7 +70,9 @@ def check(archive: Archive, path: pathlib.Path, progress: Progress) -> None:
             for _ in _checked(archive, shown, str(path), remedy):
                 pass
     except OSError as error:
-        raise BadInput(f"--archive: {path} cannot be read ({error})") from error
+        raise BadInput(
+            f"--archive: {path} cannot be read ({error}): fetch {archive.url} and name its path"
+        ) from error
 
 
 def read_members(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]:

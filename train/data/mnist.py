@@ -7,6 +7,7 @@ Vollgraf, 'Fashion-MNIST', 2017, arXiv 1708.07747.
 """
 
 import gzip
+import math
 import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be unpacked ({error})") from error
     header = 4 + 4 * ndim
-    shape = np.frombuffer(content[4:header], ">i4").tolist()
-    if content[:4] != bytes((0, 0, _UINT8, ndim)) or len(content) != header + np.prod(shape):
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
+    if content[:4] != bytes((0, 0, _UINT8, ndim)) or len(content) != header + math.prod(shape):
         raise BadInput(f"{path} is not an IDX file of uint8 with {ndim} axes")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

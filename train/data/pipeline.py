@@ -1,6 +1,7 @@
 """The order in which examples are read, and the batches made of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -101,7 +102,7 @@ def train_batches(
             raise BadInput(
                 f"config.batch_size={batch_size} is not a multiple of the {number} {name}"
             )
-    order = BatchOrder(len(data), batch_size, steps, seed, process, processes, repeats)
+    order: Any = BatchOrder(len(data), batch_size, steps, seed, process, processes, repeats)
 
     def gather(item: tuple[np.ndarray, np.ndarray]) -> Batch:
         index, draw = item

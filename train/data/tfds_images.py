@@ -11,6 +11,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from tensorflow_datasets.core.constants import DATA_DIR
+from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from train.config import DataConfig
 from train.data.arrays import Images, Split, channel_moments
@@ -69,11 +71,11 @@ def load(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> dict
     }
 
 
-def _find(config: DataConfig) -> tfds.core.DatasetBuilder:
-    where = config.data_dir or tfds.core.constants.DATA_DIR
+def _find(config: DataConfig) -> Any:
+    where = config.data_dir or DATA_DIR
     try:
         builder = tfds.builder(config.name, data_dir=config.data_dir)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except DatasetNotFoundError as error:
         raise BadInput(
             f"config.data.name={config.name!r} is neither 'digits' nor a set that "
             f"tensorflow-datasets knows or finds in {where}"
@@ -93,8 +95,8 @@ def _find(config: DataConfig) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _check_features(builder: tfds.core.DatasetBuilder) -> None:
-    features = dict(builder.info.features)
+def _check_features(builder: Any) -> None:
+    features: dict[str, Any] = dict(builder.info.features)
     image, label = features.get("image"), features.get("label")
     if not isinstance(image, tfds.features.Image) or not isinstance(
         label, tfds.features.ClassLabel
@@ -105,7 +107,7 @@ def _check_features(builder: tfds.core.DatasetBuilder) -> None:
         )
 
 
-def _split_names(builder: tfds.core.DatasetBuilder, config: DataConfig) -> dict[str, str]:
+def _split_names(builder: Any, config: DataConfig) -> dict[str, str]:
     """Which part of the set serves as which split, in tfds' notation."""
     sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
     test = "test" if "test" in sizes else "validation"

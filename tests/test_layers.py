@@ -1,0 +1,55 @@
+"""The parts of a transformer: masks, positions, what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeformer.layers import Attention, DropPath, grid_positions, param_dtype
+
+
+def test_drop_path_keeps_the_mean():
+    x = jnp.ones((20_000, 1, 2))
+    dropped = DropPath().apply({}, x, jnp.float32(0.25), rngs={"dropout": jax.random.key(0)})
+    np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(dropped[..., 0], dropped[..., 1])
+    assert abs(float(dropped.mean()) - 1) < 0.02  # 5 standard deviations
+
+
+def test_grid_positions_code_the_row_and_then_the_column():
+    table = grid_positions(2, 3, 8)
+    assert table.shape == (6, 8) and table.dtype == np.float32
+    waves = np.array([1.0, 1e-4])
+    for place, (row, column) in enumerate(np.ndindex(2, 3)):
+        angles = row * waves, column * waves
+        expected = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)])
+        np.testing.assert_allclose(table[place], expected, rtol=1e-6)
+
+
+def test_float64_without_x64_is_refused():
+    with pytest.raises(ValueError, match="jax_enable_x64 is off"):
+        param_dtype("float64")
+    with jax.enable_x64(True):
+        assert param_dtype("float64") == jnp.float64
+    assert param_dtype("bfloat16") == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(heads=3, width=16), "heads=3 does not divide width=16: take heads from 1, 2, 4"),
+        (dict(heads=0, width=16), "heads is a whole number, 1 or more; 0"),
+        (dict(heads=2, width=16, implementation="flash"), "unknown attention 'flash'"),
+        (dict(heads=2, width=16, implementation="cudnn"), "'bfloat16'; 'float32' was given"),
+    ],
+)
+def test_attention_refusals(values, message):
+    with pytest.raises(ValueError, match=message):
+        Attention(**values)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there cuDNN may be")
+def test_cudnn_needs_a_gpu():
+    attention = Attention(2, 16, jnp.bfloat16, "cudnn")
+    with pytest.raises(ValueError, match="'cudnn' runs on NVIDIA GPUs.*take attention 'auto'"):
+        attention.init(jax.random.key(0), jnp.ones((1, 3, 16)))
