@@ -104,7 +104,8 @@ def test_refusals(changes, message):
 
 
 def small():
-    study = make_study(matched=None)
+    study = make_study()
+    study.matched = None
     study.grid = dict(depth=dict(solver=("lie_trotter", "euler")))
     return study
 
