@@ -22,7 +22,7 @@ from benchmarks import handwritten, measure
 from odeformer import DepthConfig, ODEStack, ViTConfig, presets
 from odeformer.checks import ADJOINTS
 from odeformer.errors import unknown
-from odeformer.vit import make_field
+from odeformer.vit import transformer_field
 
 TOKENS, SHARE = 65, 12
 OVERHEAD, SPEEDUP, COMPILE = 1.03, 1.3, 1.2  # wanted of ratios
@@ -235,7 +235,7 @@ def _small_gradients(solver: str, steps: int) -> dict[str, Any]:
     for adjoint in ADJOINTS:
         depth = DepthConfig(layers=12, share=12, solver=solver, steps=steps, adjoint=adjoint)
         config = ViTConfig(width=32, heads=2, mlp=128, dtype="float64", depth=depth)
-        module = ODEStack(depth, make_field(config))
+        module = ODEStack(depth, transformer_field(config))
         params = module.init(jax.random.key(1), y_BND)["params"]["groups"]
         gradients[adjoint] = jax.jit(measure.loss_and_gradient(_stack(config)))(params, y_BND)[1]
     return gradients
@@ -248,7 +248,7 @@ def _deit(fused: bool = False, **depth: Any) -> ViTConfig:
 
 def _stack(config: ViTConfig) -> measure.Apply:
     """The stack of a config as a function of its parameters and the state."""
-    module = ODEStack(config.depth, make_field(config))
+    module = ODEStack(config.depth, transformer_field(config))
     return lambda params, y: module.apply({"params": {"groups": params}}, y).y1  # pyright: ignore
 
 
@@ -256,7 +256,7 @@ def _arrays(groups: int, batch: int) -> tuple[measure.Params, jax.Array]:
     """Parameters of that many groups, and a state [batch, TOKENS, D]."""
     config = _deit(layers=groups)
     y_BND = jax.random.normal(jax.random.key(0), (batch, TOKENS, config.width))
-    module = ODEStack(config.depth, make_field(config))
+    module = ODEStack(config.depth, transformer_field(config))
     return module.init(jax.random.key(1), y_BND)["params"]["groups"], y_BND
 
 

@@ -71,7 +71,7 @@ class ViTConfig:
         for name, accepted in (("pool", POOLS), ("positions", POSITIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in accepted:
                 raise unknown(name, getattr(self, name), accepted)
-        make_field(self)  # which refuses the sizes, rates and names that it cannot take
+        transformer_field(self)  # which refuses the sizes, rates and names that it cannot take
         if any(side % self.patch_size for side in self.image_shape[:2]):
             raise ValueError(
                 f"patch_size={self.patch_size} does not divide image_size={self.image_size}: take "
@@ -142,7 +142,7 @@ class ViT(nn.Module):
         y_BND = self._embed_positions(tokens.astype(state_dtype))
         if train and config.dropout:
             y_BND = nn.Dropout(config.dropout)(y_BND, deterministic=False)
-        solution = ODEStack(config.depth, make_field(config), name="depth")(y_BND, train)
+        solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         if not self.is_initializing():
             for name in ("nfe", "accepted", "rejected", "result"):
                 self.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
@@ -173,7 +173,7 @@ class ViT(nn.Module):
         return y_BND
 
 
-def make_field(config: ViTConfig) -> TransformerField:
+def transformer_field(config: ViTConfig) -> TransformerField:
     """Returns the unbound vector field of a model of that config.
 
     Args:

@@ -34,7 +34,7 @@ flags.DEFINE_bool("dry_run", False, "Print the runs and what they cost.", flag_v
 
 
 def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list[dict[str, Any]]:
-    """Trains what is not yet trained, replica by replica, and reports after each run.
+    """Trains what is not yet trained, replica by replica, and reports.
 
     All rows of a replica come before the next replica, so that an unfinished study compares rows
     over the same replicas.
@@ -51,8 +51,8 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
       BadInput: a config that is refused, or a workdir that holds another study.
     """
     path = epath.Path(workdir)
-    # Replicas of a row are one program: it is compiled once.
-    jax.config.update("jax_compilation_cache_dir", str(path / "compilation_cache"))
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # replicas are one program
+        jax.config.update("jax_compilation_cache_dir", str(path / "compilation_cache"))
     runs = [(row, replica) for replica in study.replicas for row in study.rows]
     results = []
     for number, (row, replica) in enumerate(runs, 1):
