@@ -153,4 +153,8 @@ def _read_ahead(batches: grain.MapDataset, workers: int) -> Iterator[Batch]:
         if not flags.FLAGS.is_parsed():  # grain hands its workers absl's flags
             flags.FLAGS.mark_as_parsed()
         reading = reading.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(reading)
+    iterator = iter(reading)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # else workers leave shared memory behind
