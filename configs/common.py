@@ -149,6 +149,23 @@ def get_data(name: str, **augment: Any) -> Config:
     )
 
 
+def get_solver_study(config: Config) -> Config:
+    """Returns the paper's study of a model of 12 layers, over three seeds.
+
+    Four solvers with weights shared over 1 to 12 layers, and sequential and parallel models of the
+    FLOPs of the RK4 ones.
+    """
+    study: Config = ml_collections.ConfigDict()
+    study.config = config
+    study.grid = dict(
+        depth=dict(share=(1, 2, 3, 4, 6, 12), solver=("lie_trotter", "euler", "midpoint", "rk4"))
+    )
+    study.matched = dict(row="rk4", by="flops", solvers=("lie_trotter", "euler"))
+    study.folds = None
+    study.seeds = (0, 1, 2)
+    return study
+
+
 def get_digits(**depth: Any) -> Config:
     """Returns a run on scikit-learn's 8x8 digits, of that depth.
 

@@ -45,8 +45,7 @@ def make_train_step(
     model = ViT(config.model)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     schedule = make_schedule(config.optimizer, config.train_steps)
-    changes, smoothing = config.data.augment, config.optimizer.label_smoothing
-    mixed = bool(changes.mixup or changes.cutmix)
+    mixed = bool(config.data.augment.mixup or config.data.augment.cutmix)
 
     def loss_fn(params, images, targets, labels, key):
         logits, aux = model.apply(
@@ -65,17 +64,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch, given: Mapping[str, jax.Array]
     ) -> tuple[TrainState, Metrics]:
-        dropout_key, mix_key, augment_key = jax.random.split(jax.random.key(given["seed"]), 3)
-        dropout_key, mix_key = (
-            jax.random.fold_in(key, state.step) for key in (dropout_key, mix_key)
-        )
-        sample_keys = jax.vmap(
-            lambda draw, index: jax.random.fold_in(jax.random.fold_in(augment_key, draw), index)
-        )(batch["draw"], batch["index"])
-        images = data.to_unit(batch["image"])
-        standardise = lambda images: (images - given["mean"]) / given["std"]
-        images = augment(changes, sample_keys, images, standardise, given["mean"])
-        images, targets = mix(changes, mix_key, images, batch["label"], data.classes, smoothing)
+        images, targets, dropout_key = _augmented(config, data, state.step, batch, given)
         grads, metrics = jax.grad(loss_fn, has_aux=True)(
             state.params, images, targets, batch["label"], dropout_key
         )
@@ -99,6 +88,26 @@ def make_train_step(
     )
     given = _moments(data) | {"seed": np.uint32(config.seed)}
     return lambda state, batch: step(state, batch, given)
+
+
+def _augmented(
+    config: RunConfig, data: Split, step: jax.Array, batch: Batch, given: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The batch as the model sees it: images, targets [B, C], and the step's key for dropout."""
+    dropout_key, mix_key, augment_key = jax.random.split(jax.random.key(given["seed"]), 3)
+    dropout_key, mix_key = (jax.random.fold_in(key, step) for key in (dropout_key, mix_key))
+    sample_keys = jax.vmap(
+        lambda draw, index: jax.random.fold_in(jax.random.fold_in(augment_key, draw), index)
+    )(batch["draw"], batch["index"])
+
+    def standardise(images: jax.Array) -> jax.Array:
+        return (images - given["mean"]) / given["std"]
+
+    changes, smoothing = config.data.augment, config.optimizer.label_smoothing
+    images = data.to_unit(batch["image"])
+    images = augment(changes, sample_keys, images, standardise, given["mean"])
+    images, targets = mix(changes, mix_key, images, batch["label"], data.classes, smoothing)
+    return images, targets, dropout_key
 
 
 def make_eval_step(config: ViTConfig, data: Split, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:

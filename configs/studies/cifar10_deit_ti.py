@@ -7,19 +7,10 @@ The full recipe of configs/cifar.py, for an accelerator; sequential and parallel
 of the RK4 ones. Paper: arXiv 2212.06011. Hardware, hours and accuracy: not measured.
 """
 
-import ml_collections
-
 from configs import cifar, common
 
 
 def get_config() -> common.Config:
     """Returns the study."""
-    study: common.Config = ml_collections.ConfigDict()
-    study.config = cifar.get_config("dataset=cifar10,variant=deit_ti,size=accelerator")
-    study.grid = dict(
-        depth=dict(share=(1, 2, 3, 4, 6, 12), solver=("lie_trotter", "euler", "midpoint", "rk4"))
-    )
-    study.matched = dict(row="rk4", by="flops", solvers=("lie_trotter", "euler"))
-    study.folds = None
-    study.seeds = (0, 1, 2)
-    return study
+    config = cifar.get_config("dataset=cifar10,variant=deit_ti,size=accelerator")
+    return common.get_solver_study(config)
