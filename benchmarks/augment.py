@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import measure
+from benchmarks.arguments import positive
 from configs import cifar, common
 from odeformer import ViT, presets
 from train.augment.mixing import mix
@@ -105,12 +106,6 @@ def tabulate(batch: int, dtype: str, pairs: int) -> Table:
     return table
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is accepted; {text!r} was given")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
@@ -119,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--batch", type=_positive, default=16, help="batch size (default: 16)")
+    parser.add_argument("--batch", type=positive, default=16, help="batch size (default: 16)")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -127,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         help="of the train step's matrix products (default: float32)",
     )
     parser.add_argument(
-        "--pairs", type=_positive, default=9, help="timed pairs a ratio (default: 9)"
+        "--pairs", type=positive, default=9, help="timed pairs a ratio (default: 9)"
     )
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)

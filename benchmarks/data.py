@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import positive
 from train.data.arrays import Images, Split
 from train.data.pipeline import train_batches
 from train.data.stream import Records
@@ -78,22 +79,16 @@ def images_per_sec(data: Split, batch_size: int, steps: int, **options: int) -> 
     return steps * batch_size / (time.perf_counter() - start)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is accepted; {text!r} was given")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--steps", type=_positive, default=400, help="batches in memory that are timed"
+        "--steps", type=positive, default=400, help="batches in memory that are timed"
     )
     parser.add_argument(
-        "--workers", type=_positive, default=2, help="worker processes that decode JPEGs"
+        "--workers", type=positive, default=2, help="worker processes that decode JPEGs"
     )
     options = parser.parse_args(argv)
     memory = in_memory()

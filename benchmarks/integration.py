@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import handwritten, measure
+from benchmarks.arguments import positive
 from odeformer import DepthConfig, ODEStack, ViTConfig, presets
 from odeformer.checks import ADJOINTS
 from odeformer.errors import unknown
@@ -305,12 +306,6 @@ def _section_names(text: str) -> list[str]:
     return names
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 is accepted; {text!r} was given")
-    return int(text)
-
-
 def main(argv: list[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
@@ -326,9 +321,9 @@ def main(argv: list[str] | None = None) -> int:
         help=f"which tables, comma-separated, of {', '.join(SECTIONS)} (default: all)",
     )
     parser.add_argument(
-        "--pairs", type=_positive, default=15, help="timed pairs a ratio (default: 15)"
+        "--pairs", type=positive, default=15, help="timed pairs a ratio (default: 15)"
     )
-    parser.add_argument("--batch", type=_positive, default=8, help="batch size (default: 8)")
+    parser.add_argument("--batch", type=positive, default=8, help="batch size (default: 8)")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console()

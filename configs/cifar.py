@@ -44,16 +44,7 @@ def _get_accelerator(variant: str) -> common.Config:
     batch_size, epochs = 512, 300
     steps_per_epoch = EXAMPLES // batch_size
     cfg = common.get_run(train_steps=epochs * steps_per_epoch, batch_size=batch_size)
-    cfg.data = common.get_data(
-        "cifar10",
-        crop_padding_px=4,
-        flip=True,
-        randaugment_ops=2,
-        randaugment_magnitude=9.0,
-        erasing=0.25,
-        mixup=0.8,
-        cutmix=1.0,
-    )
+    cfg.data = common.get_data("cifar10", crop_padding_px=4, **common.DEIT_AUGMENT)
     cfg.model = common.get_model(variant, drop_path=0.1, dtype="bfloat16")
     cfg.depth = common.get_depth(layers=12, solver="euler")
     cfg.optimizer = common.get_optimizer(

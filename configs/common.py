@@ -14,6 +14,16 @@ _SIZES = {  # as odeformer.presets has them, which a test compares
 }
 
 
+DEIT_AUGMENT = dict(  # Touvron et al. 2021, arXiv 2012.12877, but for the crop
+    flip=True,
+    randaugment_ops=2,
+    randaugment_magnitude=9.0,
+    erasing=0.25,
+    mixup=0.8,
+    cutmix=1.0,
+)
+
+
 def parse(argument: str | None, **accepted: tuple[str, ...]) -> Config:
     """Returns the choices of a config's argument, as in `cifar.py:dataset=cifar100,size=cpu`.
 

@@ -23,16 +23,7 @@ def get_config(argument: str | None = None) -> common.Config:
     batch_size, epochs = 1024, 300
     steps_per_epoch = EXAMPLES // batch_size
     cfg = common.get_run(train_steps=epochs * steps_per_epoch, batch_size=batch_size)
-    cfg.data = common.get_data(
-        "imagenet2012",
-        crop_min_area=0.08,
-        flip=True,
-        randaugment_ops=2,
-        randaugment_magnitude=9.0,
-        erasing=0.25,
-        mixup=0.8,
-        cutmix=1.0,
-    )
+    cfg.data = common.get_data("imagenet2012", crop_min_area=0.08, **common.DEIT_AUGMENT)
     cfg.data.update(validation=10_000, repeats=3, workers=16)
     cfg.model = common.get_model(
         choice.variant,

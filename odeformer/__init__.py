@@ -5,10 +5,11 @@ alone says which architecture that becomes. Source: Zhong, Zhang, Chakraborty, D
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 
-from odeformer import presets, solvers
+from odeformer import flops, presets, solvers
 from odeformer.depth import DepthConfig, ODEStack
 from odeformer.fields import TransformerField, make_vector_field
-from odeformer.integrate import Solution, VectorField, integrate
+from odeformer.integrate import integrate
+from odeformer.problem import Solution, VectorField
 from odeformer.vit import ViT, ViTConfig
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "VectorField",
     "ViT",
     "ViTConfig",
+    "flops",
     "integrate",
     "make_vector_field",
     "presets",

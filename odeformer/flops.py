@@ -15,10 +15,10 @@ import numpy as np
 from jax.extend import core
 
 from odeformer import solvers
+from odeformer.layers import TimeEmbedding
 from odeformer.vit import ViT, ViTConfig
 
 _PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
-_TIME_FEATURES = 64  # of layers.TimeEmbedding
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
@@ -127,7 +127,7 @@ def vit(config: ViTConfig, nfe: tuple[int, int] | None = None) -> int:
     tokens = rows * columns + (config.pool == "token")
     embedding = 2 * rows * columns * config.patch_size**2 * config.channels * width
     head = 2 * width * config.classes
-    time = 2 * _TIME_FEATURES * width if config.time == "additive" else 0
+    time = 2 * (2 * TimeEmbedding.frequencies) * width if config.time == "additive" else 0
     terms = [term + time for term in evaluation(width, config.mlp, tokens)]
     counts = evaluations(config) if nfe is None else nfe
     return int(embedding + head + sum(n * term for n, term in zip(counts, terms, strict=True)))

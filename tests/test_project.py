@@ -44,7 +44,7 @@ def test_readme_code_runs():
     assert scope["logits"].shape == (8, 10) and scope["solution"].result == 0
 
 
-@pytest.mark.parametrize("name", ["integrate", "presets", "vit"])
+@pytest.mark.parametrize("name", ["flops", "integrate", "presets", "vit"])
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f"odeformer.{name}"))
     assert result.attempted > 0 and result.failed == 0

@@ -1,6 +1,7 @@
 """The jitted steps: one of training, one of evaluation."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from odeformer import ViT, ViTConfig
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
 from train.config import RunConfig
-from train.data.arrays import Split
+from train.data.arrays import Split, standardise
 from train.losses import cross_entropy
 from train.mesh import replicated, split_by_batch
 from train.optimizer import average, make_optimizer, make_schedule
@@ -99,13 +100,10 @@ def _augmented(
     sample_keys = jax.vmap(
         lambda draw, index: jax.random.fold_in(jax.random.fold_in(augment_key, draw), index)
     )(batch["draw"], batch["index"])
-
-    def standardise(images: jax.Array) -> jax.Array:
-        return (images - given["mean"]) / given["std"]
-
+    to_model = partial(standardise, mean=given["mean"], std=given["std"])
     changes, smoothing = config.data.augment, config.optimizer.label_smoothing
     images = data.to_unit(batch["image"])
-    images = augment(changes, sample_keys, images, standardise, given["mean"])
+    images = augment(changes, sample_keys, images, to_model, given["mean"])
     images, targets = mix(changes, mix_key, images, batch["label"], data.classes, smoothing)
     return images, targets, dropout_key
 
@@ -126,7 +124,7 @@ def make_eval_step(config: ViTConfig, data: Split, mesh: Mesh) -> Callable[[Any,
     model = ViT(config)
 
     def eval_step(params: Any, batch: Batch, given: Mapping[str, jax.Array]) -> Metrics:
-        images = (data.to_unit(batch["image"]) - given["mean"]) / given["std"]
+        images = standardise(data.to_unit(batch["image"]), given["mean"], given["std"])
         logits, aux = model.apply({"params": params}, images, mutable=["ode"])
         scores = {
             "loss": cross_entropy(logits, batch["label"]),

@@ -46,17 +46,20 @@ class Row:
 
     Attributes:
       name: e.g. 'rk4, share 6'.
-      config: of its runs, for fold and seed to be set.
-      cfg: the same as a ConfigDict.
+      cfg: the ConfigDict of its runs, for fold and seed to be set.
       costs: what it costs.
       match: (by, name) of the row it was made to match, for a matched row.
     """
 
     name: str
-    config: RunConfig
     cfg: Any
     costs: Costs
     match: tuple[str, str] | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The same as a frozen config."""
+        return from_config_dict(self.cfg)
 
     @property
     def slug(self) -> str:
@@ -192,7 +195,7 @@ def _grid_row(base: Any, choice: Mapping[str, Any]) -> Row:
         if key not in ("depth.solver", "depth.share")
     ]
     name = ", ".join([depth.solver, f"share {depth.share}", *others])
-    return Row(name, config, cfg, costs(config.model))
+    return Row(name, cfg, costs(config.model))
 
 
 def _matched_rows(rows: Sequence[Row], matched: Any) -> list[Row]:
@@ -224,9 +227,8 @@ def _matched_row(target: Row, solver: str, by: str) -> Row:
     chosen = model(layers)
     cfg = target.cfg.copy_and_resolve_references()
     cfg.depth.update(solver=solver, layers=layers, share=chosen.depth.share, steps=None)
-    config = from_config_dict(cfg)
     name = f"{solver}, share {chosen.depth.share}, layers {layers}"
-    return Row(name, config, cfg, costs(config.model), match=(by, target.name))
+    return Row(name, cfg, costs(chosen), match=(by, target.name))
 
 
 def _claims(rows: Sequence[Row]) -> list[Claim]:

@@ -65,13 +65,13 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
         path.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(result) + "\n" for result in results)
         (path / "results.jsonl").write_text(lines)
-    scores = read_study_scores(study, path)
+    scores = _scores(study, path)
     (path / "table.md").write_text(report.markdown(study, results, scores))
     report.plot(study, results, path / "plot.svg")
     return results
 
 
-def read_study_scores(study: Study, path: epath.Path) -> report.Scores:
+def _scores(study: Study, path: epath.Path) -> report.Scores:
     """Returns the scores of each test example of every run, by row, and by (fold, seed)."""
     return {
         row.name: {
@@ -120,9 +120,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the study, e.g. --workdir=runs/s")
-    results = run_study(study, FLAGS.workdir, console)
-    scores = read_study_scores(study, epath.Path(FLAGS.workdir))
-    console.print(report.markdown(study, results, scores), markup=False, highlight=False)
+    run_study(study, FLAGS.workdir, console)
+    table = (epath.Path(FLAGS.workdir) / "table.md").read_text()
+    console.print(table, markup=False, highlight=False)
     console.print(f"{FLAGS.workdir}: results.jsonl, table.md, plot.svg")
 
 

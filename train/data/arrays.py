@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Moment = tuple[float, ...] | jax.Array  # of the pixels, by channel
+
 
 class Split(Protocol):
     """One split of a data set of labelled images, as the trainer reads it."""
@@ -92,7 +94,18 @@ class Images:
 
     def standardise(self, images: jax.Array) -> jax.Array:
         """Fractions of the peak -> mean 0 and standard deviation 1 by channel, float32."""
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return standardise(images, self.mean, self.std)
+
+
+def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
+    """Returns (images - mean) / std, by channel.
+
+    Args:
+      images: [..., channels] float32.
+      mean: [channels].
+      std: [channels].
+    """
+    return (images - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

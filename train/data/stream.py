@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from train.data.arrays import standardise
 from train.errors import BadInput
 
 # Of the training pixels by channel, as every published recipe has them.
@@ -103,7 +104,7 @@ class Records:
 
     def standardise(self, images: jax.Array) -> jax.Array:
         """Fractions of the brightest -> about mean 0 and standard deviation 1, float32."""
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return standardise(images, self.mean, self.std)
 
     def _example(self, number: int, record: Any, key: Key | None) -> tuple[np.ndarray, int]:
         """Returns image and label of a record, or of the first good one behind it."""
