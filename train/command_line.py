@@ -24,12 +24,21 @@ def run(
     argv: Sequence[str],
     own_flags: flags.FlagValues,
     help_text: str | None,
+    config_flag: str | None = None,
 ) -> int:
-    """Runs a program and returns its exit code; bad input is told in a line, not in a traceback."""
+    """Runs a program and returns its exit code; bad input is told in a line, not in a traceback.
+
+    Args:
+      main: the program, given the command line.
+      argv: the command line.
+      own_flags: the program's flags.
+      help_text: what --help prints above them.
+      config_flag: the flag that names a config file, or whose keys can be overridden, if any.
+    """
     logging.set_verbosity(logging.WARNING)
     try:
         if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
-            _print_help(argv, own_flags, help_text or "")
+            _print_help(argv, own_flags, help_text or "", config_flag)
         else:
             main(argv)
     except BadInput as error:
@@ -136,17 +145,19 @@ def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str) 
             raise BadInput(str(unknown("config key", key, sorted(keys))))
 
 
-def _print_help(argv: Sequence[str], own_flags: flags.FlagValues, help_text: str) -> None:
+def _print_help(
+    argv: Sequence[str], own_flags: flags.FlagValues, help_text: str, config_flag: str | None
+) -> None:
     print(help_text.strip())
     print("\nFlags:")
     for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
-    for name in ("config", "study"):
-        if f"--{name}" in help_text:
-            print(f"  --{name}.KEY=VALUE\n      Overrides a key of the {name}.")
-        spec = flag_value(argv, name)
-        if spec:
-            print(f"\nThe keys of {spec}:")
-            for key, value in flatten(_load(spec, name).to_dict()).items():
-                print(f"  {key} = {value}")
+    if config_flag is None:
+        return
+    print(f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}.")
+    spec = flag_value(argv, config_flag)
+    if spec:
+        print(f"\nThe keys of {spec}:")
+        for key, value in flatten(_load(spec, config_flag).to_dict()).items():
+            print(f"  {key} = {value}")

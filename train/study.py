@@ -127,4 +127,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__))
+    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__, "study"))
