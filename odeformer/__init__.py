@@ -9,13 +9,19 @@ from odeformer import flops, presets, solvers
 from odeformer.depth import DepthConfig, ODEStack
 from odeformer.fields import TransformerField, make_vector_field
 from odeformer.integrate import integrate
+from odeformer.lm import LM, LMConfig
 from odeformer.problem import Solution, VectorField
+from odeformer.text import TextClassifier, TextConfig
 from odeformer.vit import ViT, ViTConfig
 
 __all__ = [
+    "LM",
     "DepthConfig",
+    "LMConfig",
     "ODEStack",
     "Solution",
+    "TextClassifier",
+    "TextConfig",
     "TransformerField",
     "VectorField",
     "ViT",

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from odeformer import checks
+from odeformer.attention import Layout
 from odeformer.errors import check_whole
-from odeformer.fields import TransformerField, init_params, make_vector_field
+from odeformer.fields import FieldParams, TransformerField, init_params, make_vector_field
 from odeformer.integrate import integrate
 from odeformer.problem import Solution
 
@@ -84,18 +85,34 @@ class ODEStack(nn.Module):
     Attributes:
       config: how the depth is integrated.
       field: the vector field's module, unbound; its `layers` become the config's.
+
+    Raises:
+      ValueError: adaptive steps of a causal field; see `check_causal`.
     """
 
     config: DepthConfig
     field: TransformerField
 
+    def __post_init__(self):
+        if self.field.causal:
+            check_causal(self.config)
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, y_BND: jax.Array, train: bool = False) -> Solution:
+    def __call__(
+        self,
+        y_BND: jax.Array,
+        train: bool = False,
+        layout: Layout | None = None,
+        weights_BN1: jax.Array | None = None,
+    ) -> Solution:
         """Integrates the state through all groups.
 
         Args:
           y_BND: the state, [B, N, D] float32 or float64.
           train: whether dropout and drop-path act; they draw from the rng stream 'dropout'.
+          layout: how the tokens lie in their sequences, [B, N, ...]; None: each sees all others.
+          weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding.
 
         Returns:
           A Solution: y1 the state behind the last group; nfe int32 [G, terms], and accepted,
@@ -114,7 +131,7 @@ class ODEStack(nn.Module):
             solution = integrate(
                 vector_field,
                 y_BND,
-                (theta, offset),
+                FieldParams(theta, offset, layout),
                 t1=float(config.share),
                 solver=config.solver,
                 steps=config.fixed_steps,
@@ -125,6 +142,8 @@ class ODEStack(nn.Module):
                 per_sample=config.per_sample,
                 key=key,
                 policy=config.policy,
+                params_axes=FieldParams(None, None, 0),  # pyright: ignore[reportArgumentType]
+                weights=weights_BN1,
                 prevent_cse=False,  # the groups are scanned
             )
             return solution.y1, solution._replace(y1=None)
@@ -140,3 +159,29 @@ class ODEStack(nn.Module):
     def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
         keys = jax.random.split(key, self.config.groups)
         return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)
+
+
+def check_causal(config: DepthConfig) -> None:
+    """Raises ValueError where a causal model is asked for adaptive steps.
+
+    Args:
+      config: of the model's depth.
+    """
+    if config.rtol is not None:
+        raise ValueError(
+            f"rtol={config.rtol} asks for adaptive steps of a causal model: their sizes follow "
+            "from the error over all tokens, so that a token's output would depend on later ones; "
+            "leave rtol out and give steps"
+        )
+
+
+def sow_counts(module: nn.Module, solution: Solution) -> None:
+    """Records a solve's counts in the module's collection 'ode', where it is mutable.
+
+    Args:
+      module: the model; nothing is recorded while it is being initialised.
+      solution: of its stack.
+    """
+    if not module.is_initializing():
+        for name in ("nfe", "accepted", "rejected", "result"):
+            module.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)

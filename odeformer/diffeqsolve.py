@@ -67,7 +67,8 @@ def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
     if tableau.fsal:
         nondifferentiable = problem.adjoint == "backsolve"
         state = (jnp.array(False), jax.lax.stop_gradient(slope) if nondifferentiable else slope)
-    controller = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol)
+    norm = jax.tree_util.Partial(_norm, jax.lax.stop_gradient(problem.weights))
+    controller = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol, norm=norm)
     solution = _diffeqsolve(
         problem,
         adaptive.t0,
@@ -94,9 +95,20 @@ def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
       A Solution, its counts with a leading batch axis.
     """
 
-    def solve(y0, key):
-        alone = problem._replace(y0=jax.tree.map(lambda y: y[None], y0), key=key)
-        solution = adaptive_steps(alone, adaptive)
+    def alone(tree):
+        return jax.tree.map(lambda leaf: leaf[None], tree)
+
+    def solve(y0, key, params, weights):
+        params = jax.tree.map(
+            lambda axis, part: part if axis is None else alone(part),
+            problem.params_axes,
+            params,
+            is_leaf=lambda axis: axis is None,
+        )
+        alone_problem = problem._replace(
+            y0=alone(y0), key=key, params=params, weights=alone(weights)
+        )
+        solution = adaptive_steps(alone_problem, adaptive)
         ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
         return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
 
@@ -104,7 +116,9 @@ def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
     keys = None if problem.key is None else jax.random.split(problem.key, batch)
     ys_axis = None if adaptive.ts is None else 1
     axes: Any = Solution(0, ys_axis, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
-    return jax.vmap(solve, out_axes=axes)(problem.y0, keys)
+    return jax.vmap(solve, in_axes=(0, 0, problem.params_axes, 0), out_axes=axes)(
+        problem.y0, keys, problem.params, problem.weights
+    )
 
 
 def _first_step(
@@ -119,8 +133,7 @@ def _first_step(
     scale = jax.tree.map(lambda y: adaptive.atol + adaptive.rtol * jnp.abs(y), y0)
 
     def norm(state: State) -> jax.Array:
-        flat = jax.tree.map(lambda y, s: jnp.ravel(y / s), state, scale)
-        return jnp.sqrt(jnp.mean(jnp.square(jnp.concatenate(jax.tree.leaves(flat)))))
+        return _norm(problem.weights, jax.tree.map(jnp.divide, state, scale))
 
     size, speed = norm(y0), norm(slope)
     small = (size < 1e-5) | (speed < 1e-5)
@@ -137,6 +150,18 @@ def _first_step(
         (0.01 / jnp.where(flat, 1.0, fastest)) ** (1 / order),
     )
     return jnp.sign(t1 - t0) * jnp.minimum(jnp.minimum(100 * trial, chosen), jnp.abs(t1 - t0))
+
+
+def _norm(weights: State | None, state: State) -> jax.Array:
+    """The root of the mean square over the state's entries, weighted where there are weights.
+
+    The backward solve of 'backsolve' has a state of another structure, which has none.
+    """
+    if weights is None or jax.tree.structure(weights) != jax.tree.structure(state):
+        weights = jax.tree.map(jnp.ones_like, state)
+    squares = jax.tree.map(lambda w, y: jnp.sum(w * jnp.square(y)), weights, state)
+    total = jax.tree.map(lambda w, y: jnp.sum(jnp.broadcast_to(w, y.shape)), weights, state)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)) / sum(jax.tree.leaves(total)))
 
 
 def _diffeqsolve(

@@ -1,21 +1,14 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from odeformer.attention import Attention, KeyValues, Layout, check_attention
 from odeformer.errors import check_whole, unknown
-from odeformer.layers import (
-    MLP,
-    Attention,
-    DropPath,
-    TimeEmbedding,
-    check_attention,
-    check_dtype,
-    layer_norm,
-)
+from odeformer.layers import MLP, DropPath, TimeEmbedding, check_dtype, layer_norm
 from odeformer.problem import VectorField
 
 TIME = ("none", "additive")
@@ -39,6 +32,7 @@ class TransformerField(nn.Module):
       dtype: dtype of the matrix products, 'float32', 'bfloat16' or 'float64'; norms, softmax and
         slopes are float32 or above.
       attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
+      causal: whether a token sees itself and those before it alone.
 
     Raises:
       ValueError: a size, a rate or a name that is not accepted.
@@ -54,6 +48,7 @@ class TransformerField(nn.Module):
     fused: bool = False
     dtype: Any = jnp.float32
     attention: str = "auto"
+    causal: bool = False
 
     def __post_init__(self):
         for name in ("width", "heads", "mlp", "layers"):
@@ -71,35 +66,53 @@ class TransformerField(nn.Module):
         self.attention_norm = layer_norm(self.dtype)
         self.mlp_norm = layer_norm(self.dtype)
         self.bare_norm = layer_norm(self.dtype, affine=False)
-        self.attention_layer = Attention(self.heads, self.width, self.dtype, self.attention)
+        self.attention_layer = Attention(
+            self.heads, self.width, self.dtype, self.attention, self.causal
+        )
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
         self.drops = {name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")}
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
 
-    def attention_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
+    def attention_term(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
         """f_1(t, y): [B, N, D] -> [B, N, D]."""
         x_BND = self._timed(t, self.attention_norm(y_BND))
-        return self._slope("attention", t, y_BND, self.attention_layer(x_BND), train)
+        return self._slope("attention", t, y_BND, self.attention_layer(x_BND, layout), train)
 
-    def mlp_term(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
-        """f_2(t, y): [B, N, D] -> [B, N, D]."""
+    def mlp_term(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
+        """f_2(t, y): [B, N, D] -> [B, N, D]; the same whatever the layout."""
         x_BND = self._timed(t, self.mlp_norm(y_BND))
         return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train)
 
-    def total(self, t: jax.Array, y_BND: jax.Array, train: bool = False) -> jax.Array:
+    def total(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
         """f_1 + f_2, through the fused input product where `fused` is set."""
         if not self.fused or self.is_initializing():
-            return self.attention_term(t, y_BND, train) + self.mlp_term(t, y_BND, train)
+            attention = self.attention_term(t, y_BND, train, layout)
+            return attention + self.mlp_term(t, y_BND, train)
         kernel, bias = self._folded_input(t)
         x_BND = self.bare_norm(y_BND).astype(self.dtype)
         z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
         qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
-        attention, mlp = self.attention_layer.mix(qkv_BN3HK), self.mlp_layer.activate(hidden)
+        attention = self.attention_layer.mix(qkv_BN3HK, layout)
+        mlp = self.mlp_layer.activate(hidden)
         return self._slope("attention", t, y_BND, attention, train) + self._slope(
             "mlp", t, y_BND, mlp, train
         )
+
+    def extend_attention(
+        self, t: jax.Array, y_BCD: jax.Array, seen: KeyValues, rotation: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """f_1(t, y) of new tokens behind those seen; see `Attention.extend`."""
+        x_BCD = self._timed(t, self.attention_norm(y_BCD))
+        out_BCD, new = self.attention_layer.extend(x_BCD, seen, rotation)
+        return self._slope("attention", t, y_BCD, out_BCD, train=False), new
 
     def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
@@ -140,25 +153,83 @@ def init_params(field: TransformerField, key: jax.Array, y_BND: jax.Array) -> An
     return field.init(key, jnp.zeros((), y_BND.dtype), y_BND, method="total")["params"]
 
 
+class FieldParams(NamedTuple):
+    """What the terms of `make_vector_field` are given as params.
+
+    Attributes:
+      theta: one layer's parameters.
+      offset: the depth-time at which the solve's own time 0 stands.
+      layout: how the tokens lie in their sequences; None: each sees all of its sample.
+    """
+
+    theta: Any
+    offset: Any
+    layout: Layout | None = None
+
+
 def make_vector_field(field: TransformerField, train: bool = False) -> VectorField:
-    """Returns the module as pure functions f_j(t, y, (theta, offset), key).
+    """Returns the module as pure functions f_j(t, y, params, key).
 
     Args:
       field: the module; bound parameters are not used.
       train: whether dropout and drop-path act; the solve then needs a key.
 
     Returns:
-      A VectorField whose params are (theta, offset): one layer's parameters, and the depth-time
-      at which the solve's own time 0 stands.
+      A VectorField whose params are `FieldParams`, or the same as a plain tuple.
     """
 
     def term(method: str):
         def slope(t, y, params, *key):
-            theta, offset = params
+            theta, offset, layout = FieldParams(*params)
             rngs = {"dropout": key[0]} if key else None
             variables = {"params": theta}
-            return field.apply(variables, t + offset, y, train, method=method, rngs=rngs)
+            return field.apply(variables, t + offset, y, train, layout, method=method, rngs=rngs)
 
         return slope
 
     return VectorField((term("attention_term"), term("mlp_term")), total=term("total"))
+
+
+class TransformerConfig(Protocol):
+    """What the configs of all models say of the field."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def drop_path(self) -> float: ...
+    @property
+    def time(self) -> str: ...
+    @property
+    def fused(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def attention(self) -> str: ...
+
+
+def transformer_field(config: TransformerConfig, causal: bool = False) -> TransformerField:
+    """Returns the unbound vector field of a model of that config.
+
+    Args:
+      config: the model's.
+      causal: whether a token sees itself and those before it alone.
+    """
+    return TransformerField(
+        width=config.width,
+        heads=config.heads,
+        mlp=config.mlp,
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        time=config.time,
+        fused=config.fused,
+        dtype=jnp.dtype(config.dtype),
+        attention=config.attention,
+        causal=causal,
+        parent=None,
+    )

@@ -36,6 +36,8 @@ def integrate(
     per_sample: bool = False,
     key: jax.Array | None = None,
     policy: str | None = None,
+    params_axes: Any = None,
+    weights: State | None = None,
     prevent_cse: bool = True,
 ) -> Solution:
     """Solves dy/dt = f(t, y, params) from t0 to t1: fixed steps, or adaptive ones given `rtol`.
@@ -77,6 +79,12 @@ def integrate(
         (one a sample with `per_sample`), so that diffrax's solvers meet one and the same function.
       policy: the name of one of `jax.checkpoint_policies`: what 'checkpoint' may keep
         under fixed steps.
+      params_axes: for `per_sample`, as the in_axes of `jax.vmap`: 0 for the parts of params that
+        have the state's leading axis (masks, say), None for those that all samples share. A term
+        sees the former with a leading axis of 1, too.
+      weights: of the state's entries in the error norm of adaptive steps, a pytree of the state's
+        structure, broadcast to it; 0 leaves an entry, such as padding, out. (The backward solve of
+        'backsolve' weighs all alike.)
       prevent_cse: of `jax.checkpoint`, for 'checkpoint' and a single step: keeps XLA from merging
         the recomputation with what it recomputes. As with `jax.checkpoint` itself, a solve that
         stands inside a scan does not need it; several steps are a scan of their own.
@@ -100,7 +108,7 @@ def integrate(
     checks.check_solve(solver, steps, adjoint, rtol, atol, max_steps, policy)
     _check_terms(field, solver)
     dtype = jnp.result_type(*jax.tree.leaves(y0))
-    problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint)
+    problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint, params_axes, weights)
     if rtol is None:
         times = step_times(t0, t1, DEFAULT_STEPS if steps is None else steps, dtype)
         indices = None if ts is None else step_indices(ts, times)
@@ -163,7 +171,7 @@ def _scan_steps(
     prevent_cse: bool,
 ) -> Solution:
     """Fixed steps as a scan over single steps: diffrax's documented manual stepping."""
-    field, y0, params, key, solver, adjoint = problem
+    field, y0, params, key, solver, adjoint, *_ = problem
     method, tableau = solvers.get(solver), solvers.tableau(solver)
     terms, steps = solvers.ode_terms(solver, field), times.shape[0] - 1
     rules = getattr(jax.checkpoint_policies, policy) if policy else None

@@ -1,7 +1,6 @@
-"""The parts of a transformer: attention, MLP, embeddings of patches, of positions and of time.
+"""The parts of a transformer: norm, MLP, embeddings of patches, of positions and of time.
 
-Arrays carry their axes in their names: B batch, N tokens, D width, H heads, K head size, M MLP
-width, P patch pixels.
+Arrays carry their axes in their names: B batch, N tokens, D width, M MLP width, P patch pixels.
 """
 
 import math
@@ -12,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import unknown
 
 Dtype = Any
 DTYPES = ("float32", "bfloat16", "float64")
-ATTENTIONS = ("auto", "xla", "cudnn")
 EPSILON = 1e-6  # of every norm
-_kernel_init = nn.initializers.lecun_normal()
+kernel_init = nn.initializers.lecun_normal()
 
 
 def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
@@ -45,65 +43,6 @@ def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn
     )
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; softmax in float32.
-
-    Attributes:
-      heads: number of heads.
-      width: size of the state's last axis; heads divide it.
-      dtype: dtype of the matrix products.
-      implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
-
-    Raises:
-      ValueError: heads that do not divide the width, or an implementation that is not known, that
-        does not take the dtype, or (when applied) that the device does not have.
-
-    Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762.
-    """
-
-    heads: int
-    width: int
-    dtype: Dtype = jnp.float32
-    implementation: str = "auto"
-
-    def __post_init__(self):
-        check_attention(self.width, self.heads, self.dtype, self.implementation)
-        super().__post_init__()
-
-    def setup(self):
-        if self.implementation == "cudnn" and jax.default_backend() != "gpu":
-            raise ValueError(
-                "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
-                f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
-            )
-        size = self.width // self.heads
-        options = dict(
-            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init
-        )
-        self.qkv = nn.DenseGeneral((3, self.heads, size), **options)
-        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
-
-    def __call__(self, x_BND: jax.Array) -> jax.Array:
-        """Attends among the N tokens: [B, N, D] -> [B, N, D] in the layer's dtype."""
-        return self.mix(self.qkv(x_BND))
-
-    def mix(self, qkv_BN3HK: jax.Array) -> jax.Array:
-        """Attention behind the input projection: [B, N, 3, H, K] -> [B, N, D]."""
-        q_BNHK, k_BNHK, v_BNHK = (qkv_BN3HK[:, :, i] for i in range(3))
-        implementation: Any = None if self.implementation == "auto" else self.implementation
-        if q_BNHK.dtype == jnp.float64:  # whose softmax jax.nn's would take in float32
-            return self.out(_attend_in_float64(q_BNHK, k_BNHK, v_BNHK))
-        mixed_BNHK = jax.nn.dot_product_attention(
-            q_BNHK, k_BNHK, v_BNHK, implementation=implementation
-        )
-        return self.out(mixed_BNHK)
-
-
-def _attend_in_float64(q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array) -> jax.Array:
-    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK, k_BNHK) / math.sqrt(q_BNHK.shape[-1])
-    return jnp.einsum("BHQN,BNHK->BQHK", jax.nn.softmax(scores), v_BNHK)
-
-
 class MLP(nn.Module):
     """Two dense layers with a GELU between them.
 
@@ -122,7 +61,7 @@ class MLP(nn.Module):
 
     def setup(self):
         options = dict(
-            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=_kernel_init
+            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
         )
         self.up = nn.Dense(self.hidden, **options)
         self.down = nn.Dense(self.width, **options)
@@ -178,7 +117,7 @@ class PatchEmbedding(nn.Module):
             self.width,
             dtype=self.dtype,
             param_dtype=param_dtype(self.dtype),
-            kernel_init=_kernel_init,
+            kernel_init=kernel_init,
             name="projection",
         )(patches_BNP)
 
@@ -234,24 +173,6 @@ def check_dtype(dtype: Dtype) -> None:
     name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
     if name not in DTYPES:
         raise unknown("dtype", name, DTYPES)
-
-
-def check_attention(width: int, heads: int, dtype: Dtype, implementation: str) -> None:
-    """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
-    check_whole(width=width, heads=heads)
-    if width % heads:
-        divisors = [str(n) for n in range(1, 33) if width % n == 0]
-        raise ValueError(
-            f"heads={heads} does not divide width={width}: take heads from "
-            f"{', '.join(divisors)}, or another width"
-        )
-    if implementation not in ATTENTIONS:
-        raise unknown("attention", implementation, ATTENTIONS)
-    if implementation == "cudnn" and jnp.dtype(dtype) != jnp.bfloat16:
-        raise ValueError(
-            f"attention 'cudnn' takes dtype 'bfloat16'; {jnp.dtype(dtype).name!r} was given: take "
-            "that dtype, or attention 'auto' or 'xla'"
-        )
 
 
 def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:

@@ -6,6 +6,8 @@ from typing import Any
 
 from odeformer.depth import DepthConfig
 from odeformer.errors import unknown
+from odeformer.lm import LMConfig
+from odeformer.text import TextConfig
 from odeformer.vit import ViTConfig
 
 _VIT: dict[str, dict[str, Any]] = {
@@ -28,7 +30,27 @@ _VIT: dict[str, dict[str, Any]] = {
         pool="mean",
     ),
 }
+_LM: dict[str, dict[str, Any]] = {
+    # Karpathy, nanoGPT, 2022: the character model; here over bytes, with rotary positions
+    "gpt_nano": dict(width=384, heads=6, mlp=1536, layers=6),
+    # Radford et al., 'Language Models are Unsupervised Multitask Learners', 2019
+    "gpt_small": dict(
+        vocabulary=50257,
+        block_size=1024,
+        width=768,
+        heads=12,
+        mlp=3072,
+        positions="learned",
+        layers=12,
+    ),
+}
+_TEXT: dict[str, dict[str, Any]] = {
+    # sentences, from scratch on a CPU
+    "text_small": dict(vocabulary=8192, block_size=64, width=128, heads=4, mlp=256, layers=4),
+}
 VIT_NAMES: tuple[str, ...] = tuple(_VIT)
+LM_NAMES: tuple[str, ...] = tuple(_LM)
+TEXT_NAMES: tuple[str, ...] = tuple(_TEXT)
 
 
 def vit(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> ViTConfig:
@@ -51,16 +73,71 @@ def vit(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) ->
       >>> config.width, config.depth.groups
       (192, 1)
     """
-    if name not in _VIT:
-        raise unknown("vision transformer", name, VIT_NAMES)
-    sizes: dict[str, Any] = (
-        dict(image_size=224, patch_size=16, classes=1000, layers=12) | _VIT[name]
-    )
+    common = dict(image_size=224, patch_size=16, classes=1000, layers=12)
+    return _make(ViTConfig, "vision transformer", _VIT, name, common, depth, changes)
+
+
+def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> LMConfig:
+    """Returns the config of a named language model.
+
+    Args:
+      name: 'gpt_nano' (6 layers of width 384 over 256 bytes) or 'gpt_small' (GPT-2's 124 million
+        parameters: 12 layers of width 768, 50,257 tokens, blocks of 1,024, learned positions).
+      depth: fields of DepthConfig to set, e.g. {'solver': 'rk4', 'share': 6}.
+      **changes: fields of LMConfig to set, e.g. vocabulary=65, dropout=0.2.
+
+    Returns:
+      An LMConfig, for `LM(config)`.
+
+    Raises:
+      ValueError: a name or a field that does not exist, or a value its config refuses.
+
+    Example:
+      >>> lm("gpt_small").depth.layers
+      12
+    """
+    return _make(LMConfig, "language model", _LM, name, {}, depth, changes)
+
+
+def text(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> TextConfig:
+    """Returns the config of a named text classifier.
+
+    Args:
+      name: 'text_small' (4 layers of width 128, 8,192 tokens, texts of up to 64).
+      depth: fields of DepthConfig to set, e.g. {'solver': 'tsit5', 'rtol': 1e-3}.
+      **changes: fields of TextConfig to set, e.g. classes=5.
+
+    Returns:
+      A TextConfig, for `TextClassifier(config)`.
+
+    Raises:
+      ValueError: a name or a field that does not exist, or a value its config refuses.
+
+    Example:
+      >>> text("text_small", classes=5).classes
+      5
+    """
+    return _make(TextConfig, "text classifier", _TEXT, name, {}, depth, changes)
+
+
+def _make(
+    config: Any,
+    kind: str,
+    table: Mapping[str, dict[str, Any]],
+    name: str,
+    common: dict[str, Any],
+    depth: Mapping[str, Any] | None,
+    changes: dict[str, Any],
+) -> Any:
+    """Builds a config from a table's sizes and the changes to them."""
+    if name not in table:
+        raise unknown(kind, name, tuple(table))
+    sizes: dict[str, Any] = common | table[name]
     layers = sizes.pop("layers")
     depth_fields: dict[str, Any] = {"layers": layers} | dict(depth or {})
     _check_fields(DepthConfig, depth_fields)
-    _check_fields(ViTConfig, changes)
-    return ViTConfig(**(sizes | changes), depth=DepthConfig(**depth_fields))
+    _check_fields(config, changes)
+    return config(**(sizes | changes), depth=DepthConfig(**depth_fields))
 
 
 def _check_fields(config: type, given: Mapping[str, Any]) -> None:

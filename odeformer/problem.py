@@ -67,7 +67,7 @@ class Solution(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is solved, and how."""
+    """What is solved, and how; see `integrate`."""
 
     field: VectorField
     y0: State
@@ -75,6 +75,8 @@ class Problem(NamedTuple):
     key: jax.Array | None
     solver: str
     adjoint: str
+    params_axes: Any = None
+    weights: State | None = None
 
     @property
     def args(self) -> tuple[Any, ...]:

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.depth import DepthConfig, ODEStack
+from odeformer.depth import DepthConfig, ODEStack, sow_counts
 from odeformer.errors import check_whole, unknown
-from odeformer.fields import TransformerField
+from odeformer.fields import transformer_field
 from odeformer.layers import DTYPES, PatchEmbedding, grid_positions, layer_norm, param_dtype
 
 POOLS = ("token", "mean")
@@ -143,9 +143,7 @@ class ViT(nn.Module):
         if train and config.dropout:
             y_BND = nn.Dropout(config.dropout)(y_BND, deterministic=False)
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
-        if not self.is_initializing():
-            for name in ("nfe", "accepted", "rejected", "result"):
-                self.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
+        sow_counts(self, solution)
         y_BND = layer_norm(dtype, name="norm")(solution.y1)
         y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
         head = nn.Dense(
@@ -171,27 +169,6 @@ class ViT(nn.Module):
         if config.positions == "learned":
             y_BND = y_BND + self.param("positions", init, (1, tokens, width), y_BND.dtype)
         return y_BND
-
-
-def transformer_field(config: ViTConfig) -> TransformerField:
-    """Returns the unbound vector field of a model of that config.
-
-    Args:
-      config: the model's.
-    """
-    return TransformerField(
-        width=config.width,
-        heads=config.heads,
-        mlp=config.mlp,
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        layers=config.depth.layers,
-        time=config.time,
-        fused=config.fused,
-        dtype=jnp.dtype(config.dtype),
-        attention=config.attention,
-        parent=None,
-    )
 
 
 def _check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeformer.layers import Attention, DropPath, grid_positions, param_dtype
+from odeformer.attention import Attention
+from odeformer.layers import DropPath, grid_positions, param_dtype
 
 
 def test_drop_path_keeps_the_mean():
