@@ -24,7 +24,7 @@ from configs import cifar, common
 from odeformer import ViT, presets
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
-from train.config import AugmentConfig
+from train.data.config import AugmentConfig
 from train.losses import cross_entropy
 
 WANTED = 0.1  # of the train step, at most, for the whole recipe

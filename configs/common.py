@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+BYTES = 257  # the vocabulary of the byte tokeniser: 256 bytes and the end of text
 Config = Any  # a ConfigDict, whose attributes no type checker knows
 
 _SIZES = {  # as odeformer.presets has them, which a test compares
@@ -89,9 +90,10 @@ def get_optimizer(**changes: Any) -> Config:
     return optimizer
 
 
-def get_run(train_steps: int, batch_size: int) -> Config:
+def get_run(train_steps: int, batch_size: int, task: str = "images") -> Config:
     """Returns a run's other keys; it is evaluated and saved ten times, and logged a hundred."""
     cfg = ml_collections.ConfigDict()
+    cfg.task = task
     cfg.seed = 0
     cfg.train_steps = train_steps
     cfg.batch_size = batch_size
@@ -157,6 +159,78 @@ def get_data(name: str, **augment: Any) -> Config:
             augment=get_augment(**augment),
         )
     )
+
+
+def get_lm(**changes: Any) -> Config:
+    """Returns the keys of `model` of a language model: nanoGPT's small one, over bytes."""
+    model = get_tokens(width=384, heads=6, mlp=1536, block_size=256)
+    model.tied = True
+    model.update(changes)
+    return model
+
+
+def get_text(**changes: Any) -> Config:
+    """Returns the keys of `model` of a text classifier, of text_small's sizes."""
+    model = get_tokens(vocabulary=8192, block_size=64, width=128, heads=4, mlp=256)
+    model.update(classes=2, pool="mean")
+    model.update(changes)
+    return model
+
+
+def get_tokens(**changes: Any) -> Config:
+    """Returns the keys of `model` that language models and text classifiers share."""
+    model = ml_collections.ConfigDict(
+        dict(
+            vocabulary=BYTES,
+            block_size=256,
+            width=384,
+            heads=6,
+            mlp=1536,
+            dropout=0.0,
+            drop_path=0.0,
+            dtype="float32",
+            positions="rotary",
+            time="none",
+            fused=False,
+            attention="auto",
+        )
+    )
+    model.update(changes)
+    return model
+
+
+def get_documents(name: str, **changes: Any) -> Config:
+    """Returns the keys of `data` of a language model for the set of that name."""
+    data = ml_collections.ConfigDict(
+        dict(
+            name=name,
+            data_dir=config_dict.placeholder(str),
+            files=config_dict.placeholder(str),
+            text_key=config_dict.placeholder(str),
+            held_out=0.05,
+            tokenizer="bytes",
+            packing="documents",
+        )
+    )
+    data.update(changes)
+    return data
+
+
+def get_sentences(name: str, **changes: Any) -> Config:
+    """Returns the keys of `data` of a text classifier for the set of that name."""
+    data = ml_collections.ConfigDict(
+        dict(
+            name=name,
+            data_dir=config_dict.placeholder(str),
+            text_key=config_dict.placeholder(str),
+            label_key="label",
+            held_out=0.1,
+            tokenizer="bpe",
+            token_dropout=0.0,
+        )
+    )
+    data.update(changes)
+    return data
 
 
 def get_solver_study(config: Config) -> Config:

@@ -16,7 +16,9 @@ from jax.extend import core
 
 from odeformer import solvers
 from odeformer.layers import TimeEmbedding
-from odeformer.vit import ViT, ViTConfig
+from odeformer.lm import LMConfig
+from odeformer.models import ModelConfig, example_inputs, make_model
+from odeformer.vit import ViTConfig
 
 _PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
 
@@ -94,7 +96,7 @@ def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
     return attention, 4 * tokens * width * mlp
 
 
-def evaluations(config: ViTConfig) -> np.ndarray:
+def evaluations(config: ModelConfig) -> np.ndarray:
     """Returns how often a forward pass of fixed steps evaluates each term, int [terms].
 
     Raises:
@@ -109,11 +111,12 @@ def evaluations(config: ViTConfig) -> np.ndarray:
     return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, terms=2)
 
 
-def vit(config: ViTConfig, nfe: tuple[int, int] | None = None) -> int:
-    """Returns the model FLOPs of one image's forward pass, as calculated.
+def forward(config: ModelConfig, nfe: tuple[int, int] | None = None) -> int:
+    """Returns the model FLOPs of one example's forward pass, as calculated.
 
-    Equal to what `count` finds in the program for one image (of the unfused sum: fusing changes
-    how the same function is computed).
+    An example is an image, or a block of tokens filled to its size. Equal to what `count` finds in
+    the program for it (of the unfused sum: fusing changes how the same function is computed). The
+    part of causal attention that is masked counts, as the program computes it.
 
     Args:
       config: of the model.
@@ -123,18 +126,26 @@ def vit(config: ViTConfig, nfe: tuple[int, int] | None = None) -> int:
     Raises:
       ValueError: adaptive steps and no nfe.
     """
-    width, (rows, columns) = config.width, config.grid
-    tokens = rows * columns + (config.pool == "token")
-    embedding = 2 * rows * columns * config.patch_size**2 * config.channels * width
-    head = 2 * width * config.classes
+    width = config.width
+    if isinstance(config, ViTConfig):
+        patches = math.prod(config.grid)
+        tokens = patches + (config.pool == "token")
+        ends = 2 * patches * config.patch_size**2 * config.channels * width
+        ends += 2 * width * config.classes
+    elif isinstance(config, LMConfig):
+        tokens = config.block_size
+        ends = 2 * tokens * width * config.vocabulary
+    else:
+        tokens = config.block_size
+        ends = 2 * width * config.classes
     time = 2 * (2 * TimeEmbedding.frequencies) * width if config.time == "additive" else 0
     terms = [term + time for term in evaluation(width, config.mlp, tokens)]
     counts = evaluations(config) if nfe is None else nfe
-    return int(embedding + head + sum(n * term for n, term in zip(counts, terms, strict=True)))
+    return int(ends + sum(n * term for n, term in zip(counts, terms, strict=True)))
 
 
-def recomputed(config: ViTConfig) -> int:
-    """Returns the FLOPs that the adjoint's recomputation adds to one image's training step.
+def recomputed(config: ModelConfig) -> int:
+    """Returns the FLOPs that the adjoint's recomputation adds to one example's training step.
 
     Counted: those of the gradient under the config's adjoint less those under 'store', which keeps
     everything.
@@ -145,13 +156,13 @@ def recomputed(config: ViTConfig) -> int:
 
     def gradient(adjoint: str, policy: str | None) -> int:
         depth = dataclasses.replace(config.depth, adjoint=adjoint, policy=policy)
-        model = ViT(dataclasses.replace(config, depth=depth))
+        model = make_model(dataclasses.replace(config, depth=depth))
 
-        def loss(variables: Any, images: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.asarray(model.apply(variables, images)))
+        def loss(variables: Any, *inputs: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.asarray(model.apply(variables, *inputs)))
 
-        return count(jax.grad(loss), variables, images)
+        return count(jax.grad(loss), variables, *inputs)
 
-    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
-    variables = jax.eval_shape(ViT(config).init, jax.random.key(0), images)
+    inputs = example_inputs(config)
+    variables = jax.eval_shape(make_model(config).init, jax.random.key(0), *inputs)
     return gradient(config.depth.adjoint, config.depth.policy) - gradient("store", None)

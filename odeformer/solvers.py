@@ -6,6 +6,7 @@ table of names.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -260,3 +261,41 @@ def unrolled_step(
         t = t1 if c == 1 else t0 + float(c) * h
         slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
     return advance(tableau.b_sol, slopes)
+
+
+def staged_step(
+    name: str,
+    terms: int,
+    evaluate: Callable[[int | None, int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+) -> State:
+    """Takes one fixed step of any solver, for a field that tells its evaluations apart.
+
+    Args:
+      name: the solver's.
+      terms: how many terms the field has.
+      evaluate: (term, n, t, y) -> dy; term None asks for the sum of the terms; n counts a term's
+        evaluations within the step, from 0 to `evaluations(name, terms)[term]` - 1.
+      t0: the step's start, a scalar of the state's dtype.
+      t1: the step's end, likewise.
+      y0: the state at t0.
+
+    Returns:
+      The state at t1, the one that `integrate` steps to.
+    """
+    solver, table = get(name), tableau(name)
+    if table is not None:
+        return unrolled_step(table, functools.partial(evaluate, None), t0, t1, y0)
+
+    def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
+        return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
+
+    if not isinstance(solver, Splitting):
+        return euler(None, 0, t0, t1 - t0, y0)
+    y, counts = y0, [0] * terms
+    for term, begin, length in solver.substeps(terms):
+        y = euler(term, counts[term], t0 + begin * (t1 - t0), length * (t1 - t0), y)
+        counts[term] += 1
+    return y

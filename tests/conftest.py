@@ -1,6 +1,9 @@
 """Fixtures shared by the tests."""
 
+import copy
+import functools
 import os
+import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,15 +12,21 @@ _CACHE = tempfile.TemporaryDirectory(prefix="odeformer-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Most of the tests' time is compilation, and their programs are tiny: LLVM need not try hard.
-_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+_QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
 import jax
 import jax.numpy as jnp
 import pytest
+from opinions import Opinions
 
-from configs import digits
+from configs import digits, pydocs, sst2
 from odeformer import VectorField
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -68,3 +77,49 @@ def make_tiny():
 def tiny():
     """A config of `make_tiny`, to change."""
     return make_tiny()
+
+
+def make_tiny_language():
+    """Returns a language run of seconds on the licence's text, over byte-pair tokens."""
+    cfg = pydocs.get_config()
+    cfg.train_steps, cfg.batch_size = 6, 8
+    cfg.data.update(name="files", files=str(ROOT / "LICENSE"), held_out=0.1, tokenizer="bpe")
+    cfg.model.update(vocabulary=300, block_size=32, width=16, heads=2, mlp=32, dropout=0.1)
+    cfg.depth.update(layers=2, share=2, solver="heun")
+    cfg.optimizer.update(warmup_steps=2, ema_decay=0.9)
+    cfg.checkpoint.update(every_steps=3, keep=2)
+    cfg.eval.update(every_steps=3, batch_size=128)
+    cfg.log.every_steps = 1
+    return cfg
+
+
+def make_tiny_sentences(data_dir):
+    """Returns a classifier's run of seconds on the set of `opinions_dir`."""
+    cfg = sst2.get_config()
+    cfg.train_steps, cfg.batch_size = 6, 8
+    cfg.data.update(name="opinions", data_dir=str(data_dir), held_out=0.2)
+    cfg.model.update(vocabulary=280, block_size=12, width=16, heads=2, mlp=32)
+    cfg.optimizer.update(warmup_steps=2)
+    cfg.checkpoint.update(every_steps=3, keep=2)
+    cfg.eval.update(every_steps=3, batch_size=128)
+    cfg.log.every_steps = 1
+    return cfg
+
+
+def start(monkeypatch, module, *arguments):
+    """Runs a program's main in this process, on flags that no other start has parsed."""
+    monkeypatch.setattr(module, "FLAGS", copy.deepcopy(_pristine(module)))
+    module.main([module.__name__, *arguments])
+
+
+@functools.cache
+def _pristine(module):
+    return copy.deepcopy(module.FLAGS)
+
+
+@pytest.fixture(scope="session")
+def opinions_dir(tmp_path_factory):
+    """A data_dir that holds the set 'opinions'."""
+    folder = tmp_path_factory.mktemp("opinions")
+    Opinions(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder

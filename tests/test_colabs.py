@@ -9,7 +9,11 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 REDUCED = {
-    "quickstart": "train_steps, workdir, compared = 4, {workdir!r}, ('euler', 'rk4', 'dopri8')"
+    "language": (
+        "train_steps, width, workdir = 4, 16, {workdir!r}; "
+        "new_tokens, compared = 8, ('euler', 'dopri8')"
+    ),
+    "quickstart": "train_steps, workdir, compared = 4, {workdir!r}, ('euler', 'rk4', 'dopri8')",
 }
 
 

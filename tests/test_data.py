@@ -22,7 +22,7 @@ def load(**changes):
     """The splits of the digits' config with changes of its data."""
     cfg = common.get_digits(layers=1)
     cfg.data.update(changes)
-    return load_splits(from_config_dict(cfg).data)
+    return load_splits(from_config_dict(cfg))
 
 
 def test_digits_splits_are_fixed_disjoint_and_stratified(digits):

@@ -26,7 +26,7 @@ def test_counted_equals_calculated(solver, share):
     pool, time = ("token", "none") if share == 1 else ("mean", "additive")
     depth = DepthConfig(layers=4, share=share, solver=solver)
     config, apply, variables = program(depth=depth, pool=pool, time=time)
-    assert flops.count(apply, variables, IMAGES) == flops.vit(config)
+    assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "euler", "rk4"])
@@ -35,7 +35,7 @@ def test_a_gradient_is_two_forwards_less_the_images_own(solver):
     config, apply, variables = program(depth=depth)
     loss = lambda variables, images: apply(variables, images).sum()
     counted = flops.count(jax.grad(loss), variables, IMAGES)
-    assert counted == 3 * flops.vit(config) - EMBEDDING
+    assert counted == 3 * flops.forward(config) - EMBEDDING
     assert flops.recomputed(config) == 0
 
 
@@ -70,6 +70,6 @@ def test_adaptive_steps():
     with pytest.raises(ValueError, match="multiply it by the solve's nfe"):
         flops.count(apply, variables, IMAGES)
     with pytest.raises(ValueError, match="take the nfe that the model reports"):
-        flops.vit(config)
+        flops.forward(config)
     fixed = dataclasses.replace(config, depth=DepthConfig(layers=4, solver="euler"))
-    assert flops.vit(config, nfe=(4, 4)) == flops.vit(fixed)
+    assert flops.forward(config, nfe=(4, 4)) == flops.forward(fixed)

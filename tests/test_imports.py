@@ -17,13 +17,28 @@ FLOORS = [
     {"odeformer.depth"},
     {"odeformer.tokens", "odeformer.vit"},
     {"odeformer.lm", "odeformer.text"},
-    {"odeformer.presets", "odeformer.flops"},
+    {"odeformer.decoding", "odeformer.models", "odeformer.presets"},
+    {"odeformer.flops", "odeformer.generate"},
     {"odeformer"},
     {"train", "train.data", "train.data.config", "train.errors"},
-    {"train.config", "train.data.arrays", "train.statistics"},
-    {"train.augment", "train.augment.boxes", "train.data.archive", "train.data.stream"},
-    {"train.augment.erasing", "train.augment.geometry", "train.augment.mixing"},
-    {"train.augment.operations"},
+    {"train.config", "train.data.arrays", "train.data.text", "train.statistics"},
+    {
+        "train.augment",
+        "train.augment.boxes",
+        "train.data.archive",
+        "train.data.stream",
+        "train.data.tfds_sets",
+        "train.data.text.packing",
+        "train.data.text.tokenizer",
+    },
+    {
+        "train.augment.erasing",
+        "train.augment.geometry",
+        "train.augment.mixing",
+        "train.data.text.blocks",
+        "train.data.text.documents",
+    },
+    {"train.augment.operations", "train.data.text.sources"},
     {"train.augment.randaugment"},
     {
         "train.losses",
@@ -38,12 +53,21 @@ FLOORS = [
         "train.data.mnist",
         "train.data.pipeline",
         "train.data.tfds_images",
+        "train.tasks.task",
     },
-    {"train.state", "train.plots", "train.data.sources"},
+    {
+        "train.state",
+        "train.plots",
+        "train.data.sources",
+        "train.tasks.images",
+        "train.tasks.language",
+        "train.tasks.sentences",
+    },
+    {"train.tasks"},
     {"train.step", "train.checkpoint"},
     {"train.evaluate", "train.studies"},
     {"train.loop", "train.report"},
-    {"train.__main__", "train.prepare", "train.study"},
+    {"train.__main__", "train.generate", "train.prepare", "train.study"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 
@@ -106,7 +130,7 @@ def test_solvers_and_diffeqsolve_alone_import_diffrax():
 
 def test_importing_the_library_loads_no_part_of_the_trainer():
     """A whole import in a fresh interpreter; train's own dependencies stay unloaded."""
-    extras = ("orbax.checkpoint", "grain", "ml_collections", "matplotlib", "sklearn", "train")
+    extras = ("orbax.checkpoint", "grain", "ml_collections", "matplotlib", "sklearn", "tokenizers")
     code = f"import sys, odeformer; print([name for name in {extras!r} if name in sys.modules])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

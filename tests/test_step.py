@@ -1,7 +1,7 @@
 """The train step against one written by hand; the evaluation step; that both read every key."""
 
-import dataclasses
 import sys
+from dataclasses import fields, is_dataclass
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from train.mesh import device_mesh, replicated
 from train.optimizer import make_optimizer
 from train.state import init_state
 from train.step import make_eval_step, make_train_step
+from train.tasks import make_task
 
 
 def make(**augment):
@@ -30,7 +31,7 @@ def make(**augment):
     cfg.data.augment.update(augment)
     cfg.optimizer.update(warmup_steps=0, label_smoothing=0.1, clip_norm=0.5)
     config = from_config_dict(cfg)
-    data = load_splits(config.data)["train"]
+    data = load_splits(config)["train"]
     mesh = device_mesh(config.mesh)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, replicated(mesh))
@@ -43,7 +44,7 @@ def stepped():
     """A run before and after its first step."""
     config, data, mesh, state, batch = make()
     before = jax.device_get(state)
-    after, metrics = make_train_step(config, data, mesh)(state, batch)
+    after, metrics = make_train_step(config, make_task(config, data), mesh)(state, batch)
     return config, data, mesh, batch, before, jax.device_get(after), jax.device_get(metrics)
 
 
@@ -82,7 +83,7 @@ def test_a_step_is_the_one_written_by_hand(stepped):
 
 def test_scores_are_those_of_the_model(stepped):
     config, data, mesh, batch, before, _, _ = stepped
-    scores = make_eval_step(config.model, data, mesh)(before.params, batch)
+    scores = make_eval_step(config.model, make_task(config, data), mesh)(before.params, batch)
     images = data.standardise(data.to_unit(jnp.asarray(batch["image"])))
     logits = ViT(config.model).apply({"params": before.params}, images)
     chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), batch["label"][:, None], 1)
@@ -94,7 +95,7 @@ def test_scores_are_those_of_the_model(stepped):
 def test_mixing_reaches_the_loss():
     config, data, mesh, state, batch = make(mixup=1.0)
     params = jax.device_get(state.params)
-    _, metrics = make_train_step(config, data, mesh)(state, batch)
+    _, metrics = make_train_step(config, make_task(config, data), mesh)(state, batch)
     assert "accuracy" not in metrics  # labels are mixed
     mix_key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[1], 0)
     images = data.standardise(data.to_unit(jnp.asarray(batch["image"])))
@@ -104,21 +105,27 @@ def test_mixing_reaches_the_loss():
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
-def keys_read(action):
-    """The fields of the config's dataclasses that the library and the trainer read in an action."""
+def keys_read(action, cfg):
+    """The fields of a config's dataclasses that the library and the trainer read in an action."""
     read, originals = set(), {}
-    config = from_config_dict(make_tiny())
-    classes = {type(config)}
+    config = from_config_dict(cfg)
+    classes = {type(config), type(config.model.depth)}
     for name in ("data", "model", "optimizer", "mesh", "checkpoint", "eval", "log"):
         classes.add(type(getattr(config, name)))
-    classes |= {type(config.data.augment), type(config.model.depth)}
+    classes |= {type(group) for group in vars(config.data).values() if is_dataclass(group)}
 
     def recording(cls, original):
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {field.name for field in fields(cls)}
 
         def read_field(self, name):
             caller = sys._getframe(1).f_code
-            generic = caller.co_name in ("__post_init__", "_asdict_inner", "__eq__", "__hash__")
+            generic = caller.co_name in (
+                "__post_init__",
+                "_find",
+                "_asdict_inner",
+                "__eq__",
+                "__hash__",
+            )
             if name in names and not generic:
                 read.add(f"{cls.__name__}.{name}")
             return original(self, name)
@@ -133,12 +140,12 @@ def keys_read(action):
     finally:
         for cls in classes:
             del cls.__getattribute__
-    every = {f"{cls.__name__}.{field.name}" for cls in classes for field in dataclasses.fields(cls)}
+    every = {f"{cls.__name__}.{field.name}" for cls in classes for field in fields(cls)}
     return read, every
 
 
 # What the digits do not reach; test_tfds_images reads them.
-ELSEWHERE = {"DataConfig.data_dir", "DataConfig.validation", "DataConfig.skip_corrupt"}
+ELSEWHERE = {f"ImageDataConfig.{key}" for key in ("data_dir", "validation", "skip_corrupt")}
 
 
 def test_every_key_is_read(tmp_path):
@@ -150,7 +157,7 @@ def test_every_key_is_read(tmp_path):
             crop_padding_px=1, crop_min_area=0.5, flip=True, randaugment_ops=1, erasing=0.5,
             mixup=0.8, cutmix=1.0,
         )  # fmt: skip
-        jax.eval_shape(make_train_step(config, data, mesh), state, batch)
+        jax.eval_shape(make_train_step(config, make_task(config, data), mesh), state, batch)
 
-    read, every = keys_read(action)
+    read, every = keys_read(action, make_tiny())
     assert every - read == ELSEWHERE

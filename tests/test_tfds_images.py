@@ -1,6 +1,5 @@
 """Sets of tensorflow-datasets of one image size: splits, pixels, and what is refused."""
 
-import dataclasses
 import io
 import sys
 
@@ -79,9 +78,9 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def load(data_dir):
     def load(name="tiny", **changes):
-        config = from_config_dict(make_tiny()).data
-        changes = {"validation": 5, "data_dir": data_dir} | changes
-        return load_splits(dataclasses.replace(config, name=name, **changes))
+        cfg = make_tiny()
+        cfg.data.update({"name": name, "validation": 5, "data_dir": data_dir} | changes)
+        return load_splits(from_config_dict(cfg))
 
     return load
 

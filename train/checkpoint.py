@@ -1,18 +1,23 @@
-"""Saving and restoring runs. A workdir holds config.json and checkpoints/<step>/."""
+"""Saving and restoring runs.
+
+A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from odeformer import ViT
+from odeformer import make_model
 from odeformer.errors import unknown
 from train import config as configs
 from train.config import CheckpointConfig, RunConfig
+from train.data.text.tokenizer import Tokenizer, from_json
 from train.errors import BadInput
 from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
@@ -86,6 +91,29 @@ def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
         ) from error
 
 
+def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
+    """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
+
+    Raises:
+      BadInput: it cannot be read.
+    """
+    path = epath.Path(workdir)
+    record = path / "tokenizer.json"
+    if _newest_step(path) is None or not record.exists():
+        return None
+    try:
+        return from_json(record.read_text())
+    except ValueError as error:
+        raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error
+
+
+def write_tokenizer(workdir: epath.Path, data: Any) -> None:
+    """Records the tokeniser of a split of texts; of other splits nothing."""
+    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+    if tokenizer is not None:
+        (workdir / "tokenizer.json").write_text(tokenizer.to_json())
+
+
 class Checkpoints:
     """The checkpoints of one workdir: the newest few, saved in the background."""
 
@@ -153,7 +181,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def load_model(
     workdir: str | epath.Path, overrides: Mapping[str, Any] | None = None
-) -> tuple[ViT, dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a trained model and its weights: the averaged ones where the run keeps them.
 
     Args:
@@ -162,15 +190,16 @@ def load_model(
         tolerance replaces the run's fixed steps, and the reverse.
 
     Returns:
-      (model, variables), for `model.apply(variables, images)`; images standardised as the run's
-      data set does (`train.data.sources.load_splits(config.data)['test'].standardise`).
+      (model, variables), for `model.apply(variables, images)`, images standardised as the run's
+      data set does (`train.data.sources.load_splits(config)['test'].standardise`); or for
+      `model.apply(variables, tokens)`, tokens of the run's tokeniser (`read_tokenizer(workdir)`).
 
     Raises:
       BadInput: no run, no checkpoint, a key or a value that the config refuses, or weights that do
         not fit it.
     """
     config = evaluation_config(workdir, overrides or {})
-    return ViT(config.model), {"params": load_params(workdir, config)}
+    return make_model(config.model), {"params": load_params(workdir, config)}
 
 
 def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -> RunConfig:

@@ -13,7 +13,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
-from train.config import flatten
+from train.config import RunConfig, flatten, for_evaluation, from_config_dict
 from train.errors import BadInput
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
@@ -106,6 +106,31 @@ def parse_with_config(
         raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     parsed: Any = own_flags[name].value
     return parsed
+
+
+def parse_with_run(
+    argv: Sequence[str],
+    own_flags: flags.FlagValues,
+    read_config: Callable[[str], ml_collections.ConfigDict],
+) -> tuple[str, RunConfig]:
+    """Parses the flags of a program that reads a run, --config.key=value among them.
+
+    Args:
+      argv: the command line.
+      own_flags: the program's flags, 'workdir' among them; filled in.
+      read_config: returns the config of the run in a workdir.
+
+    Returns:
+      The workdir, and the run's config as the flags change it; see `config.for_evaluation`.
+
+    Raises:
+      BadInput: no workdir, a flag or key that is unknown, or a value that does not fit.
+    """
+    workdir = flag_value(argv, "workdir")
+    if not workdir:
+        raise BadInput("--workdir is missing: give the folder of a run")
+    cfg = parse_with_config(argv, own_flags, read_config(workdir))
+    return workdir, from_config_dict(for_evaluation(cfg.to_dict(), changed_keys(argv)))
 
 
 def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:

@@ -4,48 +4,34 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from odeformer import DepthConfig, ViTConfig, solvers
+from odeformer import DepthConfig, LMConfig, TextConfig, ViTConfig, solvers
 from odeformer.errors import unknown
+from odeformer.models import ModelConfig
+from train.data.config import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.errors import BadInput
 
 CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "eval", "log")
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of the training images, made on the device; 0 (or False) leaves one out."""
+class Kind:
+    """What a run of one kind is configured by."""
 
-    shift_px: float  # affine map: either way, along each axis, in pixels
-    rotate_degrees: float  # affine map: either way
-    zoom: float  # affine map: as a fraction, either way: 0.1 scales by 0.9 to 1.1
-    crop_padding_px: int  # padded crop: zeros around the image, from which one of its size is cut
-    crop_min_area: float  # resized crop: least part of the image's area; 0: no resized crop
-    flip: bool  # left to right, every second image
-    randaugment_ops: int  # RandAugment: operations an image
-    randaugment_magnitude: float  # RandAugment: their strength, 0 to 10
-    erasing: float  # probability that a random rectangle is replaced by noise
-    mixup: float  # alpha of the Beta distribution that two images are mixed by
-    cutmix: float  # alpha of the Beta distribution of the area cut from another image
+    model: type
+    data: type
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where the examples come from."""
-
-    name: str  # 'digits', or the name of a tensorflow-datasets set with 'image' and 'label'
-    data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
-    fold: int | None  # 0 to 4: the fifth that is tested on in cross-validation; digits alone
-    validation: int  # examples held out of the training split where the set has no validation
-    repeats: int  # how often a batch holds each of its examples, each time augmented anew
-    workers: int  # processes that decode images of varying size; 0: none, in this process
-    skip_corrupt: bool  # leave out records that cannot be decoded, rather than stop
-    augment: AugmentConfig
+TASKS = {  # the values of config.task
+    "images": Kind(ViTConfig, ImageDataConfig),
+    "language": Kind(LMConfig, LanguageDataConfig),
+    "sentences": Kind(TextConfig, SentenceDataConfig),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +40,7 @@ class OptimizerConfig:
 
     learning_rate: float  # at its peak
     warmup_steps: int
-    weight_decay: float  # on kernels alone
+    weight_decay: float  # on kernels and token embeddings alone
     b1: float
     b2: float
     clip_norm: float | None  # of the gradient as a whole; None: no clipping
@@ -96,11 +82,12 @@ class LogConfig:
 class RunConfig:
     """All that defines a run."""
 
+    task: str  # a name of TASKS, which says what model and data are
     seed: int
     train_steps: int
     batch_size: int
-    data: DataConfig
-    model: ViTConfig
+    data: ImageDataConfig | LanguageDataConfig | SentenceDataConfig
+    model: ModelConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
     checkpoint: CheckpointConfig
@@ -108,59 +95,59 @@ class RunConfig:
     log: LogConfig
 
     def __post_init__(self):
-        positive = {
-            "train_steps": self.train_steps,
-            "batch_size": self.batch_size,
-            "data.repeats": self.data.repeats,
-            "checkpoint.every_steps": self.checkpoint.every_steps,
-            "checkpoint.keep": self.checkpoint.keep,
-            "eval.every_steps": self.eval.every_steps,
-            "eval.batch_size": self.eval.batch_size,
-            "log.every_steps": self.log.every_steps,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-            "optimizer.clip_norm": self.optimizer.clip_norm,
-        }
-        for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise BadInput(f"config.{name} is greater than 0; {value} was given")
-        fractions = {
-            "optimizer.b1": self.optimizer.b1,
-            "optimizer.b2": self.optimizer.b2,
-            "optimizer.ema_decay": self.optimizer.ema_decay,
-            "optimizer.label_smoothing": self.optimizer.label_smoothing,
-            "data.augment.zoom": self.data.augment.zoom,
-            "data.augment.crop_min_area": self.data.augment.crop_min_area,
-        }
-        for name, value in fractions.items():
-            if value is not None and not 0 <= value < 1:
-                raise BadInput(f"config.{name} is in [0, 1); {value} was given")
-        others = {
-            "seed": self.seed,
-            "optimizer.weight_decay": self.optimizer.weight_decay,
-            "data.validation": self.data.validation,
-            "data.workers": self.data.workers,
-            "data.augment.shift_px": self.data.augment.shift_px,
-            "data.augment.rotate_degrees": self.data.augment.rotate_degrees,
-            "data.augment.crop_padding_px": self.data.augment.crop_padding_px,
-            "data.augment.randaugment_ops": self.data.augment.randaugment_ops,
-            "data.augment.mixup": self.data.augment.mixup,
-            "data.augment.cutmix": self.data.augment.cutmix,
-        }
-        for name, value in others.items():
-            if not value >= 0:
-                raise BadInput(f"config.{name} is 0 or more; {value} was given")
-        bounds = {
-            "data.augment.randaugment_magnitude": (self.data.augment.randaugment_magnitude, 10),
-            "data.augment.erasing": (self.data.augment.erasing, 1),
-        }
-        for name, (value, most) in bounds.items():
-            if not 0 <= value <= most:
-                raise BadInput(f"config.{name} is in [0, {most}]; {value} was given")
+        for key, (accepted, fits) in _RANGES.items():
+            value = _find(self, key)
+            if value is not None and not fits(value):
+                raise BadInput(f"config.{key} is {accepted}; {value} was given")
         if not 0 <= self.optimizer.warmup_steps < self.train_steps:
             raise BadInput(
                 f"config.optimizer.warmup_steps={self.optimizer.warmup_steps} does not lie in "
                 f"[0, train_steps={self.train_steps}): shorten the warm-up or train longer"
             )
+
+
+_POSITIVE = ("greater than 0", lambda value: value > 0)
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+_FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "train_steps": _POSITIVE,
+    "batch_size": _POSITIVE,
+    "seed": _NOT_NEGATIVE,
+    "data.repeats": _POSITIVE,
+    "data.validation": _NOT_NEGATIVE,
+    "data.workers": _NOT_NEGATIVE,
+    "data.held_out": ("in (0, 0.5)", lambda value: 0 < value < 0.5),
+    "data.token_dropout": _FRACTION,
+    "data.augment.zoom": _FRACTION,
+    "data.augment.crop_min_area": _FRACTION,
+    "data.augment.shift_px": _NOT_NEGATIVE,
+    "data.augment.rotate_degrees": _NOT_NEGATIVE,
+    "data.augment.crop_padding_px": _NOT_NEGATIVE,
+    "data.augment.randaugment_ops": _NOT_NEGATIVE,
+    "data.augment.mixup": _NOT_NEGATIVE,
+    "data.augment.cutmix": _NOT_NEGATIVE,
+    "data.augment.randaugment_magnitude": ("in [0, 10]", lambda value: 0 <= value <= 10),
+    "data.augment.erasing": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.clip_norm": _POSITIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.b1": _FRACTION,
+    "optimizer.b2": _FRACTION,
+    "optimizer.ema_decay": _FRACTION,
+    "optimizer.label_smoothing": _FRACTION,
+    "checkpoint.every_steps": _POSITIVE,
+    "checkpoint.keep": _POSITIVE,
+    "eval.every_steps": _POSITIVE,
+    "eval.batch_size": _POSITIVE,
+    "log.every_steps": _POSITIVE,
+}
+
+
+def _find(config: Any, key: str) -> Any:
+    """The value of 'group.key'; None where this kind of run has no such key."""
+    for name in key.split("."):
+        config = getattr(config, name, None)
+    return config
 
 
 def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -178,12 +165,23 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunC
     for key in given:
         if key not in accepted:
             raise _unknown_key(key, sorted(accepted))
-    for group in ("depth", "model"):
+    kind = _kind(given)
+    for group in ("depth", "model", "data"):
         if not isinstance(given.get(group), Mapping):
             was = f"{given[group]!r} was given" if group in given else "it is missing"
             raise BadInput(f"config.{group} is a group of keys; {was}")
     depth = _build(DepthConfig, given.pop("depth"), "depth")
-    return _build(RunConfig, given | {"model": {**given["model"], "depth": depth}}, "")
+    model = _build(kind.model, {**given["model"], "depth": depth}, "model")
+    data = _build(kind.data, given["data"], "data")
+    return _build(RunConfig, given | {"model": model, "data": data}, "")
+
+
+def _kind(given: Mapping[str, Any]) -> Kind:
+    if "task" not in given:
+        raise BadInput(f"config.task is missing; it is one of {', '.join(TASKS)}")
+    if given["task"] not in TASKS:
+        raise BadInput(f"config.task: {unknown('task', given['task'], TASKS)}")
+    return TASKS[given["task"]]
 
 
 def to_config_dict(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -191,7 +189,9 @@ def to_config_dict(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
     A None becomes a typed placeholder, without which no flag could set it.
     """
-    hints = {"depth": DepthConfig, "model": ViTConfig, **typing.get_type_hints(RunConfig)}
+    kind = _kind(given)
+    hints = {**typing.get_type_hints(RunConfig), "depth": DepthConfig}
+    hints |= {"model": kind.model, "data": kind.data}
     return ml_collections.ConfigDict(_with_placeholders(dict(given), hints))
 
 

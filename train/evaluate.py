@@ -16,19 +16,31 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from odeformer import DepthConfig, solvers
+from odeformer import DepthConfig, LMConfig, solvers
 from odeformer.errors import unknown
 from train import checkpoint, command_line
-from train.config import RunConfig, for_evaluation, from_config_dict
+from train.config import RunConfig
 from train.data.arrays import Split
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.mesh import device_mesh, put_batch
+from train.metrics import mean
 from train.step import make_eval_step
+from train.tasks import make_task
+from train.tasks.task import Task
 
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
+_COLUMNS = {  # of the table, by metric
+    "loss": ("loss", "{:.4f}"),
+    "accuracy": ("accuracy", "{:.2%}"),
+    "f1": ("F1", "{:.2%}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "bits_per_byte": ("bits a byte", "{:.4f}"),
+    "nfe": ("NFE", "{:g}"),
+    "failed_solves": ("failed", "{:g}"),
+}
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
@@ -59,7 +71,7 @@ def score(
       workers: processes that gather; 0: none.
 
     Returns:
-      loss (nats), correct, nfe and failed of each example, float32 [N].
+      The task's scores, nfe and failed of each example, float32 [N].
     """
     size = eval_batch_size(len(data), batch_size, mesh.size)
     batches = eval_batches(data, size, jax.process_index(), jax.process_count(), workers)
@@ -73,18 +85,31 @@ def score(
     return {name: np.concatenate([s[name] for s in scores])[: len(data)] for name in scores[0]}
 
 
-def summarise(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns loss (nats), accuracy, nfe, all means, and failed_solves, a number of examples."""
+def summarise(task: Task, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the metrics of a split.
+
+    Args:
+      task: whose scores they are.
+      scores: of each example, as `score` returns them.
+
+    Returns:
+      The task's metrics, loss (nats) among them; nfe, a mean; failed_solves, a number of examples.
+    """
     return {
-        "loss": float(scores["loss"].mean(dtype=np.float64)),
-        "accuracy": float(scores["correct"].mean(dtype=np.float64)),
-        "nfe": float(scores["nfe"].mean(dtype=np.float64)),
+        **task.summarise(scores),
+        "nfe": mean(scores["nfe"]),
         "failed_solves": float(scores["failed"].sum()),
     }
 
 
-def depths(config: DepthConfig, names: Sequence[str]) -> list[DepthConfig]:
-    """Returns the depth under each named solver: fixed steps first, then adaptive where it can."""
+def depths(config: DepthConfig, names: Sequence[str], adaptive: bool = True) -> list[DepthConfig]:
+    """Returns the depth under each named solver: fixed steps first, then adaptive where it can.
+
+    Args:
+      config: of the run.
+      names: of solvers.
+      adaptive: whether adaptive steps are wanted; a causal model takes none.
+    """
     plain = dataclasses.replace(
         config,
         adjoint="checkpoint",
@@ -95,18 +120,23 @@ def depths(config: DepthConfig, names: Sequence[str]) -> list[DepthConfig]:
         per_sample=False,
     )
     fixed = [dataclasses.replace(plain, solver=name) for name in names]
-    adaptive = [
+    if not adaptive:
+        return fixed
+    return fixed + [
         dataclasses.replace(
             plain, solver=name, steps=None, rtol=ADAPTIVE_RTOL, max_steps=ADAPTIVE_MAX_STEPS
         )
         for name in names
         if solvers.is_adaptive(name)
     ]
-    return fixed + adaptive
 
 
 def compare(
-    params: Any, config: RunConfig, data: Split, rows: Sequence[DepthConfig], console: Console
+    params: Any,
+    config: RunConfig,
+    data: Split,
+    rows: Sequence[DepthConfig],
+    console: Console,
 ) -> list[dict[str, Any]]:
     """Evaluates the same weights at each depth, and prints the table.
 
@@ -120,15 +150,16 @@ def compare(
     Returns:
       solver, steps and the metrics of `summarise`, for each row.
     """
-    mesh = device_mesh(config.mesh)
+    mesh, task = device_mesh(config.mesh), make_task(config, data)
     table = Table(title="the same weights under other solvers")
-    for column in ("solver", "steps a group", "accuracy", "loss", "NFE", "failed"):
-        table.add_column(column, justify="left" if column == "solver" else "right")
     results = []
     for depth in rows:
-        step = make_eval_step(dataclasses.replace(config.model, depth=depth), data, mesh)
+        step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
         scores = score(params, data, config.eval.batch_size, mesh, step, config.data.workers)
-        metrics = summarise(scores)
+        metrics = summarise(task, scores)
+        if not results:
+            for column in ("solver", "steps a group", *(_COLUMNS[name][0] for name in metrics)):
+                table.add_column(column, justify="left" if column == "solver" else "right")
         steps = f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
         trained = (
             depth.solver == config.model.depth.solver and depth.rtol == config.model.depth.rtol
@@ -136,10 +167,7 @@ def compare(
         table.add_row(
             depth.solver + (" *" if trained else ""),
             steps,
-            f"{metrics['accuracy']:.2%}",
-            f"{metrics['loss']:.4f}",
-            f"{metrics['nfe']:g}",
-            f"{metrics['failed_solves']:g}",
+            *(_COLUMNS[name][1].format(value) for name, value in metrics.items()),
         )
         results.append({"solver": depth.solver, "steps": steps, **metrics})
     table.caption = (
@@ -150,41 +178,23 @@ def compare(
     return results
 
 
-def check_data(config: RunConfig, splits: Mapping[str, Split]) -> None:
-    """Raises BadInput where the data set and the model do not fit one another."""
-    data = splits["train"]
-    for name, have, want in (
-        ("image shape", data.image_shape, config.model.image_shape),
-        ("number of classes", data.classes, config.model.classes),
-    ):
-        if have != want:
-            raise BadInput(
-                f"the {name} of data set {config.data.name!r} is {have}, the model's is {want}: "
-                "change config.model.image_size, channels or classes"
-            )
-
-
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    workdir = command_line.flag_value(argv, "workdir")
-    if not workdir:
-        raise BadInput("--workdir is missing: give the folder of a run")
-    cfg = command_line.parse_with_config(argv, FLAGS, checkpoint.read_config(workdir))
-    given = for_evaluation(cfg.to_dict(), command_line.changed_keys(argv))
-    config = from_config_dict(given)
+    workdir, config = command_line.parse_with_run(argv, FLAGS, checkpoint.read_config)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
     rows = [config.model.depth]
+    causal = isinstance(config.model, LMConfig)
     if names:
         chosen = solvers.NAMES if names == ["all"] else names
         for name in chosen:
             if name not in solvers.NAMES:
                 raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
-        rows = depths(config.model.depth, chosen)
-    splits = load_splits(config.data, config.model.image_shape[:2], config.seed)
-    check_data(config, splits)
-    compare(checkpoint.load_params(workdir, config), config, splits[split], rows, Console())
+        rows = depths(config.model.depth, chosen, adaptive=not causal)
+    splits = load_splits(config, checkpoint.read_tokenizer(workdir))
+    params = checkpoint.load_params(workdir, config)
+    compare(params, config, splits[split], rows, Console())
 
 
 if __name__ == "__main__":

@@ -9,11 +9,17 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from train.checkpoint import Checkpoints, count_parameters, open_workdir
+from train.checkpoint import (
+    Checkpoints,
+    count_parameters,
+    open_workdir,
+    read_tokenizer,
+    write_tokenizer,
+)
 from train.config import RunConfig, from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
-from train.evaluate import check_data, score, summarise
+from train.evaluate import score, summarise
 from train.mesh import check_batch, device_mesh, put_batch, replicated
 from train.metrics import MetricsWriter, write_scores
 from train.optimizer import make_optimizer
@@ -21,6 +27,8 @@ from train.plots import plot_curves
 from train.progress import RunProgress, describe
 from train.state import abstract_state, init_state
 from train.step import make_eval_step, make_train_step
+from train.tasks import make_task
+from train.tasks.task import Task
 
 
 def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str, float]:
@@ -28,8 +36,8 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
 
     Args:
       cfg: the run's config.
-      workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz and curves.png are
-        written; a local folder or a gs:// address.
+      workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz, curves.png and, of a run
+        on text, tokenizer.json are written; a local folder or a gs:// address.
 
     Returns:
       The last line of metrics.jsonl: step, test/loss, test/accuracy, test/nfe and the like.
@@ -40,9 +48,10 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
     config = from_config_dict(cfg)
     mesh = device_mesh(config.mesh)
     check_batch(mesh, config.batch_size)
-    splits = load_splits(config.data, config.model.image_shape[:2], config.seed)
-    check_data(config, splits)
+    splits = load_splits(config, read_tokenizer(workdir))
+    task = make_task(config, splits["train"])
     path = open_workdir(workdir, cfg)
+    write_tokenizer(path, splits["train"])
     optimizer = make_optimizer(config.optimizer, config.train_steps)
 
     with Checkpoints(path, config.checkpoint) as checkpoints:
@@ -60,8 +69,8 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             config.data.repeats,
             config.data.workers,
         )
-        train_step = make_train_step(config, splits["train"], mesh)
-        eval_step = make_eval_step(config.model, splits["train"], mesh)
+        train_step = make_train_step(config, task, mesh)
+        eval_step = make_eval_step(config.model, task, mesh)
 
         def score_split(name: str, params: Any) -> dict[str, np.ndarray]:
             size, workers = config.eval.batch_size, config.data.workers
@@ -73,7 +82,7 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             RunProgress(start, config.train_steps, visible=first) as progress,
         ):
             progress.note(_headline(config, state, start, path))
-            pending = _Pending(config, start)
+            pending = _Pending(config, task, start)
             for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=True):
                 state, metrics = train_step(state, put_batch(mesh, batch))
                 pending.flush(writer, progress)
@@ -81,7 +90,9 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
                 progress.advance(step)
                 if step % config.eval.every_steps == 0 or step == config.train_steps:
                     pending.flush(writer, progress)
-                    scores = _named("val", summarise(score_split("validation", state.eval_params)))
+                    scores = _named(
+                        "val", summarise(task, score_split("validation", state.eval_params))
+                    )
                     writer.write(step, scores)
                     progress.note(f"step {step:>6}  validation  {describe(scores)}")
                     pending.restart_clock(step)
@@ -91,7 +102,7 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             scores = score_split("test", state.eval_params)
             if first:
                 write_scores(path, scores)
-            test = _named("test", summarise(scores))
+            test = _named("test", summarise(task, scores))
             writer.write(config.train_steps, test)
             progress.note(f"test  {describe(test)}")
     progress.note(f"curves: {plot_curves(path)}")
@@ -105,14 +116,14 @@ def _named(split: str, metrics: dict[str, float]) -> dict[str, float]:
 class _Pending:
     """The newest train metrics, held until the next step is on its way to the device."""
 
-    def __init__(self, config: RunConfig, start: int):
-        self._config = config
+    def __init__(self, config: RunConfig, task: Task, start: int):
+        self._config, self._task = config, task
         self._held: tuple[int, dict[str, Any]] | None = None
         self._compiled = False
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
-        """Starts counting images a second anew, behind `step` steps."""
+        """Starts counting examples a second anew, behind `step` steps."""
         self._clock = (step, time.perf_counter())
 
     def hold(self, step: int, metrics: dict[str, Any]) -> None:
@@ -129,8 +140,10 @@ class _Pending:
         since_step, since = self._clock
         now = time.perf_counter()
         if self._compiled and step > since_step:
-            images = (step - since_step) * self._config.batch_size
-            values["train/images_per_sec"] = images / (now - since)
+            steps_per_sec = (step - since_step) / (now - since)
+            units = self._config.batch_size * self._task.units_per_example
+            values[f"train/{self._task.unit}_per_sec"] = units * steps_per_sec
+            values["train/steps_per_sec"] = steps_per_sec
         self._held, self._clock, self._compiled = None, (step, now), True
         writer.write(step, values)
         progress.show(step, values)

@@ -5,17 +5,25 @@ import jax.numpy as jnp
 import optax
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
     """Cross-entropy in nats, - sum_c target_c log softmax(logits)_c.
 
     Args:
-      logits: [B, C].
-      targets: [B, C] probabilities, or [B] int labels.
+      logits: [..., C].
+      targets: [..., C] probabilities, or [...] int labels.
+      smoothing: part of each label that is spread evenly over the classes; labels only.
 
     Returns:
-      [B], float32 or the logits' dtype if that is wider.
+      [...], float32 or the logits' dtype if that is wider.
+
+    Source: Szegedy et al., 'Rethinking the Inception Architecture', 2016, arXiv 1512.00567
+    (smoothing).
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if targets.ndim == logits.ndim - 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        if smoothing:
+            even = -jax.nn.log_softmax(logits).mean(axis=-1)
+            losses = (1 - smoothing) * losses + smoothing * even
+        return losses
     return optax.softmax_cross_entropy(logits, targets)

@@ -19,7 +19,7 @@ def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, then AdamW that decays kernels alone."""
+    """Returns clipping by the global norm, then AdamW that decays what `decayed` names."""
     clip = (
         optax.identity()
         if config.clip_norm is None
@@ -38,10 +38,15 @@ def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientT
 def decayed(params: Any) -> Any:
     """Returns a tree of bools: which parameters weight decay acts on.
 
-    Kernels alone: no bias, no norm's scale, no position, no class token. It goes by name, for the
-    parameters of all groups are stacked, and a stacked bias has two axes.
+    Kernels and embeddings of tokens alone: no bias, no norm's scale, no position, no class token.
+    It goes by name, for the parameters of all groups are stacked, and a stacked bias has two axes.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+    def is_decayed(path: tuple[Any, ...], _: Any) -> bool:
+        *_, holder, name = (None, *(key.key for key in path))
+        return name == "kernel" or (holder, name) == ("embedding", "embedding")
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
 def average(decay: float, step: jax.Array, mean: Any, params: Any) -> Any:

@@ -60,7 +60,12 @@ def describe(metrics: Mapping[str, float]) -> str:
     forms = {
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.1%}",
-        "images_per_sec": "{:.0f} images/s",
+        "f1": "F1 {:.1%}",
+        "perplexity": "perplexity {:.2f}",
+        "bits_per_byte": "{:.3f} bits a byte",
+        "images_per_sec": "{:,.0f} images/s",
+        "sentences_per_sec": "{:,.0f} sentences/s",
+        "tokens_per_sec": "{:,.0f} tokens/s",
     }
     by_name = {name.rpartition("/")[2]: value for name, value in metrics.items()}
     return "  ".join(form.format(by_name[name]) for name, form in forms.items() if name in by_name)

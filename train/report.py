@@ -15,6 +15,11 @@ from train.studies import Row, Study
 
 # by row, by (fold, seed): what `train.metrics.read_scores` returns
 Scores = Mapping[str, Mapping[tuple[int, int], Mapping[str, np.ndarray]]]
+_PLOTTED = {  # by task: metric, factor, label
+    "images": ("test/accuracy", 100, "test accuracy, %"),
+    "language": ("test/loss", 1, "test loss, nats a token"),
+    "sentences": ("test/accuracy", 100, "test accuracy, %"),
+}
 _COLOURS = {
     "lie_trotter": "#6b7280",
     "strang": "#a16207",
@@ -37,7 +42,7 @@ def print_costs(study: Study, console: Console) -> None:
         table.add_row(
             name, f"{cost.parameters:,}", str(cost.nfe), *(f"{f / 1e6:.2f}" for f in work)
         )
-    table.caption = "inference, training, recomputed: millions of FLOPs an image"
+    table.caption = "inference, training, recomputed: millions of FLOPs an example"
     console.print(table)
 
 
@@ -72,8 +77,8 @@ def markdown(study: Study, results: Sequence[Mapping[str, Any]], scores: Scores)
         ]
         rows.append(f"| {' | '.join(cells)} |")
     claims = [
-        "| claim | row | against | accuracy, points: over replicas | over images "
-        "| distinguishable | loss, nats: over replicas | over images | distinguishable |",
+        "| claim | row | against | accuracy, points: over replicas | over examples "
+        "| distinguishable | loss, nats: over replicas | over examples | distinguishable |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in study.claims:
@@ -121,9 +126,11 @@ def _difference_cells(difference: Difference, digits: int) -> list[str]:
 def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
     """Draws accuracy over the FLOPs of inference, with intervals over replicas, as an SVG.
 
-    One colour a solver; filled where every layer has weights of its own, hollow where they are
-    shared; squares are rows matched in cost. Rows of the same FLOPs stand a little apart.
+    Of language models it draws the loss, which is what tells them apart. One colour a solver;
+    filled where every layer has weights of its own, hollow where they are shared; squares are rows
+    matched in cost. Rows of the same FLOPs stand a little apart.
     """
+    metric, scale, label = _PLOTTED[study.rows[0].config.task]
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
     beside = collections.Counter()  # rows drawn already at these FLOPs
@@ -131,14 +138,14 @@ def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -
     for row in study.rows:
         x = row.costs.inference_flops / 1e6 * 1.025 ** beside[row.costs.inference_flops]
         beside[row.costs.inference_flops] += 1
-        values = [100 * result["test/accuracy"] for result in results if result["row"] == row.name]
-        accuracy = estimate(np.array(values))
-        reach = accuracy.high - accuracy.mean
+        values = [scale * result[metric] for result in results if result["row"] == row.name]
+        reached = estimate(np.array(values))
+        reach = reached.high - reached.mean
         depth = row.config.model.depth
         colour = _COLOURS.get(depth.solver, "#7c3aed")
         axes.errorbar(
             x,
-            accuracy.mean,
+            reached.mean,
             yerr=reach if np.isfinite(reach) else None,
             fmt="s" if row.match else "o",
             color=colour,
@@ -146,10 +153,10 @@ def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -
             capsize=3,
             label=None if depth.solver in seen else depth.solver,
         )
-        label = f"share {depth.share}" + (f", {depth.layers} layers" if row.match else "")
+        place = f"share {depth.share}" + (f", {depth.layers} layers" if row.match else "")
         axes.annotate(
-            label,
-            (x, accuracy.mean),
+            place,
+            (x, reached.mean),
             xytext=(4, 4),
             textcoords="offset points",
             fontsize=7,
@@ -160,8 +167,8 @@ def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -
     axes.margins(x=0.15)
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter("{x:g}")
-    axes.set_xlabel("model FLOPs of inference, millions an image")
-    axes.set_ylabel("test accuracy, % (mean, 95 % interval over replicas)")
+    axes.set_xlabel("model FLOPs of inference, millions an example")
+    axes.set_ylabel(f"{label} (mean, 95 % interval over replicas)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     with path.open("wb") as file:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Sharding
 
-from odeformer import ViT
+from odeformer import example_inputs, make_model
 from train.config import RunConfig
 
 
@@ -33,11 +33,11 @@ def make_init(
     config: RunConfig, optimizer: optax.GradientTransformation
 ) -> Callable[[int | jax.Array], TrainState]:
     """Returns the function (seed) -> TrainState that initialises a run."""
-    model = ViT(config.model)
+    model = make_model(config.model)
 
     def init(seed: int | jax.Array) -> TrainState:
-        images = jnp.zeros((1, *config.model.image_shape))
-        params = model.init(jax.random.key(seed), images)["params"]
+        inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(config.model)]
+        params = model.init(jax.random.key(seed), *inputs)["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

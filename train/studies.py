@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
-from odeformer import ViT, ViTConfig, flops
+from odeformer import example_inputs, flops, make_model
 from odeformer.errors import unknown
+from odeformer.models import ModelConfig
 from train.checkpoint import count_parameters
 from train.config import RunConfig, flatten, from_config_dict
 from train.errors import BadInput
@@ -23,7 +23,7 @@ KEYS = ("config", "grid", "matched", "folds", "seeds")
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What a row costs, per image where it is work.
+    """What a row costs, per example (an image, a block of tokens) where it is work.
 
     Attributes:
       parameters: number of parameters.
@@ -142,13 +142,14 @@ def replica_config(row: Row, replica: Replica) -> ml_collections.ConfigDict:
     """Returns the config of one run."""
     cfg = row.cfg.copy_and_resolve_references()
     cfg.seed = replica.seed
-    cfg.data.fold = replica.fold
+    if replica.fold is not None:
+        cfg.data.fold = replica.fold
     return cfg
 
 
-def costs(config: ViTConfig) -> Costs:
+def costs(config: ModelConfig) -> Costs:
     """Returns what a model of fixed steps costs; nothing is computed but shapes."""
-    forward = flops.vit(config)
+    forward = flops.forward(config)
     return Costs(
         parameters=_cost(config, "parameters"),
         nfe=_cost(config, "nfe"),
@@ -158,14 +159,14 @@ def costs(config: ViTConfig) -> Costs:
     )
 
 
-def _cost(config: ViTConfig, by: str) -> int:
+def _cost(config: ModelConfig, by: str) -> int:
     """One of the costs that rows can be matched by."""
     if by == "nfe":
         return int(flops.evaluations(config).sum())
     if by == "flops":
-        return flops.vit(config)
-    images = jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32)
-    return count_parameters(jax.eval_shape(ViT(config).init, jax.random.key(0), images))
+        return flops.forward(config)
+    shapes = jax.eval_shape(make_model(config).init, jax.random.key(0), *example_inputs(config))
+    return count_parameters(shapes)
 
 
 def _choices(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -210,7 +211,7 @@ def _matched_rows(rows: Sequence[Row], matched: Any) -> list[Row]:
 def _matched_row(target: Row, solver: str, by: str) -> Row:
     """The row of that solver whose depth brings it nearest to the target's cost."""
 
-    def model(layers: int) -> ViTConfig:
+    def model(layers: int) -> ModelConfig:
         share = layers // depth.groups if depth.share > 1 else 1
         changed = dataclasses.replace(depth, solver=solver, layers=layers, share=share, steps=None)
         return dataclasses.replace(target.config.model, depth=changed)

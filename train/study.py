@@ -98,7 +98,7 @@ def _is_finished(folder: epath.Path, row: Row, replica: Replica) -> bool:
 
 def _result(folder: epath.Path, row: Row, replica: Replica) -> dict[str, Any]:
     lines = read_metrics(folder)
-    speeds = [s for line in lines if (s := line.get("train/images_per_sec"))]
+    speeds = [s for line in lines if (s := line.get("train/steps_per_sec"))]
     test = {name: value for name, value in lines[-1].items() if name.startswith("test/")}
     return {
         "row": row.name,
@@ -106,7 +106,7 @@ def _result(folder: epath.Path, row: Row, replica: Replica) -> dict[str, Any]:
         "seed": replica.seed,
         **dataclasses.asdict(row.costs),
         **test,
-        "secs_per_step": row.config.batch_size / statistics.median(speeds) if speeds else None,
+        "secs_per_step": 1 / statistics.median(speeds) if speeds else None,
     }
 
 

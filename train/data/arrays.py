@@ -1,4 +1,4 @@
-"""Labelled images: what a split offers, and the splits that fit in memory."""
+"""Splits: what the trainer asks of one, and labelled images that fit in memory."""
 
 import dataclasses
 from typing import Protocol
@@ -11,7 +11,21 @@ Moment = tuple[float, ...] | jax.Array  # of the pixels, by channel
 
 
 class Split(Protocol):
-    """One split of a data set of labelled images, as the trainer reads it."""
+    """One split of a data set, as the trainer reads it."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the examples of that index [n], each an array of a leading axis of n.
+
+        'index' int32 is among them. What is drawn at random on the host comes from the index and
+        the draw [n] alone; without draws nothing is random.
+        """
+        ...
+
+
+class ImageSplit(Split, Protocol):
+    """One split of a set of labelled images: `gather` returns image uint8, label, index int32."""
 
     @property
     def classes(self) -> int:
@@ -31,16 +45,6 @@ class Split(Protocol):
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels of every image that `gather` returns."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Returns the examples of that index [n]: image uint8, label and index int32.
-
-        What is drawn at random on the host comes from the index and the draw [n] alone; without
-        draws nothing is random.
-        """
         ...
 
     def to_unit(self, images: jax.Array) -> jax.Array:

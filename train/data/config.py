@@ -1,6 +1,7 @@
 """What a data set is, and how it is read: the groups `data` of a run's config."""
 
 import dataclasses
+from typing import ClassVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class LanguageDataConfig:
     held_out: float  # fraction of the text for each split that the set lacks
     tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
     packing: str  # 'documents': apart from one another in a block; 'stream': one long text
+    repeats: ClassVar[int] = 1
+    workers: ClassVar[int] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,3 +61,5 @@ class SentenceDataConfig:
     held_out: float  # fraction of the training split for a validation split that the set lacks
     tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
     token_dropout: float  # probability that a token of a training sentence is hidden
+    repeats: ClassVar[int] = 1
+    workers: ClassVar[int] = 0

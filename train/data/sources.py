@@ -1,31 +1,47 @@
 """The data sets, by name."""
 
-from train.config import DataConfig
+from collections.abc import Mapping
+from typing import Any
+
+from train.config import RunConfig
 from train.data import digits, tfds_images
 from train.data.arrays import Split
+from train.data.config import ImageDataConfig, LanguageDataConfig
+from train.data.text.sources import load_language, load_sentences
+from train.data.text.tokenizer import Tokenizer
 from train.errors import BadInput
 
 
-def load_splits(
-    config: DataConfig, image_size: tuple[int, int] = (32, 32), seed: int = 0
-) -> dict[str, Split]:
-    """Returns the splits 'train', 'validation' and 'test' of a data set.
+def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mapping[str, Any]:
+    """Returns the splits 'train', 'validation' and 'test' of a run's data set.
 
     Args:
-      config: its name and how it is split.
-      image_size: height and width in pixels; sets of varying sizes are cropped to it.
-      seed: of what is drawn at random while such a set is read.
+      config: of the run.
+      tokenizer: that of a saved run, for text; None to make it as the config says.
+
+    Returns:
+      A `train.data.arrays.Split` for each name; what else it offers depends on the run's task.
 
     Raises:
-      BadInput: no data set has the name, or it does not take the config's fold.
+      BadInput: no data set has the name, or the data do not fit the config.
     """
-    if config.name == "digits":
-        if config.fold is not None and not 0 <= config.fold < digits.FOLDS:
-            raise BadInput(f"config.data.fold is 0 to {digits.FOLDS - 1}; {config.fold} was given")
-        return dict(digits.load(config.fold))
-    if config.fold is not None:
+    data = config.data
+    model: Any = config.model
+    if isinstance(data, ImageDataConfig):
+        return _load_images(data, model.image_shape[:2], config.seed)
+    if isinstance(data, LanguageDataConfig):
+        return load_language(data, model.block_size, model.vocabulary, config.seed, tokenizer)
+    return load_sentences(data, model.block_size, model.vocabulary, tokenizer)
+
+
+def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) -> dict[str, Split]:
+    if data.name == "digits":
+        if data.fold is not None and not 0 <= data.fold < digits.FOLDS:
+            raise BadInput(f"config.data.fold is 0 to {digits.FOLDS - 1}; {data.fold} was given")
+        return dict(digits.load(data.fold))
+    if data.fold is not None:
         raise BadInput(
-            f"config.data.fold={config.fold}: {config.name} has a test split of its own; folds are "
+            f"config.data.fold={data.fold}: {data.name} has a test split of its own; folds are "
             "for 'digits', leave it out"
         )
-    return tfds_images.load(config, image_size, seed)
+    return tfds_images.load(data, image_size, seed)

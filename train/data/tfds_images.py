@@ -11,18 +11,17 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from tensorflow_datasets.core.constants import DATA_DIR
-from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-from train.config import DataConfig
+from train.data import tfds_sets
 from train.data.arrays import Images, Split, channel_moments
+from train.data.config import ImageDataConfig
 from train.data.stream import Records, read_records
 from train.errors import BadInput
 
 _CHUNK = 1024  # records read and decoded at a time
 
 
-def load(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> dict[str, Split]:
+def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) -> dict[str, Split]:
     """Returns the splits 'train', 'validation' and 'test' of a prepared set.
 
     A set whose images have one size is decoded once into memory; of others the records are decoded
@@ -39,7 +38,7 @@ def load(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> dict
       BadInput: a set that is not there, is not one of labelled images, lacks examples, or holds a
         record that cannot be read (unless config.skip_corrupt).
     """
-    builder = _find(config)
+    builder = tfds_sets.find(config.name, config.data_dir, own=("digits",))
     _check_features(builder)
     shape = builder.info.features["image"].shape
     sources = {
@@ -71,30 +70,6 @@ def load(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> dict
     }
 
 
-def _find(config: DataConfig) -> Any:
-    where = config.data_dir or DATA_DIR
-    try:
-        builder = tfds.builder(config.name, data_dir=config.data_dir)
-    except DatasetNotFoundError as error:
-        raise BadInput(
-            f"config.data.name={config.name!r} is neither 'digits' nor a set that "
-            f"tensorflow-datasets knows or finds in {where}"
-        ) from error
-    data_dir = f" --data_dir={config.data_dir}" if config.data_dir else ""
-    if not builder.data_path.exists():
-        raise BadInput(
-            f"{config.name} is not prepared in {where}: run `python -m train.prepare "
-            f"{config.name}{data_dir}`, or give the folder it lies in as --config.data.data_dir"
-        )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise BadInput(
-            f"{builder.data_path} is of file format {builder.info.file_format}, which needs "
-            "TensorFlow to read: prepare it with file_format='array_record', or convert it with "
-            "`python -m tensorflow_datasets.scripts.convert_format`"
-        )
-    return builder
-
-
 def _check_features(builder: Any) -> None:
     features: dict[str, Any] = dict(builder.info.features)
     image, label = features.get("image"), features.get("label")
@@ -107,7 +82,7 @@ def _check_features(builder: Any) -> None:
         )
 
 
-def _split_names(builder: Any, config: DataConfig) -> dict[str, str]:
+def _split_names(builder: Any, config: ImageDataConfig) -> dict[str, str]:
     """Which part of the set serves as which split, in tfds' notation."""
     sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
     test = "test" if "test" in sizes else "validation"

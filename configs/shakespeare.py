@@ -1,0 +1,46 @@
+"""Tiny Shakespeare, byte by byte, at nanoGPT's two budgets.
+
+    python -m train --config=configs/shakespeare.py:size=cpu --config.data.data_dir=DIR \\
+        --workdir=runs/shakespeare
+
+DIR holds tensorflow-datasets' tiny_shakespeare; a plain text file will do as well, with
+--config.data.name=files --config.data.files=input.txt. The argument: size=cpu|accelerator.
+
+- size=cpu: 4 layers, 4 heads, width 128, blocks of 64, batches of 12, 2,000 steps.
+- size=accelerator: 6 layers, 6 heads, width 384, blocks of 256, batches of 64, 5,000 steps.
+  Hardware, time and loss: not measured.
+
+Source: Karpathy, nanoGPT, 2022. Other solvers by flag, e.g. --config.depth.solver=rk4.
+"""
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> common.Config:
+    """Returns the config of the argument's size."""
+    choice = common.parse(argument, size=("cpu", "accelerator"))
+    return _get_cpu() if choice.size == "cpu" else _get_accelerator()
+
+
+def _get_cpu() -> common.Config:
+    cfg = common.get_run(train_steps=2000, batch_size=12, task="language")
+    cfg.data = common.get_documents("tiny_shakespeare", packing="stream")
+    cfg.model = common.get_lm(block_size=64, width=128, heads=4, mlp=512)
+    cfg.depth = common.get_depth(layers=4, adjoint="store")
+    cfg.optimizer = common.get_optimizer(
+        learning_rate=4e-3, warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0
+    )
+    cfg.eval.update(every_steps=500, batch_size=128)
+    return cfg
+
+
+def _get_accelerator() -> common.Config:
+    cfg = common.get_run(train_steps=5000, batch_size=64, task="language")
+    cfg.data = common.get_documents("tiny_shakespeare", packing="stream")
+    cfg.model = common.get_lm(dropout=0.2, dtype="bfloat16")
+    cfg.depth = common.get_depth(layers=6)
+    cfg.optimizer = common.get_optimizer(
+        learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0
+    )
+    cfg.eval.update(every_steps=250, batch_size=128)
+    return cfg

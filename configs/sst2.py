@@ -1,0 +1,23 @@
+"""The sentiment of film reviews' sentences (SST-2, Socher et al. 2013), from scratch on a CPU.
+
+    python -m train --config=configs/sst2.py --config.data.data_dir=DIR --workdir=runs/sst2
+
+By default tensorflow-datasets' glue/sst2; another set of sentences and labels by
+--config.data.name=... (imdb_reviews needs a larger --config.model.block_size, too).
+"""
+
+from configs import common
+
+
+def get_config() -> common.Config:
+    """Returns the config."""
+    cfg = common.get_run(train_steps=650, batch_size=64, task="sentences")
+    cfg.data = common.get_sentences("glue/sst2", token_dropout=0.3)
+    cfg.model = common.get_text(vocabulary=8192, width=64, heads=4, mlp=128, dropout=0.5)
+    cfg.depth = common.get_depth(layers=2, adjoint="store")
+    cfg.optimizer = common.get_optimizer(
+        learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, clip_norm=1.0, ema_decay=0.99
+    )
+    cfg.optimizer.label_smoothing = 0.1
+    cfg.eval.update(every_steps=100, batch_size=256)
+    return cfg

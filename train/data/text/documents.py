@@ -1,0 +1,306 @@
+"""Splits of texts: of the standard library, of files, and of sets of tensorflow-datasets."""
+
+import dataclasses
+import glob
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterator
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.progress import track
+
+from train.data import tfds_sets
+from train.data.config import LanguageDataConfig, SentenceDataConfig
+from train.errors import BadInput
+
+_CHUNK = 1024  # records read at a time
+_SEED = 0  # of the shuffles that part splits: they are the same in every run
+_TEXT_KEYS = ("text", "sentence")  # the first of these, where a set has several texts
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTexts:
+    """One split of labelled texts.
+
+    Attributes:
+      texts: the texts.
+      labels: [N] int32, from 0 to classes - 1.
+      classes: number of classes.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    classes: int
+
+    def take(self, places: np.ndarray) -> "LabelledTexts":
+        """Returns the texts at those places, in that order."""
+        texts = [self.texts[place] for place in places]
+        return LabelledTexts(texts, self.labels[places], self.classes)
+
+
+def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
+    """Returns the documents of the splits 'train', 'validation' and 'test'.
+
+    'pydocs' are the topics of Python's own help, 'files' the files of config.files. They, and a set
+    that has a split 'train' alone, are shuffled by a fixed seed and cut by characters: the first
+    1 - 2 config.held_out of them are for training, as much as config.held_out for each of the
+    others. A document astride a cut is cut in two. Of a set with a test split (or a validation
+    split, which then is the test split) the last documents of 'train' are the validation split.
+
+    Args:
+      config: name, data_dir, files, text_key, held_out.
+
+    Raises:
+      BadInput: no such set or files, no or several features of text, or a split without text.
+    """
+    if config.name == "pydocs":
+        return _cut([topics[name] for name in sorted(topics)], config)
+    if config.name == "files":
+        return _cut(_read_files(config.files), config)
+    builder = tfds_sets.find(config.name, config.data_dir, own=("pydocs", "files"))
+    key = _text_key(builder, config.text_key)
+    sizes = _sizes(builder, config.name)
+
+    def read(split: str) -> list[str]:
+        return _read_texts(builder, config.name, split, key)[0]
+
+    if not sizes.get("test") and not sizes.get("validation"):
+        return _cut(read("train"), config)
+    names = {name: name for name in ("train", "validation", "test")}
+    if not sizes.get("test") or not sizes.get("validation"):
+        held_out = _held_out(config, sizes["train"])
+        names["train"], names["validation"] = f"train[:-{held_out}]", f"train[-{held_out}:]"
+        names["test"] = "test" if sizes.get("test") else "validation"
+    return _check_text({name: read(split) for name, split in names.items()}, config)
+
+
+def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
+    """Returns the labelled texts of the splits 'train', 'validation' and 'test'.
+
+    The test split is the set's 'test', or its 'validation' where it has no labelled test split
+    (GLUE). Without a validation split beside it, config.held_out of the training examples, drawn by
+    a fixed seed, are held out.
+
+    Args:
+      config: name, data_dir, text_key, label_key, held_out.
+
+    Raises:
+      BadInput: no such set, no or several features of text, no class label, no labelled test
+        split, or a label that is none of the classes.
+    """
+    builder = tfds_sets.find(config.name, config.data_dir)
+    key = _text_key(builder, config.text_key)
+    classes = _classes(builder, config.label_key)
+    sizes = _sizes(builder, config.name)
+
+    def read(split: str) -> LabelledTexts | None:
+        if not sizes.get(split):
+            return None
+        texts, labels = _read_texts(builder, config.name, split, key, config.label_key)
+        return LabelledTexts(texts, np.array(labels, np.int32), classes)
+
+    train, validation, test = read("train"), read("validation"), read("test")
+    if test is None or test.labels.min() < 0:
+        validation, test = None, validation
+    if train is None or test is None:
+        raise BadInput(
+            f"{config.name} has no labelled split 'test' or 'validation' to test on; it has {sizes}"
+        )
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
+        if split is not None:
+            _check_labels(split, f"{config.name}/{name}")
+    if validation is None:
+        held_out = _held_out(config, len(train.texts))
+        order = np.random.default_rng(_SEED).permutation(len(train.texts))
+        validation = train.take(np.sort(order[-held_out:]))
+        train = train.take(np.sort(order[:-held_out]))
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _cut(documents: list[str], config: LanguageDataConfig) -> dict[str, list[str]]:
+    """Cuts documents, in a random order, by characters into the three splits."""
+    if not 0 < config.held_out < 0.5:
+        raise BadInput(
+            f"config.data.held_out={config.held_out}: {config.name} is cut into three splits, two "
+            "of them of that fraction: take one between 0 and 0.5"
+        )
+    order = np.random.default_rng(_SEED).permutation(len(documents))
+    rest = [documents[place] for place in order]
+    total = sum(map(len, rest))
+    train, rest = _cut_once(rest, round(total * (1 - 2 * config.held_out)))
+    characters = round(total * (1 - config.held_out)) - sum(map(len, train))
+    validation, test = _cut_once(rest, characters)
+    return _check_text({"train": train, "validation": validation, "test": test}, config)
+
+
+def _cut_once(documents: list[str], characters: int) -> tuple[list[str], list[str]]:
+    """Cuts off the first so many characters, up to the next end of a line."""
+    ends = list(itertools.accumulate(map(len, documents)))
+    if characters <= 0 or characters >= (ends or [0])[-1]:
+        return (documents, []) if characters > 0 else ([], documents)
+    place = next(i for i, end in enumerate(ends) if end >= characters)
+    document = documents[place]
+    at = characters - (ends[place] - len(document))
+    # The last document's own end would leave nothing behind the cut.
+    last = len(document) - (place == len(documents) - 1)
+    at = document.find("\n", at - 1, last) + 1 or at
+    before, behind = document[:at], document[at:]
+    return [*documents[:place], before], [*([behind] if behind else []), *documents[place + 1 :]]
+
+
+def _check_text(splits: dict[str, list[str]], config: LanguageDataConfig) -> dict[str, list[str]]:
+    for name, documents in splits.items():
+        if not any(documents):
+            raise BadInput(
+                f"config.data.name={config.name}: the split {name!r} holds no text: give more text "
+                f"or a larger config.data.held_out than {config.held_out}"
+            )
+    return splits
+
+
+def _held_out(config: LanguageDataConfig | SentenceDataConfig, examples: int) -> int:
+    """Returns how many training examples are held out as the validation split."""
+    if not 0 < config.held_out < 1 or examples < 2:
+        raise BadInput(
+            f"config.data.held_out={config.held_out}: {config.name} has no validation split beside "
+            f"the test split, so that fraction of its {examples} training examples is held out: "
+            "take one between 0 and 1, of 2 examples or more"
+        )
+    return min(max(1, round(config.held_out * examples)), examples - 1)
+
+
+def _read_files(pattern: str | None) -> list[str]:
+    """Reads a file, the files of a folder or those that match a pattern, sorted by name."""
+    if not pattern:
+        raise BadInput(
+            "config.data.files is missing: give a file, a folder or a pattern such as 'texts/*.txt'"
+        )
+    place = pathlib.Path(pattern).expanduser()
+    found = [place] if place.is_file() else place.rglob("*")
+    if not place.exists():
+        found = map(pathlib.Path, glob.glob(str(place), recursive=True))
+    documents = []
+    for path in sorted({path for path in found if path.is_file()}):
+        try:
+            text = _decode([path.read_bytes()], str(path))[0]
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read ({error.strerror}): leave it out") from error
+        if text:
+            documents.append(text)
+        else:
+            _say(f"{path}: empty, left out")
+    if not documents:
+        raise BadInput(
+            f"config.data.files={pattern!r}: no file with text there: give a file, a folder or a "
+            "pattern such as 'texts/*.txt'"
+        )
+    return documents
+
+
+def _decode(contents: list[bytes], name: str) -> list[str]:
+    """Decodes UTF-8; invalid bytes become U+FFFD and are said on standard error."""
+    texts, invalid = [], 0
+    for content in contents:
+        try:
+            texts.append(content.decode())
+        except UnicodeDecodeError:
+            texts.append(content.decode(errors="replace"))
+            invalid += len(content) - len(content.decode(errors="ignore").encode())
+    if invalid:
+        _say(f"{name}: {invalid} invalid UTF-8 byte{'s' * (invalid > 1)} replaced")
+    return texts
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)  # rich would break a long name in two
+
+
+def _sizes(builder: Any, name: str) -> dict[str, int]:
+    """Returns the number of examples of each split, of which 'train' must have some."""
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if not sizes.get("train"):
+        raise BadInput(f"{name} has no examples in a split 'train'; it has {sizes}")
+    return sizes
+
+
+def _text_key(builder: Any, key: str | None) -> str:
+    """Returns the name of the feature that holds the text."""
+    features: dict[str, Any] = dict(builder.info.features)
+    texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
+    listed = f"{builder.name} has the features {', '.join(features)}"
+    if key is not None:
+        if key not in texts:
+            raise BadInput(
+                f"config.data.text_key={key!r} names no text: {listed}; of text: "
+                f"{', '.join(texts) or 'none'}"
+            )
+        return key
+    if not texts:
+        raise BadInput(f"{listed}, none of them text: a set of texts is needed")
+    if len(texts) == 1:
+        return texts[0]
+    for name in _TEXT_KEYS:
+        if name in texts:
+            return name
+    raise BadInput(
+        f"{listed}, several of them text: name one of {', '.join(texts)} as config.data.text_key"
+    )
+
+
+def _classes(builder: Any, key: str) -> int:
+    """Returns the number of classes of the feature that holds the label."""
+    features: dict[str, Any] = dict(builder.info.features)
+    label = features.get(key)
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise BadInput(
+            f"config.data.label_key={key!r} names no class label: {builder.name} has the features "
+            f"{', '.join(features)}"
+        )
+    return label.num_classes
+
+
+def _check_labels(split: LabelledTexts, name: str) -> None:
+    wrong = np.flatnonzero((split.labels < 0) | (split.labels >= split.classes))
+    if len(wrong):
+        raise BadInput(
+            f"{name}: record {wrong[0]} has label {split.labels[wrong[0]]}; the set's labels are "
+            f"0 to {split.classes - 1}: every text needs one"
+        )
+
+
+def _read_texts(
+    builder: Any, name: str, split: str, text_key: str, label_key: str | None = None
+) -> tuple[list[str], list[int]]:
+    """Reads a split's texts, and its labels where they have a key."""
+    contents: list[bytes] = []
+    labels: list[int] = []
+    for records in _chunks(builder.as_data_source(split), f"{name}/{split}"):
+        contents += [record[text_key] for record in records]
+        if label_key is not None:
+            labels += [int(record[label_key]) for record in records]
+    return _decode(contents, f"{name}/{split}"), labels
+
+
+def _chunks(source: Any, split: str) -> Iterator[list[Any]]:
+    bar = Console(stderr=True)
+    for start in track(
+        range(0, len(source), _CHUNK),
+        f"reading {split}",
+        console=bar,
+        transient=True,
+        disable=not bar.is_terminal,
+    ):
+        stop = min(start + _CHUNK, len(source))
+        try:
+            records = source.__getitems__(list(range(start, stop)))
+        except Exception as error:  # the reader raises whatever its format's library does
+            raise BadInput(
+                f"{split}: records {start} to {stop - 1} cannot be read ({error}): prepare the set "
+                "anew"
+            ) from error
+        yield records
