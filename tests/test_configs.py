@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from configs import digits_sequential, imagenet
+from configs import digits_sequential, imagenet, shakespeare
 from odeformer import presets
 from train.config import from_config_dict
 from train.studies import from_study_dict
@@ -27,6 +27,7 @@ ARGUMENTS = {
         "size": ("accelerator", "cpu", "smoke"),
     },
     "imagenet": {"variant": ("deit_ti", "deit_s", "vit_b")},
+    "shakespeare": {"size": ("cpu", "accelerator")},
 }
 
 
@@ -66,6 +67,13 @@ def test_sizes_are_the_presets(name):
     assert {key: getattr(config, key) for key in same} == {
         key: getattr(preset, key) for key in same
     }
+    assert config.depth.layers == preset.depth.layers
+
+
+def test_texts_are_the_presets():
+    config = from_config_dict(shakespeare.get_config("size=accelerator")).model
+    preset = presets.lm("gpt_nano", dropout=0.2, dtype="bfloat16")
+    assert config == dataclasses.replace(preset, depth=config.depth)
     assert config.depth.layers == preset.depth.layers
 
 

@@ -197,3 +197,46 @@ def test_backsolve_with_times_is_known_before_tracing(smooth):
     )
     with pytest.raises(ValueError, match="'backsolve' ts, t0 and t1 are known before tracing"):
         solve(1.0)
+
+
+DECAY = VectorField(terms=(lambda t, y, p: -p["rate"] * y * p["mask"],))
+
+
+def test_weights_leave_entries_out_of_the_error_norm():
+    """A stiff entry of weight 0 costs no step, and one of weight 1 does."""
+    y0, rates = jnp.array([1.0, 1.0]), jnp.array([1.0, 40.0])
+    params = {"rate": rates, "mask": jnp.ones(2)}
+    solve = lambda weights: integrate(
+        DECAY, y0, params, solver="tsit5", rtol=1e-4, max_steps=500, weights=weights
+    )
+    alone = integrate(
+        DECAY, y0[:1], {"rate": rates[:1], "mask": 1.0}, solver="tsit5", rtol=1e-4, max_steps=500
+    )
+    left_out, counted = solve(jnp.array([1.0, 0.0])), solve(jnp.ones(2))
+    assert int(left_out.accepted) == int(alone.accepted) < int(counted.accepted)
+    assert left_out.nfe.tolist() == alone.nfe.tolist()
+    assert solve(None).nfe.tolist() == counted.nfe.tolist()
+
+
+def test_params_with_an_axis_of_samples():
+    """Under per_sample each sample meets its own part of params, with a leading axis of 1."""
+    y0 = jnp.ones((3, 2))
+    masks = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    seen = []
+
+    def term(t, y, params):
+        seen.append((y.shape, params["mask"].shape))
+        return DECAY.terms[0](t, y, params)
+
+    solve = functools.partial(integrate, VectorField((term,)), solver="tsit5", rtol=1e-4)
+    params = {"rate": jnp.array([1.0, 9.0]), "mask": masks}
+    together = solve(y0, params, per_sample=True, params_axes={"rate": None, "mask": 0})
+    assert set(seen) == {((1, 2), (1, 2))}
+    for n in range(3):
+        alone = solve(y0[n : n + 1], {**params, "mask": masks[n : n + 1]})
+        np.testing.assert_allclose(together.y1[n], alone.y1[0], rtol=1e-6)
+        assert together.nfe[n].tolist() == alone.nfe.tolist()
+    gradient = jax.grad(
+        lambda p: solve(y0, p, per_sample=True, params_axes={"rate": None, "mask": 0}).y1.sum()
+    )(params)
+    np.testing.assert_allclose(gradient["rate"][0], -2 * np.exp(-1), rtol=1e-3)

@@ -6,7 +6,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from odeformer import DepthConfig, ViT, ViTConfig, flops, solvers
+from odeformer import (
+    DepthConfig,
+    LMConfig,
+    TextConfig,
+    ViT,
+    ViTConfig,
+    example_inputs,
+    flops,
+    make_model,
+    solvers,
+)
 
 BASE = ViTConfig(image_size=8, patch_size=2, classes=7, width=16, heads=2, mlp=24)
 IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -27,6 +37,21 @@ def test_counted_equals_calculated(solver, share):
     depth = DepthConfig(layers=4, share=share, solver=solver)
     config, apply, variables = program(depth=depth, pool=pool, time=time)
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
+
+
+@pytest.mark.parametrize("solver", ["lie_trotter", "strang", "rk4"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "text"])
+def test_text_counted_equals_calculated(kind, solver):
+    sizes = dict(vocabulary=13, block_size=9, width=16, heads=2, mlp=24)
+    depth = DepthConfig(layers=4, share=2, solver=solver)
+    if kind == "text":
+        config = TextConfig(**sizes, classes=3, time="additive", depth=depth)
+    else:
+        config = LMConfig(**sizes, tied=kind == "tied", depth=depth)
+    model, inputs = make_model(config), example_inputs(config)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    assert flops.count(model.apply, variables, *inputs) == flops.forward(config)
+    assert flops.recomputed(config) > 0
 
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "euler", "rk4"])

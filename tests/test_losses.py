@@ -29,3 +29,11 @@ def test_bfloat16_logits_are_not_summed_in_bfloat16():
     exact = cross_entropy(logits.astype(jnp.float32), jnp.zeros(5, jnp.int32))
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, exact, rtol=1e-6)
+
+
+def test_smoothed_labels_are_smoothed_distributions():
+    labels = np.array([[0, 3], [1, 1]])
+    logits = jnp.asarray(RNG.normal(0, 3, (2, 2, 4)))
+    smoothed = cross_entropy(logits, jnp.asarray(labels), smoothing=0.2)
+    expected = cross_entropy(logits, jnp.asarray(0.8 * np.eye(4)[labels] + 0.05))
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeformer import ViT, presets
+from odeformer import LM, ViT, presets
 from train.config import from_config_dict
 from train.optimizer import average, decayed, make_optimizer, make_schedule
 
@@ -37,6 +37,13 @@ def test_kernels_alone_decay():
     undecayed = {name for name, flag in flags.items() if not flag}
     assert {"positions", "class_token", "norm/scale", "depth/groups/mlp_layer/up/bias"} <= undecayed
     assert all(name.endswith("kernel") == flag for name, flag in flags.items())
+
+
+def test_embeddings_of_tokens_decay_and_those_of_positions_do_not():
+    model = LM(presets.lm("gpt_small"))
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    params = decayed(jax.eval_shape(model.init, jax.random.key(0), tokens)["params"])
+    assert params["embedding"]["embedding"] and not params["position_embedding"]["embedding"]
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.1])

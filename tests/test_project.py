@@ -31,7 +31,7 @@ def test_no_file_is_long():
 
 def test_readme_names_every_solver_and_preset():
     text = (ROOT / "README.md").read_text()
-    for name in (*solvers.NAMES, *presets.VIT_NAMES):
+    for name in (*solvers.NAMES, *presets.VIT_NAMES, *presets.LM_NAMES, *presets.TEXT_NAMES):
         assert f"`{name}`" in text, name
 
 
@@ -44,7 +44,7 @@ def test_readme_code_runs():
     assert scope["logits"].shape == (8, 10) and scope["solution"].result == 0
 
 
-@pytest.mark.parametrize("name", ["flops", "integrate", "presets", "vit"])
+@pytest.mark.parametrize("name", ["flops", "generate", "integrate", "lm", "presets", "text", "vit"])
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f"odeformer.{name}"))
     assert result.attempted > 0 and result.failed == 0

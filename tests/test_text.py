@@ -81,7 +81,7 @@ def test_gradients_under_adaptive_steps_and_padding(adjoint):
     tight = DepthConfig(
         layers=2,
         share=2,
-        solver="tsit5",
+        solver="bosh3",
         rtol=1e-6,
         max_steps=512,
         per_sample=True,

@@ -36,8 +36,8 @@ _COLUMNS = {  # of the table, by metric
     "loss": ("loss", "{:.4f}"),
     "accuracy": ("accuracy", "{:.2%}"),
     "f1": ("F1", "{:.2%}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "bits_per_byte": ("bits a byte", "{:.4f}"),
+    "perplexity": ("ppl", "{:.2f}"),
+    "bits_per_byte": ("bits/byte", "{:.4f}"),
     "nfe": ("NFE", "{:g}"),
     "failed_solves": ("failed", "{:g}"),
 }
