@@ -171,7 +171,7 @@ def get_lm(**changes: Any) -> Config:
 
 def get_text(**changes: Any) -> Config:
     """Returns the keys of `model` of a text classifier, of text_small's sizes."""
-    model = get_tokens(vocabulary=8192, block_size=64, width=128, heads=4, mlp=256)
+    model = get_tokens(vocabulary=16_000, block_size=64, width=128, heads=4, mlp=256)
     model.update(classes=2, pool="mean")
     model.update(changes)
     return model

@@ -46,7 +46,7 @@ _LM: dict[str, dict[str, Any]] = {
 }
 _TEXT: dict[str, dict[str, Any]] = {
     # sentences, from scratch on a CPU
-    "text_small": dict(vocabulary=8192, block_size=64, width=128, heads=4, mlp=256, layers=4),
+    "text_small": dict(vocabulary=16_000, block_size=64, width=128, heads=4, mlp=256, layers=4),
 }
 VIT_NAMES: tuple[str, ...] = tuple(_VIT)
 LM_NAMES: tuple[str, ...] = tuple(_LM)
@@ -103,7 +103,7 @@ def text(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -
     """Returns the config of a named text classifier.
 
     Args:
-      name: 'text_small' (4 layers of width 128, 8,192 tokens, texts of up to 64).
+      name: 'text_small' (4 layers of width 128, 16,000 tokens, texts of up to 64).
       depth: fields of DepthConfig to set, e.g. {'solver': 'tsit5', 'rtol': 1e-3}.
       **changes: fields of TextConfig to set, e.g. classes=5.
 

@@ -1,6 +1,7 @@
 """The text classifier: tokens -> ODE over depth, each token seeing all others -> classes."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -41,8 +42,8 @@ class TextClassifier(TokenTransformer):
     Attributes:
       config: its sizes and its depth.
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762 (the encoder, here with its norms before the
-    sublayers).
+    Source: Vaswani et al. 2017, arXiv 1706.03762 (the encoder, its token embeddings multiplied by
+    the root of the width, here with its norms before the sublayers).
 
     Example:
       >>> import jax, odeformer
@@ -55,6 +56,7 @@ class TextClassifier(TokenTransformer):
     """
 
     config: TextConfig
+    scaled: ClassVar[bool] = True
 
     def setup(self):
         super().setup()

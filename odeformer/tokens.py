@@ -4,6 +4,7 @@ Arrays carry their axes in their names: B batch, N tokens, D width, V vocabulary
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import flax.linen as nn
@@ -82,6 +83,7 @@ class TokenTransformer(nn.Module):
 
     config: TokenConfig
     causal: ClassVar[bool] = False  # whether a token sees itself and those before it alone
+    scaled: ClassVar[bool] = False  # whether embeddings are multiplied by the root of the width
 
     def setup(self):
         config = self.config
@@ -132,6 +134,8 @@ class TokenTransformer(nn.Module):
     def embed(self, tokens_BN: jax.Array, positions_BN: jax.Array) -> jax.Array:
         """Tokens and their positions -> the state at depth 0, [B, N, D]."""
         y_BND = self.embedding(tokens_BN)
+        if self.scaled:
+            y_BND *= math.sqrt(self.config.width)
         if self.config.positions == "learned":
             y_BND += self.position_embedding(positions_BN)
         return y_BND

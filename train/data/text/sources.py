@@ -2,6 +2,8 @@
 
 import pathlib
 
+from rich.console import Console
+
 from odeformer.errors import unknown
 from train.data.config import LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents
@@ -68,16 +70,16 @@ def load_sentences(
     _check_vocabulary(ready, vocabulary)
     splits = documents.load_sentences(config)
     ready = ready or train_bpe(splits["train"].texts, vocabulary)
-    return {
-        name: Sentences(
-            tokenise(split.texts, ready, f"{config.name}/{name}"),
-            split.labels,
-            split.classes,
-            block_size,
-            ready,
-        )
-        for name, split in splits.items()
-    }
+    sentences = {}
+    for name, split in splits.items():
+        corpus = tokenise(split.texts, ready, f"{config.name}/{name}")
+        sentences[name] = Sentences(corpus, split.labels, split.classes, block_size, ready)
+        if shortened := sentences[name].shortened:
+            Console(stderr=True, soft_wrap=True).print(
+                f"{config.name}/{name}: {shortened:,} of {len(split.texts):,} texts are longer than "
+                f"config.model.block_size={block_size} tokens, and cut off there"
+            )
+    return sentences
 
 
 def _ready_tokenizer(name: str) -> Tokenizer | None:
