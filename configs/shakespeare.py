@@ -1,10 +1,10 @@
 """Tiny Shakespeare, byte by byte, at nanoGPT's two budgets.
 
-    python -m train --config=configs/shakespeare.py:size=cpu --config.data.data_dir=DIR \\
-        --workdir=runs/shakespeare
+    python -m train.prepare tiny_shakespeare
+    python -m train --config=configs/shakespeare.py:size=cpu --workdir=runs/shakespeare
 
-DIR holds tensorflow-datasets' tiny_shakespeare; a plain text file will do as well, with
---config.data.name=files --config.data.files=input.txt. The argument: size=cpu|accelerator.
+A text file of your own: --config.data.name=files --config.data.files=FILE. The argument:
+size=cpu|accelerator.
 
 - size=cpu: 4 layers, 4 heads, width 128, blocks of 64, batches of 12, 2,000 steps.
 - size=accelerator: 6 layers, 6 heads, width 384, blocks of 256, batches of 64, 5,000 steps.

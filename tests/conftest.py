@@ -61,6 +61,14 @@ def relative_error(tree, reference) -> float:
     return float(norm(difference) / norm(reference))
 
 
+def noisy(variables, scale=0.1):
+    """The variables, none of them zero, so that no part of a model is without effect."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    moved = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
 def make_tiny():
     """Returns the digits config, shrunk to a run of seconds; dropout and drop-path act."""
     cfg = digits.get_config()

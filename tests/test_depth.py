@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import noisy
 
 from benchmarks import handwritten
 from odeformer import DepthConfig, ODEStack, TransformerField, solvers
@@ -22,10 +23,7 @@ def state():
     y = jax.random.normal(jax.random.key(0), (2, 5, 16))
     stack, _ = make_stack(layers=6)
     params = jax.jit(stack.init)(jax.random.key(1), y)["params"]["groups"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return y, jax.tree.unflatten(tree, noisy)
+    return y, noisy(params)
 
 
 @pytest.mark.parametrize("solver", handwritten.LAYERS)

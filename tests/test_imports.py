@@ -51,6 +51,7 @@ FLOORS = [
         "train.data.cifar",
         "train.data.digits",
         "train.data.mnist",
+        "train.data.shakespeare",
         "train.data.pipeline",
         "train.data.tfds_images",
         "train.tasks.task",

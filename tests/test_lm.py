@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import noisy
 
 from benchmarks import handwritten
 from odeformer import LM, DepthConfig, LMConfig, ODEStack, TransformerField, presets, solvers
@@ -21,10 +22,7 @@ def make(**changes):
     """A model and parameters that are zero nowhere."""
     model = LM(dataclasses.replace(SMALL, **changes))
     variables = jax.jit(model.init)(jax.random.key(1), TOKENS)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, noisy)
+    return model, noisy(variables)
 
 
 def apply(model, variables, tokens=TOKENS, *args, **kwargs):

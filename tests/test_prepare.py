@@ -368,10 +368,10 @@ def test_a_stopped_program(cifar100, tmp_path):
     [
         (
             ["cifar101"],
-            "unknown image set 'cifar101'; accepted: cifar10, cifar100, mnist, .*Did you",
+            "unknown set 'cifar101'; accepted: cifar10, cifar100, mnist, .*Did you",
         ),
         (["imagenet2012"], "imagenet2012 is not prepared here: .* TensorFlow"),
-        (["cifar10", "mnist"], "give one image set"),
+        (["cifar10", "mnist"], "give one set"),
         (["cifar10", "--archve=x"], "unknown flag '--archve'.*Did you mean '--archive'"),
     ],
 )

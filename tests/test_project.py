@@ -36,12 +36,16 @@ def test_readme_names_every_solver_and_preset():
 
 
 def test_readme_code_runs():
-    """The library's example, as a reader would paste it."""
+    """The library's examples, as a reader would paste them."""
     text = (ROOT / "README.md").read_text()
-    first = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    images, texts = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
     scope: dict = {}
-    exec(first, scope)
+    exec(images, scope)
     assert scope["logits"].shape == (8, 10) and scope["solution"].result == 0
+    scope = {}
+    exec(texts, scope)
+    assert scope["logits"].shape == (1, 5, 257) and scope["classes"].shape == (1, 2)
+    assert [len(tokens) for tokens in scope["texts"]] == [8, 8]
 
 
 @pytest.mark.parametrize("name", ["flops", "generate", "integrate", "lm", "presets", "text", "vit"])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import relative_error
+from conftest import noisy, relative_error
 
 from odeformer import DepthConfig, TextClassifier, TextConfig, presets
 
@@ -22,10 +22,7 @@ def make(**changes):
     """A model and parameters that are zero nowhere."""
     model = TextClassifier(dataclasses.replace(SMALL, **changes))
     variables = jax.jit(model.init)(jax.random.key(1), TOKENS)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return model, jax.tree.unflatten(tree, noisy)
+    return model, noisy(variables, 0.3)
 
 
 def apply(model, variables, *args, **kwargs):

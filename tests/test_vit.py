@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import noisy
 
 from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
@@ -45,10 +46,7 @@ def test_heads_and_positions(pool, positions):
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_logits_written_by_hand(pool):
     model, variables = make(pool=pool)
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    variables = jax.tree.unflatten(tree, noisy)
+    variables = noisy(variables)
 
     @jax.jit
     def by_hand(p):

@@ -1,11 +1,12 @@
-"""Prepares an image set of tensorflow-datasets for reading, without TensorFlow.
+"""Prepares a set of tensorflow-datasets for reading, without TensorFlow.
 
     python -m train.prepare cifar100
     python -m train.prepare cifar100 --data_dir=data --archive=cifar-100-binary.tar.gz
 
-Sets: cifar10, cifar100, mnist, fashion_mnist. Their official files are downloaded, or taken from
---archive, checked, and written as ArrayRecord files that tensorflow-datasets itself reads. A set
-appears in data_dir when it is complete, and not before; one that is there already is left alone.
+Sets: cifar10, cifar100, mnist, fashion_mnist, tiny_shakespeare. Their official files are
+downloaded, or taken from --archive, checked, and written as ArrayRecord files that
+tensorflow-datasets itself reads. A set appears in data_dir when it is complete, and not before; one
+that is there already is left alone.
 Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
@@ -31,9 +32,10 @@ from train import command_line
 from train.data.archive import Archive, check, fetch
 from train.data.cifar import Cifar10, Cifar100
 from train.data.mnist import MNIST, FashionMNIST
+from train.data.shakespeare import TinyShakespeare
 from train.errors import BadInput
 
-BUILDERS = (Cifar10, Cifar100, MNIST, FashionMNIST)
+BUILDERS = (Cifar10, Cifar100, MNIST, FashionMNIST, TinyShakespeare)
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -51,14 +53,14 @@ flags.DEFINE_string(
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSet:
+class Source:
     """A set that can be prepared: its builder, and the published files that it is built from."""
 
-    builder: type[Cifar10] | type[MNIST]
+    builder: type[Cifar10] | type[MNIST] | type[TinyShakespeare]
     archives: tuple[Archive, ...]
 
 
-def find(name: str) -> ImageSet:
+def find(name: str) -> Source:
     """Returns the set of that name.
 
     Raises:
@@ -73,22 +75,22 @@ def find(name: str) -> ImageSet:
     by_name = {builder.name: builder for builder in BUILDERS}
     if name not in by_name:
         raise BadInput(
-            f"{unknown('image set', name, by_name)} Others are prepared with tensorflow-datasets "
+            f"{unknown('set', name, by_name)} Others are prepared with tensorflow-datasets "
             "and TensorFlow."
         )
     builder = by_name[name]
     recorded: Any = tfds.builder_cls(name).url_infos  # of the official files
     archives = (Archive(url, int(file.size), file.checksum) for url, file in recorded.items())
-    return ImageSet(builder, tuple(archives))
+    return Source(builder, tuple(archives))
 
 
 def prepare(
-    images: ImageSet, data_dir: str | pathlib.Path, archive: str | pathlib.Path | None = None
+    source: Source, data_dir: str | pathlib.Path, archive: str | pathlib.Path | None = None
 ) -> str:
     """Prepares a set, unless it is prepared already; nothing half-made is left behind.
 
     Args:
-      images: the set.
+      source: the set.
       data_dir: the folder of all prepared sets; made where it is missing.
       archive: the official file, or a folder that holds the official files under their names; None
         to download them.
@@ -103,7 +105,7 @@ def prepare(
     if "://" in str(data_dir):
         raise BadInput(f"--data_dir={data_dir} is not local: prepare into a local folder, copy it")
     data_dir = pathlib.Path(data_dir).expanduser()
-    name, version = images.builder.name, str(images.builder.VERSION)
+    name, version = source.builder.name, str(source.builder.VERSION)
     target = data_dir / name / version
     if target.exists():
         _check_prepared(target)
@@ -113,8 +115,8 @@ def prepare(
             _alone_in(data_dir / f".{name}-{version}.unfinished") as folder,
             _bars() as progress,
         ):
-            files = _locate(images.archives, archive, folder, progress)
-            _build(images.builder(files, progress, data_dir=folder, file_format="array_record"))
+            files = _locate(source.archives, archive, folder, progress)
+            _build(source.builder(files, progress, data_dir=folder, file_format="array_record"))
             target.parent.mkdir(exist_ok=True)
             (folder / name / version).rename(target)
     except OSError as error:
@@ -208,7 +210,7 @@ def main(argv: Sequence[str]) -> None:
     names = command_line.parse(argv, FLAGS)
     if len(names) != 1:
         raise BadInput(
-            f"give one image set, of {', '.join(builder.name for builder in BUILDERS)}, e.g. "
+            f"give one set, of {', '.join(builder.name for builder in BUILDERS)}, e.g. "
             "python -m train.prepare cifar100"
         )
     # A polite kill cleans up as an interrupt does.

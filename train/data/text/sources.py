@@ -1,8 +1,7 @@
 """The text sets, by name: read, made into tokens, and cut into blocks."""
 
 import pathlib
-
-from rich.console import Console
+import sys
 
 from odeformer.errors import unknown
 from train.data.config import LanguageDataConfig, SentenceDataConfig
@@ -75,9 +74,10 @@ def load_sentences(
         corpus = tokenise(split.texts, ready, f"{config.name}/{name}")
         sentences[name] = Sentences(corpus, split.labels, split.classes, block_size, ready)
         if shortened := sentences[name].shortened:
-            Console(stderr=True, soft_wrap=True).print(
-                f"{config.name}/{name}: {shortened:,} of {len(split.texts):,} texts are longer than "
-                f"config.model.block_size={block_size} tokens, and cut off there"
+            print(
+                f"{config.name}/{name}: {shortened:,} of {len(split.texts):,} texts are cut off "
+                f"behind config.model.block_size={block_size} tokens",
+                file=sys.stderr,
             )
     return sentences
 
