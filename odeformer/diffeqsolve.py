@@ -160,7 +160,7 @@ def _norm(weights: State | None, state: State) -> jax.Array:
     if weights is None or jax.tree.structure(weights) != jax.tree.structure(state):
         weights = jax.tree.map(jnp.ones_like, state)
     squares = jax.tree.map(lambda w, y: jnp.sum(w * jnp.square(y)), weights, state)
-    total = jax.tree.map(lambda w, y: jnp.sum(jnp.broadcast_to(w, y.shape)), weights, state)
+    total = jax.tree.map(jnp.sum, weights)
     return jnp.sqrt(sum(jax.tree.leaves(squares)) / sum(jax.tree.leaves(total)))
 
 

@@ -4,6 +4,7 @@ Arrays carry their axes in their names: B batch, C tokens of a chunk, V vocabula
 """
 
 import functools
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -109,7 +110,9 @@ def stream(
         raise ValueError("no prompts were given: give a list of one or more, each of tokens")
     _check_sampling(temperature, top_k, top_p)
     check_whole(max_new_tokens=max_new_tokens)
-    if end is not None and not 0 <= end < config.vocabulary:
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is a whole number, 0 to 2^32 - 1; {seed!r} was given")
+    if end is not None and end not in range(config.vocabulary):
         raise ValueError(
             f"end is a token, 0 to {config.vocabulary - 1} (vocabulary={config.vocabulary}), or "
             f"None; {end!r} was given"
@@ -239,13 +242,13 @@ def _checked(prompt: Sequence[int], index: int, config: LMConfig) -> np.ndarray:
 
 
 def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if not temperature >= 0:
+    if not isinstance(temperature, numbers.Real) or not temperature >= 0:
         raise ValueError(
             f"temperature is 0 or more; {temperature!r} was given: take 0 for the best token, 1 "
             "for the model's own probabilities"
         )
     check_whole(top_k=top_k)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and (not isinstance(top_p, numbers.Real) or not 0 < top_p <= 1):
         raise ValueError(
             f"top_p is greater than 0 and at most 1; {top_p!r} was given: take 1, or leave it out, "
             "to draw from all tokens"

@@ -107,7 +107,9 @@ def integrate(
     _check_state(y0, per_sample)
     checks.check_solve(solver, steps, adjoint, rtol, atol, max_steps, policy)
     _check_terms(field, solver)
+    _check_axes(params_axes)
     dtype = jnp.result_type(*jax.tree.leaves(y0))
+    weights = None if weights is None else _like_state(weights, y0)
     problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint, params_axes, weights)
     if rtol is None:
         times = step_times(t0, t1, DEFAULT_STEPS if steps is None else steps, dtype)
@@ -146,6 +148,30 @@ def _check_state(y0: State, per_sample: bool) -> None:
             f"per_sample takes a state whose arrays share a leading axis, the batch; {shapes} was "
             "given: add the axis, or leave per_sample out"
         )
+
+
+def _check_axes(params_axes: Any) -> None:
+    if any(axis != 0 for axis in jax.tree.leaves(params_axes)):
+        raise ValueError(
+            f"params_axes is a tree of 0 (an axis of samples) and None (shared); {params_axes} was "
+            "given: move the axis of samples to the front"
+        )
+
+
+def _like_state(weights: State, y0: State) -> State:
+    """The weights, each broadcast to its part of the state."""
+    if jax.tree.structure(weights) != jax.tree.structure(y0):
+        raise ValueError(
+            f"weights are of the state's structure {jax.tree.structure(y0)}; "
+            f"{jax.tree.structure(weights)} was given"
+        )
+    try:
+        return jax.tree.map(lambda w, y: jnp.broadcast_to(w, y.shape), weights, y0)
+    except ValueError as error:
+        shapes = [[list(jnp.shape(x)) for x in jax.tree.leaves(tree)] for tree in (weights, y0)]
+        raise ValueError(
+            f"weights of shapes {shapes[0]} do not broadcast to the state's {shapes[1]}"
+        ) from error
 
 
 def _check_terms(field: VectorField, solver: str) -> None:

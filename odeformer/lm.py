@@ -88,8 +88,7 @@ class LM(TokenTransformer):
           ValueError: tokens of another shape or dtype, more of them than the block holds, or (where
             they are known before tracing) out of the vocabulary's range.
         """
-        states = self.states(tokens_BN, segments_BN, positions_BN, train=train)
-        return self.predict(states)
+        return self.predict(self.states(tokens_BN, segments_BN, positions_BN, train=train))
 
     def predict(self, y_BND: jax.Array) -> jax.Array:
         """Normed states -> logits of the next token, [B, N, V]."""

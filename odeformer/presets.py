@@ -81,8 +81,9 @@ def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> 
     """Returns the config of a named language model.
 
     Args:
-      name: 'gpt_nano' (6 layers of width 384 over 256 bytes) or 'gpt_small' (GPT-2's 124 million
-        parameters: 12 layers of width 768, 50,257 tokens, blocks of 1,024, learned positions).
+      name: 'gpt_nano' (6 layers of width 384 over bytes, blocks of 256) or 'gpt_small' (GPT-2's
+        124 million parameters: 12 layers of width 768, 50,257 tokens, blocks of 1,024, learned
+        positions).
       depth: fields of DepthConfig to set, e.g. {'solver': 'rk4', 'share': 6}.
       **changes: fields of LMConfig to set, e.g. vocabulary=65, dropout=0.2.
 

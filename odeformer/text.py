@@ -20,7 +20,8 @@ class TextConfig(TokenConfig):
 
     Attributes:
       classes: C, number of classes.
-      pool: 'mean' reads the classes off the mean over a text's tokens, 'first' off its first one.
+      pool: 'mean' reads the classes off the mean over a text's tokens, 'first' off its first
+        token that is no padding.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -101,5 +102,6 @@ class TextClassifier(TokenTransformer):
             tokens_BN, mask_BN.astype(jnp.int32), weights_BN1=weights_BN1, train=train
         )
         if self.config.pool == "first":
-            return self.head(y_BND[:, 0])
+            first_B11 = mask_BN.argmax(axis=1)[:, None, None]
+            return self.head(jnp.take_along_axis(y_BND, first_B11, axis=1)[:, 0])
         return self.head((weights_BN1 * y_BND).sum(axis=1) / weights_BN1.sum(axis=1))

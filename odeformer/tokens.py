@@ -123,6 +123,7 @@ class TokenTransformer(nn.Module):
         check_tokens(tokens_BN, self.config)
         if positions_BN is None:
             positions_BN = jnp.broadcast_to(jnp.arange(tokens_BN.shape[1]), tokens_BN.shape)
+        _check_layout(tokens_BN, segments_BN, positions_BN, self.config.block_size)
         y_BND = self.embed(tokens_BN, positions_BN)
         if train and self.config.dropout:
             y_BND = self.dropout(y_BND, deterministic=False)
@@ -175,4 +176,23 @@ def check_tokens(tokens_BN: jax.Array, config: TokenConfig) -> None:
             f"tokens are 0 to {config.vocabulary - 1} (vocabulary={config.vocabulary}); "
             f"{values.min():g} to {values.max():g} were given: encode the text with the model's "
             "own tokeniser"
+        )
+
+
+def _check_layout(
+    tokens_BN: jax.Array, segments_BN: jax.Array | None, positions_BN: jax.Array, block_size: int
+) -> None:
+    for name, array in (("segments", segments_BN), ("positions", positions_BN)):
+        if array is not None and (
+            array.shape != tokens_BN.shape or not jnp.issubdtype(array.dtype, jnp.integer)
+        ):
+            raise ValueError(
+                f"{name} are integers of the tokens' shape {list(tokens_BN.shape)}; {array.dtype} "
+                f"of shape {list(array.shape)} was given"
+            )
+    values = known(positions_BN)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() < block_size:
+        raise ValueError(
+            f"positions are 0 to {block_size - 1} (block_size={block_size}); {values.min():g} to "
+            f"{values.max():g} were given"
         )

@@ -229,7 +229,7 @@ def test_language_splits(config, tmp_path):
     ("changes", "message"),
     [
         (dict(packing="streams"), "'streams'; accepted: documents, stream. Did you mean 'stream'"),
-        (dict(tokenizer="byte"), "'byte'; accepted: bytes, bpe, the path of .* mean 'bytes'"),
+        (dict(tokenizer="byte"), "'byte' is neither 'bytes' nor 'bpe', and no such file is there"),
         (dict(tokenizer="bytes"), "vocabulary=300: the tokenizer has 257 tokens: set it to 257"),
     ],
 )
@@ -240,5 +240,5 @@ def test_refusals(config, changes, message):
 
 def test_a_file_that_is_no_tokenizer(config, tmp_path):
     wrong = dataclasses.replace(config, tokenizer=str(tmp_path / "text.txt"))
-    with pytest.raises(BadInput, match="text.txt: the tokenizer is no JSON"):
+    with pytest.raises(BadInput, match="text.txt' is no byte-level .*is no JSON"):
         sources.load_language(wrong, 32, 257, seed=0)

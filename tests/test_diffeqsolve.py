@@ -240,3 +240,27 @@ def test_params_with_an_axis_of_samples():
         lambda p: solve(y0, p, per_sample=True, params_axes={"rate": None, "mask": 0}).y1.sum()
     )(params)
     np.testing.assert_allclose(gradient["rate"][0], -2 * np.exp(-1), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(weights={"a": jnp.ones(2)}), "weights are of the state's structure"),
+        (dict(weights=jnp.ones(3)), r"shapes \[\[3\]\] do not broadcast to the state's \[\[2\]\]"),
+        (dict(params_axes={"rate": 1, "mask": None}), "a tree of 0 .* and None"),
+    ],
+)
+def test_weights_and_axes_that_do_not_fit(changes, message):
+    params = {"rate": jnp.ones(2), "mask": jnp.ones(2)}
+    with pytest.raises(ValueError, match=message):
+        integrate(DECAY, jnp.ones(2), params, solver="tsit5", rtol=1e-3, **changes)
+
+
+def test_weights_of_one_for_all_samples():
+    """They are broadcast to the state under per_sample too."""
+    params = {"rate": jnp.array([1.0, 40.0]), "mask": 1.0}
+    solve = lambda weights: integrate(
+        DECAY, jnp.ones((3, 2)), params, solver="tsit5", rtol=1e-4, per_sample=True, weights=weights
+    )
+    light, heavy = solve(jnp.array([1.0, 0.0])), solve(jnp.array([1.0, 1.0]))
+    assert light.accepted.shape == (3,) and int(light.accepted[0]) < int(heavy.accepted[0])

@@ -77,9 +77,13 @@ def test_files_are_read_as_they_are(tmp_path, capsys):
     (tmp_path / "b" / "bad.txt").write_bytes(b"ok \xff\xfe, \xe2\x82 cut\n" * 1 + b"x" * 100)
     (tmp_path / "b" / "c" / "one.md").write_bytes("ü\xff \ud7ff".encode() + b"\x80" + b"y" * 100)
     (tmp_path / "b" / "empty.txt").write_bytes(b"")
+    (tmp_path / "b" / ".hidden").mkdir()
+    (tmp_path / "b" / ".hidden" / "no.txt").write_bytes(b"no" * 30)
+    (tmp_path / "b" / "marked.txt").write_bytes(b"\xef\xbb\xbfmarked")
     splits = load_documents(language(files=str(tmp_path)))
     joined = "".join(map("".join, splits.values()))
-    assert "first\r\n" * 30 in joined
+    assert "first\r\n" * 30 in joined and "nono" not in joined
+    assert "marked" in joined and "\ufeff" not in joined  # a mark of the byte order is no text
     assert "ok \ufffd\ufffd, \ufffd cut\n" in joined and "ü\xff \ud7ff\ufffdyy" in joined
     said = capsys.readouterr().err.splitlines()
     assert said == [
@@ -98,12 +102,22 @@ def test_files_are_read_as_they_are(tmp_path, capsys):
         (dict(files="{tmp}/*.nothing"), r"files='.*/\*.nothing': no file with text there"),
         (dict(files="{tmp}/empty"), "no file with text there"),
         (dict(files="{tmp}/short"), "the split 'validation' holds no text"),
-        (dict(files="{tmp}/short", held_out=0.5), "held_out=0.5: .* between 0 and 0.5"),
+        (dict(files="{tmp}/binary"), "binary is no text .it holds NUL bytes"),
+        (
+            dict(files="{tmp}/short", text_key="text"),
+            "text_key='text' plays no part with .*'files'",
+        ),
+        (dict(files="{tmp}/short", data_dir="x"), "data_dir='x' plays no part"),
+        (
+            dict(name="pydocs", files="{tmp}/short"),
+            "files=.* plays no part .*'pydocs': set the name",
+        ),
     ],
 )
 def test_files_that_are_refused(tmp_path, changes, message):
     (tmp_path / "empty").write_text("")
     (tmp_path / "short").write_text("ab")
+    (tmp_path / "binary").write_bytes(b"ab\0")
     if changes["files"]:
         changes = changes | {"files": changes["files"].format(tmp=tmp_path)}
     with pytest.raises(BadInput, match=message):
@@ -231,12 +245,10 @@ def test_sentences_as_tokens(data_dir):
         (load_documents, language("pairs", text_key="label"), "of text: .*premise"),
         (load_documents, language("whole1"), "neither 'pydocs' nor 'files' nor a set that"),
         (load_documents, language("imdb_reviews"), "imdb_reviews is not prepared in"),
-        (load_documents, language("reviews", held_out=0.0), "between 0 and 1"),
         (load_sentences, sentences("whole1"), "name='whole1' is not a set that"),
         (load_sentences, sentences("single"), "no labelled split 'test' or 'validation'"),
         (load_sentences, sentences("bad_label"), "bad_label/train: record 7 has label -1"),
         (load_sentences, sentences("whole", label_key="text"), "label_key='text' names no class"),
-        (load_sentences, sentences("reviews", held_out=1.0), "between 0 and 1"),
     ],
 )
 def test_sets_that_are_refused(data_dir, load, config, message):

@@ -204,6 +204,20 @@ def test_token_refusals(tokens, message):
 
 
 @pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (dict(segments_BN=TOKENS[:, :4]), r"segments are integers of the tokens' shape \[2, 7\]"),
+        (dict(positions_BN=TOKENS * 1.0), r"positions are integers .* float32 of shape \[2, 7\]"),
+        (dict(positions_BN=TOKENS + 6), "positions are 0 to 11 .*; 6 to 12 were given"),
+    ],
+)
+def test_layout_refusals(layout, message):
+    model, variables = make()
+    with pytest.raises(ValueError, match=message):
+        model.apply(variables, TOKENS, **layout)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(positions="sincos"), "unknown positions 'sincos'; accepted: rotary, learned"),

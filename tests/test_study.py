@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import make_tiny
+from conftest import make_tiny, make_tiny_language
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -35,6 +35,13 @@ def make_study(**changes):
 @pytest.fixture(scope="module")
 def study():
     return from_study_dict(make_study())
+
+
+def test_folds_of_a_task_without_them():
+    study = make_study()
+    study.config = make_tiny_language()
+    with pytest.raises(BadInput, match="folds=2: a run of task 'language' has a test split of its"):
+        from_study_dict(study)
 
 
 def test_rows_of_a_grid(study):

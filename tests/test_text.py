@@ -71,7 +71,9 @@ def test_padding_has_no_part_in_a_shared_error_norm():
     assert aux["ode"]["nfe"].tolist() == single_aux["ode"]["nfe"].tolist()
 
 
-@pytest.mark.parametrize("adjoint", ["checkpoint", "backsolve"])
+@pytest.mark.parametrize(
+    "adjoint", ["checkpoint", pytest.param("backsolve", marks=pytest.mark.slow)]
+)
 def test_gradients_under_adaptive_steps_and_padding(adjoint):
     depth = DepthConfig(layers=2, share=2, solver="rk4", steps=256)
     model, variables = make(depth=depth)
@@ -91,6 +93,15 @@ def test_gradients_under_adaptive_steps_and_padding(adjoint):
         return jax.jit(jax.grad(loss))(variables)["params"]["embedding"]["embedding"]
 
     assert relative_error(gradient(adaptive), gradient(model)) < 1e-3
+
+
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_padding_on_the_left(pool):
+    """The first token is the first that is seen, wherever it stands."""
+    model, variables = make(pool=pool)
+    padded = jnp.pad(TOKENS[:1, :5], ((0, 0), (4, 0)))
+    logits = apply(model, variables, padded, jnp.arange(9)[None] >= 4)[0]
+    np.testing.assert_allclose(logits, alone(model, variables, 0), atol=1e-5)
 
 
 def test_tokens_see_both_sides():

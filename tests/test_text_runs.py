@@ -126,8 +126,13 @@ def test_another_vocabulary_is_refused(finished, tmp_path):
     bytes_run.data.tokenizer = "bytes"
     with pytest.raises(BadInput, match="vocabulary=300: the tokenizer has 257.*set it to 257"):
         train(bytes_run, tmp_path)
+    with pytest.raises(BadInput, match="data.tokenizer: 'bpe' in the workdir, 'bytes' given"):
+        train(bytes_run, workdir)  # the workdir's own run comes before what its data would say
     record = workdir / "tokenizer.json"
     whole = record.read_text()
+    record.unlink()
+    with pytest.raises(BadInput, match="tokenizer.json is missing.*restore it"):
+        train(cfg, workdir)
     record.write_text(json.dumps({"kind": "words"}))
     with pytest.raises(BadInput, match="is not the tokeniser of a run"):
         read_tokenizer(workdir)
@@ -168,6 +173,4 @@ def test_every_key_is_read(kind, opinions_dir, tmp_path):
     cfg = make_tiny_language() if kind == "language" else make_tiny_sentences(opinions_dir)
     cfg.train_steps = 3
     read, every = keys_read(lambda: train(cfg, tmp_path), cfg)
-    # files are read by name; the licence needs no key and lies in no data_dir
-    unread = {"LanguageDataConfig.data_dir", "LanguageDataConfig.text_key"}
-    assert every - read == (unread if kind == "language" else set())
+    assert every == read

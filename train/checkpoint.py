@@ -3,7 +3,8 @@
 A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,21 +24,46 @@ from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
 
 
-def open_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
-    """Makes the workdir, or takes one that holds the same run, and records the config in it.
+def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
+    """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
 
     A workdir without a checkpoint holds no run yet, whatever config was recorded.
 
     Raises:
-      BadInput: the workdir cannot be written, or holds a run with another config or more steps.
+      BadInput: the workdir cannot be read, or holds a run with another config or more steps.
     """
-    try:
+    with _reported(workdir):
         path = epath.Path(workdir)
         done = _newest_step(path)
         if done is not None:
             _check_same_run(path, cfg, done)
+        return path
+
+
+def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> None:
+    """Makes the workdir where it is missing, and records the run in it.
+
+    Args:
+      path: of the workdir.
+      cfg: the run's config.
+      data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
+
+    Raises:
+      BadInput: the workdir cannot be written.
+    """
+    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+    with _reported(path):
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(configs.save(cfg))
+        if tokenizer is not None:
+            (path / "tokenizer.json").write_text(tokenizer.to_json())
+
+
+@contextlib.contextmanager
+def _reported(workdir: str | epath.Path) -> Iterator[None]:
+    """Reports as bad input what keeps the workdir from being used."""
+    try:
+        yield
     except OSError as error:
         raise BadInput(
             f"workdir {workdir} cannot be written ({error.strerror or error}): take another "
@@ -48,7 +74,6 @@ def open_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> e
             f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
             "pip install 'etils[epath-gcs]'"
         ) from error
-    return path
 
 
 def _newest_step(path: epath.Path) -> int | None:
@@ -95,23 +120,18 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
     """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
 
     Raises:
-      BadInput: it cannot be read.
+      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
     """
     path = epath.Path(workdir)
     record = path / "tokenizer.json"
-    if _newest_step(path) is None or not record.exists():
+    if _newest_step(path) is None or read_config(path).task == "images":
         return None
+    if not record.exists():
+        raise BadInput(f"{record} is missing, without which no text can be read: restore it")
     try:
         return from_json(record.read_text())
     except ValueError as error:
         raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error
-
-
-def write_tokenizer(workdir: epath.Path, data: Any) -> None:
-    """Records the tokeniser of a split of texts; of other splits nothing."""
-    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
-    if tokenizer is not None:
-        (workdir / "tokenizer.json").write_text(tokenizer.to_json())
 
 
 class Checkpoints:

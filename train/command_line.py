@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error).
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -44,6 +45,9 @@ def run(
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except BrokenPipeError:  # who read the output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return FAILED

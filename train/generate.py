@@ -86,10 +86,8 @@ def main(argv: Sequence[str]) -> None:
         )
     if not FLAGS.prompt:
         raise BadInput('--prompt is missing: give a text to continue, e.g. --prompt="The "')
-    tokenizer = checkpoint.read_tokenizer(workdir)
     variables = {"params": checkpoint.load_params(workdir, config)}
-    if tokenizer is None:
-        raise BadInput(f"{workdir} has no tokenizer.json: restore it, or train the run again")
+    tokenizer: Any = checkpoint.read_tokenizer(workdir)  # there is one, as there is a checkpoint
     settings: Any = config.data
     prompts = encode(FLAGS.prompt, tokenizer, begin=settings.packing == "documents")
     try:

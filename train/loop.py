@@ -11,10 +11,10 @@ from etils import epath
 
 from train.checkpoint import (
     Checkpoints,
+    check_workdir,
     count_parameters,
-    open_workdir,
     read_tokenizer,
-    write_tokenizer,
+    record_run,
 )
 from train.config import RunConfig, from_config_dict
 from train.data.pipeline import train_batches
@@ -48,10 +48,10 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
     config = from_config_dict(cfg)
     mesh = device_mesh(config.mesh)
     check_batch(mesh, config.batch_size)
-    splits = load_splits(config, read_tokenizer(workdir))
+    path = check_workdir(workdir, cfg)
+    splits = load_splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
-    path = open_workdir(workdir, cfg)
-    write_tokenizer(path, splits["train"])
+    record_run(path, cfg, splits["train"])
     optimizer = make_optimizer(config.optimizer, config.train_steps)
 
     with Checkpoints(path, config.checkpoint) as checkpoints:

@@ -124,9 +124,9 @@ def _difference_cells(difference: Difference, digits: int) -> list[str]:
 
 
 def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
-    """Draws accuracy over the FLOPs of inference, with intervals over replicas, as an SVG.
+    """Draws accuracy, of language models loss, over the FLOPs of inference, as an SVG.
 
-    Of language models it draws the loss, which is what tells them apart. One colour a solver;
+    With intervals over replicas. One colour a solver;
     filled where every layer has weights of its own, hollow where they are shared; squares are rows
     matched in cost. Rows of the same FLOPs stand a little apart.
     """

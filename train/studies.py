@@ -129,6 +129,11 @@ def from_study_dict(cfg: Any) -> Study:
         raise BadInput(f"study: {', '.join(missing)} is missing; a study has {', '.join(KEYS)}")
     if not cfg.seeds:
         raise BadInput("study: seeds is a tuple of one or more seeds; () was given")
+    if cfg.folds is not None and "fold" not in cfg.config.data:
+        raise BadInput(
+            f"study: folds={cfg.folds}: a run of task {cfg.config.task!r} has a test split of its "
+            "own; set folds to None, and give seeds"
+        )
     if cfg.matched is not None and cfg.matched.by not in MATCHES:
         raise BadInput(f"study: matched.by: {unknown('cost', cfg.matched.by, MATCHES)}")
     rows = [_grid_row(cfg.config, choice) for choice in _choices(cfg.grid.to_dict())]

@@ -74,8 +74,8 @@ def train_batches(
     """Returns an iterator over this process's part of the batches of steps start_step to steps - 1.
 
     Batches are gathered whole, ahead of their use: in one background thread, or in worker
-    processes, which changes nothing but the time. Each holds image, label and index, as
-    `data.gather` returns them, and 'draw' int32, the number of the draw: what is random about an
+    processes, which changes nothing but the time. Each holds what
+    `data.gather` returns, and 'draw' int32, the number of the draw: what is random about an
     example is a function of the seed, its index and its draw, which no two entries share.
 
     Args:

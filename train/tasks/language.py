@@ -26,6 +26,8 @@ class LanguageTask:
 
     def __init__(self, config: RunConfig, data: Any):
         self._byte_lengths = np.asarray(data.tokenizer.byte_lengths, np.int32)
+        settings: Any = config.data
+        self._is_stream = settings.packing == "stream"
         self._smoothing = config.optimizer.label_smoothing
         self.units_per_example = data.block_size
 
@@ -46,7 +48,12 @@ class LanguageTask:
         }
 
     def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
-        """Tokens, segments and positions."""
+        """Tokens, segments and positions.
+
+        A stream's windows are one segment, and their padding is behind it, where no token looks.
+        """
+        if self._is_stream:
+            return (batch["tokens"],)
         return batch["tokens"], batch["segments"], batch["positions"]
 
     def scores(self, logits: jax.Array, batch: Batch, given: Arrays) -> Metrics:

@@ -72,7 +72,8 @@ class SentenceTask:
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Loss, accuracy and F1: of class 1 where there are two classes, else the classes' mean."""
         kind = "binary" if self._classes == 2 else "macro"
-        f1 = f1_score(scores["label"], scores["predicted"], average=kind)
+        options: Any = dict(average=kind, zero_division=0)  # a class may be met nowhere
+        f1 = f1_score(scores["label"], scores["predicted"], **options)
         return {
             "loss": mean(scores["loss"]),
             "accuracy": mean(scores["correct"]),

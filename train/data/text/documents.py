@@ -1,5 +1,6 @@
 """Splits of texts: of the standard library, of files, and of sets of tensorflow-datasets."""
 
+import codecs
 import dataclasses
 import glob
 import itertools
@@ -58,6 +59,7 @@ def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
     Raises:
       BadInput: no such set or files, no or several features of text, or a split without text.
     """
+    _check_keys(config)
     if config.name == "pydocs":
         return _cut([topics[name] for name in sorted(topics)], config)
     if config.name == "files":
@@ -124,11 +126,6 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
 
 def _cut(documents: list[str], config: LanguageDataConfig) -> dict[str, list[str]]:
     """Cuts documents, in a random order, by characters into the three splits."""
-    if not 0 < config.held_out < 0.5:
-        raise BadInput(
-            f"config.data.held_out={config.held_out}: {config.name} is cut into three splits, two "
-            "of them of that fraction: take one between 0 and 0.5"
-        )
     order = np.random.default_rng(_SEED).permutation(len(documents))
     rest = [documents[place] for place in order]
     total = sum(map(len, rest))
@@ -158,18 +155,17 @@ def _check_text(splits: dict[str, list[str]], config: LanguageDataConfig) -> dic
         if not any(documents):
             raise BadInput(
                 f"config.data.name={config.name}: the split {name!r} holds no text: give more text "
-                f"or a larger config.data.held_out than {config.held_out}"
+                f"or another config.data.held_out than {config.held_out}"
             )
     return splits
 
 
 def _held_out(config: LanguageDataConfig | SentenceDataConfig, examples: int) -> int:
     """Returns how many training examples are held out as the validation split."""
-    if not 0 < config.held_out < 1 or examples < 2:
+    if examples < 2:
         raise BadInput(
-            f"config.data.held_out={config.held_out}: {config.name} has no validation split beside "
-            f"the test split, so that fraction of its {examples} training examples is held out: "
-            "take one between 0 and 1, of 2 examples or more"
+            f"{config.name} has no validation split beside the test split, and {examples} training "
+            "example, of which none can be held out: take another set"
         )
     return min(max(1, round(config.held_out * examples)), examples - 1)
 
@@ -181,15 +177,18 @@ def _read_files(pattern: str | None) -> list[str]:
             "config.data.files is missing: give a file, a folder or a pattern such as 'texts/*.txt'"
         )
     place = pathlib.Path(pattern).expanduser()
-    found = [place] if place.is_file() else place.rglob("*")
+    found = [place] if place.is_file() else _visible_files(place)
     if not place.exists():
         found = map(pathlib.Path, glob.glob(str(place), recursive=True))
     documents = []
     for path in sorted({path for path in found if path.is_file()}):
         try:
-            text = _decode([path.read_bytes()], str(path))[0]
+            content = path.read_bytes()
         except OSError as error:
             raise BadInput(f"{path} cannot be read ({error.strerror}): leave it out") from error
+        if b"\0" in content:
+            raise BadInput(f"{path} is no text (it holds NUL bytes): leave it out")
+        text = _decode([content.removeprefix(codecs.BOM_UTF8)], str(path))[0]
         if text:
             documents.append(text)
         else:
@@ -200,6 +199,29 @@ def _read_files(pattern: str | None) -> list[str]:
             "pattern such as 'texts/*.txt'"
         )
     return documents
+
+
+def _visible_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields what lies in a folder at any depth, but for hidden files and folders."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _check_keys(config: LanguageDataConfig) -> None:
+    """Refuses what is given and would play no part."""
+    ours = config.name in ("pydocs", "files")
+    for key, fits in (
+        ("files", config.name == "files"),
+        ("data_dir", not ours),
+        ("text_key", not ours),
+    ):
+        value = getattr(config, key)
+        if value is not None and not fits:
+            raise BadInput(
+                f"config.data.{key}={value!r} plays no part with config.data.name={config.name!r}: "
+                + ("set the name to 'files'" if key == "files" else "leave it out")
+            )
 
 
 def _decode(contents: list[bytes], name: str) -> list[str]:

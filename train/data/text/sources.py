@@ -90,12 +90,17 @@ def _ready_tokenizer(name: str) -> Tokenizer | None:
         return None
     path = pathlib.Path(name).expanduser()
     if not path.is_file():
-        accepted = ("bytes", "bpe", "the path of a tokenizer.json")
-        raise BadInput(str(unknown("config.data.tokenizer", name, accepted)))
+        raise BadInput(
+            f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and no such file is "
+            "there: give one of these words, or the path of a tokenizer.json"
+        )
     try:
         return from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"config.data.tokenizer={name}: {error}") from error
+        raise BadInput(
+            f"config.data.tokenizer={name!r} is no byte-level tokenizer.json ({error}): give "
+            "another"
+        ) from error
 
 
 def _check_vocabulary(tokenizer: Tokenizer | None, vocabulary: int) -> None:
