@@ -12,7 +12,7 @@ from configs import common
 
 def get_config() -> common.Config:
     """Returns the config."""
-    cfg = common.get_run(train_steps=1500, batch_size=16, task="language")
+    cfg = common.get_run(train_steps=1000, batch_size=16, task="language")
     cfg.data = common.get_documents("pydocs")
     cfg.model = common.get_lm(block_size=128, width=128, heads=4, mlp=512)
     cfg.depth = common.get_depth(layers=4, adjoint="store")
