@@ -163,7 +163,7 @@ def get_data(name: str, **augment: Any) -> Config:
 
 def get_lm(**changes: Any) -> Config:
     """Returns the keys of `model` of a language model: nanoGPT's small one, over bytes."""
-    model = get_tokens(width=384, heads=6, mlp=1536, block_size=256)
+    model = _get_tokens()
     model.tied = True
     model.update(changes)
     return model
@@ -171,14 +171,14 @@ def get_lm(**changes: Any) -> Config:
 
 def get_text(**changes: Any) -> Config:
     """Returns the keys of `model` of a text classifier, of text_small's sizes."""
-    model = get_tokens(vocabulary=16_000, block_size=64, width=128, heads=4, mlp=256)
+    model = _get_tokens(vocabulary=16_000, block_size=64, width=128, heads=4, mlp=256)
     model.update(classes=2, pool="mean")
     model.update(changes)
     return model
 
 
-def get_tokens(**changes: Any) -> Config:
-    """Returns the keys of `model` that language models and text classifiers share."""
+def _get_tokens(**changes: Any) -> Config:
+    """The keys of `model` that language models and text classifiers share."""
     model = ml_collections.ConfigDict(
         dict(
             vocabulary=BYTES,
