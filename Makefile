@@ -5,6 +5,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.stamp
 EXTRAS := train,dev
+TPU    := $(VENV)/tpu
 PYTHON ?=
 
 # Tried in this order; the first that runs, is recent enough and can make environments is taken.
@@ -12,7 +13,7 @@ CANDIDATES  := python3.13 python3.12 python3.11 python3
 PYTHON_TEST := import sys, venv, ensurepip; assert sys.version_info >= (3, 11)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench format clean
+.PHONY: help setup demo test test-slow test-tpu bench format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +53,20 @@ test: setup ## Lint, check formatting and types, then run the fast tests
 
 test-slow: setup ## Run the long tests
 	JAX_PLATFORMS=cpu $(PY) -m pytest -m slow
+
+test-tpu: setup $(TPU)/.stamp ## Compile for TPUs, without one
+	PYTHONPATH=$(CURDIR)/$(TPU) JAX_PLATFORMS=cpu $(PY) -m pytest -m tpu
+
+# Apart from .venv's own packages: beside libtpu, jax would look for a TPU wherever it runs.
+LIBTPU := from importlib.metadata import requires; \
+  print(next(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))
+
+$(TPU)/.stamp: $(STAMP)
+	@rm -rf $(TPU)
+	@echo "Installing libtpu into $(TPU)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(TPU) \
+	  "$$($(PY) -c '$(LIBTPU)')"
+	@touch $@
 
 bench: setup ## Time the integration
 	$(PY) -m benchmarks.integration

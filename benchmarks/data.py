@@ -12,6 +12,7 @@ import argparse
 import io
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,7 @@ def in_memory() -> Images:
     return Images(images, labels, classes=10, peak=255.0, mean=half, std=half)
 
 
-def images_per_sec(data: Split, batch_size: int, steps: int, **options: int) -> float:
+def images_per_sec(data: Split, batch_size: int, steps: int, **options: Any) -> float:
     """Returns the rate at which the batches of `steps` steps come, after a few that do not count.
 
     Args:

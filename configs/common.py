@@ -12,6 +12,7 @@ _SIZES = {  # as odeformer.presets has them, which a test compares
     "deit_ti": dict(width=192, heads=3, mlp=768),
     "deit_s": dict(width=384, heads=6, mlp=1536),
     "vit_b": dict(width=768, heads=12, mlp=3072),
+    "vit_l": dict(width=1024, heads=16, mlp=4096),
 }
 
 
@@ -97,7 +98,8 @@ def get_run(train_steps: int, batch_size: int, task: str = "images") -> Config:
     cfg.seed = 0
     cfg.train_steps = train_steps
     cfg.batch_size = batch_size
-    cfg.mesh = dict(data=-1)
+    cfg.mesh = dict(data=-1, fsdp=1, tensor=1)
+    cfg.parallel = dict(mode="jit", accumulate=1)
     cfg.checkpoint = dict(every_steps=max(train_steps // 10, 1), keep=2)
     cfg.eval = dict(every_steps=max(train_steps // 10, 1), batch_size=1000)
     cfg.log = dict(every_steps=max(train_steps // 100, 1))

@@ -1,18 +1,36 @@
-"""The one-billion-word benchmark (Chelba et al. 2013, arXiv 1312.3005), with GPT-2's sizes.
+"""The one-billion-word benchmark (Chelba et al. 2013, arXiv 1312.3005), on one host or a TPU pod.
 
     python -m train --config=configs/lm1b.py --config.data.data_dir=gs://bucket/tfds \\
         --workdir=gs://bucket/runs/lm1b
+    python -m train.aot --config=configs/lm1b.py:variant=gpt_1b --topology=v5e:16x16
 
 Sentences, packed into blocks in which none sees another; 32,768 byte-pair tokens, trained on the
 training split and saved with the run. The set is read where tensorflow-datasets prepared it as
-ArrayRecord files, whole, into memory. Hardware, hours and loss: not measured.
+ArrayRecord files, whole, into memory. The argument: variant=gpt_small|gpt_1b.
+
+- gpt_small: the sizes of GPT-2's smallest, blocks of 256. The mesh: every device holds the whole
+  state (data=-1).
+- gpt_1b: GPT-3 XL (Brown et al. 2020, arXiv 2005.14165) with 16 heads of 128, 1,275,711,488
+  parameters; 512 blocks of 1,024 a step, warm-up over 375 million tokens, and 26 billion tokens in
+  all, 20 a parameter (Hoffmann et al. 2022, arXiv 2203.15556). That is many times this set's 0.8
+  billion words: take a larger one by --config.data.name=files --config.data.files=.... The mesh:
+  the state is split over all devices (fsdp=-1), whatever their number. Over N slices that only a
+  network joins: --config.mesh.data=N. Where a device is short of memory:
+  --config.parallel.accumulate=4, say.
+
+Hardware, hours and loss: not measured.
 """
 
 from configs import common
 
 
-def get_config() -> common.Config:
-    """Returns the config."""
+def get_config(argument: str | None = None) -> common.Config:
+    """Returns the config of the argument's size."""
+    choice = common.parse(argument, variant=("gpt_small", "gpt_1b"))
+    return _get_small() if choice.variant == "gpt_small" else _get_1b()
+
+
+def _get_small() -> common.Config:
     cfg = common.get_run(train_steps=100_000, batch_size=256, task="language")
     cfg.data = common.get_documents("lm1b", tokenizer="bpe", held_out=0.001)
     cfg.model = common.get_lm(
@@ -23,4 +41,26 @@ def get_config() -> common.Config:
         learning_rate=6e-4, warmup_steps=2000, weight_decay=0.1, b2=0.95, clip_norm=1.0
     )
     cfg.eval.update(every_steps=5000, batch_size=256)
+    return cfg
+
+
+def _get_1b() -> common.Config:
+    batch_size, block_size = 512, 1024
+    cfg = common.get_run(train_steps=50_000, batch_size=batch_size, task="language")
+    cfg.data = common.get_documents("lm1b", tokenizer="bpe", held_out=0.001)
+    cfg.model = common.get_lm(
+        vocabulary=32_768, block_size=block_size, width=2048, heads=16, mlp=8192, dtype="bfloat16"
+    )
+    cfg.depth = common.get_depth(layers=24)
+    cfg.optimizer = common.get_optimizer(
+        learning_rate=2e-4,
+        warmup_steps=375_000_000 // (batch_size * block_size),
+        weight_decay=0.1,
+        b2=0.95,
+        clip_norm=1.0,
+    )
+    cfg.mesh.update(data=1, fsdp=-1)
+    cfg.checkpoint.every_steps = 1000
+    cfg.eval.update(every_steps=1000, batch_size=batch_size)
+    cfg.log.every_steps = 100
     return cfg

@@ -13,22 +13,25 @@ import jax.numpy as jnp
 
 from odeformer.errors import check_whole, unknown
 from odeformer.layers import Dtype, kernel_init, param_dtype
+from odeformer.sharding import constrain
 
 ATTENTIONS = ("auto", "xla", "cudnn")
 LONGEST_WAVE = 10_000.0  # of rotary positions, over 2 pi
 
 
 class Layout(NamedTuple):
-    """How the tokens of a batch lie in their sequences; what is None plays no part.
+    """How the tokens of a batch lie in their sequences, and these in it; None plays no part.
 
     Attributes:
       segments: int [B, N]; a token sees those of its own number alone. Padding has a number too,
         by custom 0.
       rotation: [B, N, 2, K / 2], cosines and sines of each position; see `rotation`.
+      samples: int [B], each sample's number, which its dropout masks follow from.
     """
 
     segments: jax.Array | None = None
     rotation: jax.Array | None = None
+    samples: jax.Array | None = None
 
 
 class KeyValues(NamedTuple):
@@ -92,6 +95,7 @@ class Attention(nn.Module):
     def mix(self, qkv_BN3HK: jax.Array, layout: Layout | None = None) -> jax.Array:
         """Attention behind the input projection: [B, N, 3, H, K] -> [B, N, D]."""
         layout = layout or Layout()
+        qkv_BN3HK = constrain(qkv_BN3HK, "batch", "tokens", None, "heads", None)
         q_BNHK, k_BNHK, v_BNHK = _split(qkv_BN3HK, layout.rotation)
         mask_BHNN = None
         if layout.segments is not None:

@@ -1,6 +1,8 @@
 """Weights over depth: L layers in G = L / share groups, each group one ODE."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,8 +12,16 @@ from odeformer import checks
 from odeformer.attention import Layout
 from odeformer.errors import check_whole
 from odeformer.fields import FieldParams, TransformerField, init_params, make_vector_field
-from odeformer.integrate import integrate
+from odeformer.integrate import STATE, integrate
 from odeformer.problem import Solution
+from odeformer.sharding import (
+    batch_axes,
+    merge_batch,
+    sample_numbers,
+    split_batch,
+    spread,
+    without_batch,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +133,18 @@ class ODEStack(nn.Module):
         field = self.field.clone(parent=None, layers=config.layers)
         theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
         vector_field = make_vector_field(field, train)
+        if self.is_initializing():
+            none = jnp.zeros(config.groups, jnp.int32)
+            nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
+            return Solution(y_BND, None, nfe, none, none, none)
         random = train and (field.dropout or field.drop_path)
         keys = jax.random.split(self.make_rng("dropout"), config.groups) if random else None
+        if random:
+            layout = (layout or Layout())._replace(samples=sample_numbers(y_BND.shape[0]))
 
-        def group(y_BND, xs):
-            theta, offset, key = xs
-            solution = integrate(
+        def solve(theta, offset, key, arrays) -> Any:
+            y_BND, layout, weights_BN1 = arrays
+            return integrate(
                 vector_field,
                 y_BND,
                 FieldParams(theta, offset, layout),
@@ -146,15 +162,47 @@ class ODEStack(nn.Module):
                 weights=weights_BN1,
                 prevent_cse=False,  # the groups are scanned
             )
+
+        axes = batch_axes() if config.rtol is None else ()  # adaptive steps are the batch's
+        if axes:
+            solve = self._in_shards(solve, axes)
+            y_BND, layout, weights_BN1 = split_batch((y_BND, layout, weights_BN1), axes)
+
+        def group(y_BND, xs):
+            theta, offset, key = xs
+            solution = solve(theta, offset, key, (y_BND, layout, weights_BN1))
             return solution.y1, solution._replace(y1=None)
 
         offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
-        if self.is_initializing():
-            none = jnp.zeros(config.groups, jnp.int32)
-            nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
-            return Solution(y_BND, None, nfe, none, none, none)
         y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
-        return solutions._replace(y1=y1_BND)
+        return solutions._replace(y1=merge_batch(y1_BND) if axes else y1_BND)
+
+    def _in_shards(self, solve: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
+        """A group's solve by each shard of the batch for itself, its parameters gathered once.
+
+        Nothing is then communicated inside the solver's loop over steps, and gradients are summed
+        over the shards once a group. Under 'checkpoint' the backward pass gathers the parameters
+        again rather than keep them; else they are kept with everything else.
+        """
+        config = self.config
+
+        def run(theta, offset, key, arrays):
+            with without_batch():
+                each = jax.vmap(solve, in_axes=(0, None, None, 0), spmd_axis_name=axes)
+                solution = each(spread(theta, axes), offset, key, arrays)
+            counts = jax.tree.map(
+                merge_batch if config.per_sample else lambda x: x.max(axis=0),
+                solution._replace(y1=None),
+            )
+            return counts._replace(y1=solution.y1)
+
+        if config.adjoint != "checkpoint":
+            return run
+        policies: Any = jax.checkpoint_policies
+        kept = policies.save_only_these_names(STATE)
+        if config.policy:
+            kept = policies.save_from_both_policies(kept, getattr(policies, config.policy))
+        return jax.checkpoint(run, policy=kept, prevent_cse=False)
 
     def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
         keys = jax.random.split(key, self.config.groups)

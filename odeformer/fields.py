@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from odeformer.attention import Attention, KeyValues, Layout, check_attention
 from odeformer.errors import check_whole, unknown
-from odeformer.layers import MLP, DropPath, TimeEmbedding, check_dtype, layer_norm
+from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm
 from odeformer.problem import VectorField
+from odeformer.sharding import sample_numbers
 
 TIME = ("none", "additive")
 
@@ -70,7 +71,7 @@ class TransformerField(nn.Module):
             self.heads, self.width, self.dtype, self.attention, self.causal
         )
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
-        self.drops = {name: (nn.Dropout(self.dropout), DropPath()) for name in ("attention", "mlp")}
+        self.drops = {name: (Dropout(), Dropout(whole=True)) for name in ("attention", "mlp")}
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
 
@@ -79,14 +80,16 @@ class TransformerField(nn.Module):
     ) -> jax.Array:
         """f_1(t, y): [B, N, D] -> [B, N, D]."""
         x_BND = self._timed(t, self.attention_norm(y_BND))
-        return self._slope("attention", t, y_BND, self.attention_layer(x_BND, layout), train)
+        return self._slope(
+            "attention", t, y_BND, self.attention_layer(x_BND, layout), train, layout
+        )
 
     def mlp_term(
         self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
     ) -> jax.Array:
-        """f_2(t, y): [B, N, D] -> [B, N, D]; the same whatever the layout."""
+        """f_2(t, y): [B, N, D] -> [B, N, D]; what lies in which sequence plays no part."""
         x_BND = self._timed(t, self.mlp_norm(y_BND))
-        return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train)
+        return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train, layout)
 
     def total(
         self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
@@ -94,7 +97,7 @@ class TransformerField(nn.Module):
         """f_1 + f_2, through the fused input product where `fused` is set."""
         if not self.fused or self.is_initializing():
             attention = self.attention_term(t, y_BND, train, layout)
-            return attention + self.mlp_term(t, y_BND, train)
+            return attention + self.mlp_term(t, y_BND, train, layout)
         kernel, bias = self._folded_input(t)
         x_BND = self.bare_norm(y_BND).astype(self.dtype)
         z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
@@ -102,8 +105,8 @@ class TransformerField(nn.Module):
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
         attention = self.attention_layer.mix(qkv_BN3HK, layout)
         mlp = self.mlp_layer.activate(hidden)
-        return self._slope("attention", t, y_BND, attention, train) + self._slope(
-            "mlp", t, y_BND, mlp, train
+        return self._slope("attention", t, y_BND, attention, train, layout) + self._slope(
+            "mlp", t, y_BND, mlp, train, layout
         )
 
     def extend_attention(
@@ -112,7 +115,7 @@ class TransformerField(nn.Module):
         """f_1(t, y) of new tokens behind those seen; see `Attention.extend`."""
         x_BCD = self._timed(t, self.attention_norm(y_BCD))
         out_BCD, new = self.attention_layer.extend(x_BCD, seen, rotation)
-        return self._slope("attention", t, y_BCD, out_BCD, train=False), new
+        return out_BCD.astype(y_BCD.dtype), new
 
     def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
@@ -132,19 +135,29 @@ class TransformerField(nn.Module):
         return x + self.time_embedding(t).astype(x.dtype) if self.time == "additive" else x
 
     def _slope(
-        self, branch: str, t: jax.Array, y_BND: jax.Array, out_BND: jax.Array, train: bool
+        self,
+        branch: str,
+        t: jax.Array,
+        y_BND: jax.Array,
+        out_BND: jax.Array,
+        train: bool,
+        layout: Layout | None,
     ) -> jax.Array:
         """A branch's output as a slope: in the state's dtype, with dropout and drop-path.
 
-        The masks depend on the key alone.
+        The masks depend on the key and the samples' numbers alone.
         """
         slope_BND = out_BND.astype(y_BND.dtype)
+        if not train:
+            return slope_BND
+        samples_B = None if layout is None else layout.samples
+        samples_B = sample_numbers(y_BND.shape[0]) if samples_B is None else samples_B
         dropout, drop_path = self.drops[branch]
-        if train and self.dropout:
-            slope_BND = dropout(slope_BND, deterministic=False)
-        if train and self.drop_path:
+        if self.dropout:
+            slope_BND = dropout(slope_BND, self.dropout, samples_B)
+        if self.drop_path:
             rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
-            slope_BND = drop_path(slope_BND, rate)
+            slope_BND = drop_path(slope_BND, rate, samples_B)
         return slope_BND
 
 

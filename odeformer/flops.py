@@ -6,7 +6,7 @@ usual (Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B).
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,7 +111,7 @@ def evaluations(config: ModelConfig) -> np.ndarray:
     return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, terms=2)
 
 
-def forward(config: ModelConfig, nfe: tuple[int, int] | None = None) -> int:
+def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
     """Returns the model FLOPs of one example's forward pass, as calculated.
 
     An example is an image, or a block of tokens filled to its size. Equal to what `count` finds in
@@ -120,28 +120,66 @@ def forward(config: ModelConfig, nfe: tuple[int, int] | None = None) -> int:
 
     Args:
       config: of the model.
-      nfe: evaluations of attention and of the MLP; by default those of the config's fixed steps,
-        for adaptive steps those that the model reported.
+      nfe: evaluations of attention and of the MLP, a mean over examples too; by default those of
+        the config's fixed steps, for adaptive steps those that the model reported.
 
     Raises:
       ValueError: adaptive steps and no nfe.
     """
     width = config.width
+    ends = _patches(config)
     if isinstance(config, ViTConfig):
-        patches = math.prod(config.grid)
-        tokens = patches + (config.pool == "token")
-        ends = 2 * patches * config.patch_size**2 * config.channels * width
+        tokens = math.prod(config.grid) + (config.pool == "token")
         ends += 2 * width * config.classes
     elif isinstance(config, LMConfig):
         tokens = config.block_size
-        ends = 2 * tokens * width * config.vocabulary
+        ends += 2 * tokens * width * config.vocabulary
     else:
         tokens = config.block_size
-        ends = 2 * width * config.classes
-    time = 2 * (2 * TimeEmbedding.frequencies) * width if config.time == "additive" else 0
-    terms = [term + time for term in evaluation(width, config.mlp, tokens)]
-    counts = evaluations(config) if nfe is None else nfe
-    return int(ends + sum(n * term for n, term in zip(counts, terms, strict=True)))
+        ends += 2 * width * config.classes
+    terms = [term + _time(config) for term in evaluation(width, config.mlp, tokens)]
+    return int(ends + sum(n * term for n, term in zip(_counts(config, nfe), terms, strict=True)))
+
+
+def training(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
+    """Returns the model FLOPs of one example's forward and backward pass, as calculated.
+
+        training = 3 forward - patches - time
+
+    For each product of the forward pass the backward pass has two, one for the gradient of either
+    factor. The patches and the times are given, and their own gradients are not computed: the
+    products that embed them have one. Equal to what `count` finds in the gradient under adjoint
+    'store'. What another adjoint recomputes is no part of it, see `recomputed`; nor is the
+    optimiser, which has no products. Under adaptive steps every evaluation counts as one that is
+    differentiated, those of rejected steps and of the choice of the first step too.
+
+    Args:
+      config: of the model.
+      nfe: as `forward` takes it.
+
+    Raises:
+      ValueError: adaptive steps and no nfe.
+    """
+    counts = _counts(config, nfe)
+    return int(3 * forward(config, counts) - _patches(config) - sum(counts) * _time(config))
+
+
+def _counts(config: ModelConfig, nfe: Sequence[float] | None) -> Sequence[float]:
+    """In Python's numbers: FLOPs are beyond int32, the type of nfe."""
+    return evaluations(config).tolist() if nfe is None else nfe
+
+
+def _patches(config: ModelConfig) -> int:
+    """FLOPs that embed an image's patches."""
+    if not isinstance(config, ViTConfig):
+        return 0
+    inputs = config.patch_size**2 * config.channels
+    return 2 * math.prod(config.grid) * inputs * config.width
+
+
+def _time(config: ModelConfig) -> int:
+    """FLOPs that embed the depth-time of one evaluation of a term."""
+    return 2 * (2 * TimeEmbedding.frequencies) * config.width if config.time == "additive" else 0
 
 
 def recomputed(config: ModelConfig) -> int:

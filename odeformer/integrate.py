@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from odeformer import checks, solvers
 from odeformer.diffeqsolve import (
@@ -16,6 +17,7 @@ from odeformer.diffeqsolve import (
 from odeformer.grid import Times, as_times, check_times, step_indices, step_times
 from odeformer.problem import SUCCESS, Params, Problem, Solution, State, VectorField, in_state_dtype
 
+STATE = "ode_state"  # what policies of `jax.checkpoint` know the state before each step by
 DEFAULT_STEPS, DEFAULT_ATOL, DEFAULT_MAX_STEPS = 8, 1e-6, 64
 
 
@@ -215,6 +217,7 @@ def _scan_steps(
 
     def body(y, xs):
         n, t0, t1 = xs
+        y = checkpoint_name(y, STATE) if steps > 1 else y
         keys = () if key is None else (jax.random.fold_in(key, n),)
         y = step(y, t0, t1, params, *keys)
         return y, None if indices is None else y

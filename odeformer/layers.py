@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.errors import unknown
+from odeformer.sharding import constrain
 
 Dtype = Any
 DTYPES = ("float32", "bfloat16", "float64")
@@ -72,22 +73,35 @@ class MLP(nn.Module):
 
     def activate(self, h_BNM: jax.Array) -> jax.Array:
         """The MLP behind its first matrix product: [B, N, M] -> [B, N, D]."""
-        return self.down(nn.gelu(h_BNM))
+        return self.down(nn.gelu(constrain(h_BNM, "batch", "tokens", "mlp")))
 
 
-class DropPath(nn.Module):
-    """Drops a whole branch for single samples, and scales the others up to keep the mean.
+class Dropout(nn.Module):
+    """Drops entries, or whole samples, and scales the others up to keep the mean.
 
-    Draws its mask from the 'dropout' stream, once an apply: the same key gives the same mask.
-    Source: Huang et al., 'Deep Networks with Stochastic Depth', 2016, arXiv 1603.09382.
+    Draws its mask from the 'dropout' stream, once an apply. A sample's mask is a function of the
+    key and the sample's number alone, wherever in a batch or on a mesh the sample stands.
+
+    Attributes:
+      whole: whether a sample is dropped or kept as a whole (stochastic depth).
+
+    Sources: Srivastava et al., 'Dropout', 2014; Huang et al., 'Deep Networks with Stochastic
+    Depth', 2016, arXiv 1603.09382.
     """
 
+    whole: bool = False
+
     @nn.compact
-    def __call__(self, x_BND: jax.Array, rate: jax.Array) -> jax.Array:
-        """Drops each sample's branch with probability `rate`, which may be traced."""
-        shape = (x_BND.shape[0],) + (1,) * (x_BND.ndim - 1)
-        kept = jax.random.uniform(self.make_rng("dropout"), shape) >= rate
-        return jnp.where(kept, x_BND / (1 - rate).astype(x_BND.dtype), 0).astype(x_BND.dtype)
+    def __call__(
+        self, x_BND: jax.Array, rate: float | jax.Array, samples_B: jax.Array
+    ) -> jax.Array:
+        """Drops with probability `rate`, which may be traced, in samples of these numbers."""
+        key = self.make_rng("dropout")
+        shape = (1,) * (x_BND.ndim - 1) if self.whole else x_BND.shape[1:]
+        kept = jax.vmap(
+            lambda sample: jax.random.uniform(jax.random.fold_in(key, sample), shape) >= rate
+        )(samples_B)
+        return jnp.where(kept, x_BND / jnp.asarray(1 - rate, x_BND.dtype), 0)
 
 
 class PatchEmbedding(nn.Module):

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from odeformer.depth import check_causal
 from odeformer.layers import param_dtype
+from odeformer.sharding import constrain
 from odeformer.tokens import TokenConfig, TokenTransformer, embedding_init
 
 
@@ -92,6 +92,5 @@ class LM(TokenTransformer):
 
     def predict(self, y_BND: jax.Array) -> jax.Array:
         """Normed states -> logits of the next token, [B, N, V]."""
-        if self.config.tied:
-            return jnp.asarray(self.embedding.attend(y_BND))
-        return self.head(y_BND)
+        logits = y_BND @ self.table().T if self.config.tied else self.head(y_BND)
+        return constrain(logits, "batch", "tokens", "vocabulary")

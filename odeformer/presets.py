@@ -43,6 +43,9 @@ _LM: dict[str, dict[str, Any]] = {
         positions="learned",
         layers=12,
     ),
+    # Brown et al., 'Language Models are Few-Shot Learners', 2020, arXiv 2005.14165: GPT-3 XL. Their
+    # table has 24 heads of 128, which a width of 2048 does not hold.
+    "gpt_1b": dict(vocabulary=32_768, block_size=1024, width=2048, heads=16, mlp=8192, layers=24),
 }
 _TEXT: dict[str, dict[str, Any]] = {
     # sentences, from scratch on a CPU
@@ -81,9 +84,10 @@ def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> 
     """Returns the config of a named language model.
 
     Args:
-      name: 'gpt_nano' (6 layers of width 384 over bytes, blocks of 256) or 'gpt_small' (GPT-2's
+      name: 'gpt_nano' (6 layers of width 384 over bytes, blocks of 256), 'gpt_small' (GPT-2's
         124 million parameters: 12 layers of width 768, 50,257 tokens, blocks of 1,024, learned
-        positions).
+        positions) or 'gpt_1b' (1.28 billion: 24 layers of width 2048, 32,768 tokens, blocks of
+        1,024, rotary positions).
       depth: fields of DepthConfig to set, e.g. {'solver': 'rk4', 'share': 6}.
       **changes: fields of LMConfig to set, e.g. vocabulary=65, dropout=0.2.
 

@@ -16,7 +16,8 @@ from odeformer.depth import DepthConfig, ODEStack, sow_counts
 from odeformer.errors import check_whole, unknown
 from odeformer.fields import transformer_field
 from odeformer.grid import known
-from odeformer.layers import DTYPES, layer_norm, param_dtype
+from odeformer.layers import DTYPES, Dropout, layer_norm, param_dtype
+from odeformer.sharding import constrain, sample_numbers
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)
@@ -92,7 +93,7 @@ class TokenTransformer(nn.Module):
         self.embedding = nn.Embed(config.vocabulary, config.width, **options)
         if config.positions == "learned":
             self.position_embedding = nn.Embed(config.block_size, config.width, **options)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout()
         self.depth = ODEStack(config.depth, transformer_field(config, self.causal))
         self.norm = layer_norm(config.dtype)
 
@@ -126,7 +127,7 @@ class TokenTransformer(nn.Module):
         _check_layout(tokens_BN, segments_BN, positions_BN, self.config.block_size)
         y_BND = self.embed(tokens_BN, positions_BN)
         if train and self.config.dropout:
-            y_BND = self.dropout(y_BND, deterministic=False)
+            y_BND = self.dropout(y_BND, self.config.dropout, sample_numbers(y_BND.shape[0]))
         layout = Layout(segments_BN, self.rotation(positions_BN))
         solution = self.depth(y_BND, train, layout, weights_BN1)
         sow_counts(self, solution)
@@ -134,12 +135,16 @@ class TokenTransformer(nn.Module):
 
     def embed(self, tokens_BN: jax.Array, positions_BN: jax.Array) -> jax.Array:
         """Tokens and their positions -> the state at depth 0, [B, N, D]."""
-        y_BND = self.embedding(tokens_BN)
+        y_BND = constrain(self.table()[tokens_BN], "batch", "tokens", "width")
         if self.scaled:
             y_BND *= math.sqrt(self.config.width)
         if self.config.positions == "learned":
-            y_BND += self.position_embedding(positions_BN)
+            y_BND += constrain(self.position_embedding.embedding, None, None)[positions_BN]
         return y_BND
+
+    def table(self) -> jax.Array:
+        """The embeddings of all tokens, [V, D], whole in D on every device."""
+        return constrain(self.embedding.embedding, "vocabulary", None)
 
     def rotation(self, positions_BN: jax.Array) -> jax.Array | None:
         """What turns queries and keys at these positions; None where positions are learned."""

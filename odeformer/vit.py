@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from odeformer.depth import DepthConfig, ODEStack, sow_counts
 from odeformer.errors import check_whole, unknown
 from odeformer.fields import transformer_field
-from odeformer.layers import DTYPES, PatchEmbedding, grid_positions, layer_norm, param_dtype
+from odeformer.layers import (
+    DTYPES,
+    Dropout,
+    PatchEmbedding,
+    grid_positions,
+    layer_norm,
+    param_dtype,
+)
+from odeformer.sharding import sample_numbers
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
@@ -141,7 +149,7 @@ class ViT(nn.Module):
         tokens = PatchEmbedding(config.patch_size, config.width, dtype, name="patches")(images)
         y_BND = self._embed_positions(tokens.astype(state_dtype))
         if train and config.dropout:
-            y_BND = nn.Dropout(config.dropout)(y_BND, deterministic=False)
+            y_BND = Dropout()(y_BND, config.dropout, sample_numbers(y_BND.shape[0]))
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
         y_BND = layer_norm(dtype, name="norm")(solution.y1)

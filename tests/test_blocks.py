@@ -168,8 +168,8 @@ def test_batches_through_the_pipeline(kind):
             assert a[name].dtype == np.int32
             np.testing.assert_array_equal(a[name], b[name])
     halves = [
-        list(train_batches(data, batch_size=4, steps=3, seed=0, process=p, processes=2))
-        for p in (0, 1)
+        list(train_batches(data, batch_size=4, steps=3, seed=0, rows=rows))
+        for rows in np.split(np.arange(4), 2)
     ]
     for whole, *parts in zip(alone, *halves, strict=True):
         for name in INT32:

@@ -6,11 +6,13 @@ import importlib
 import itertools
 import pathlib
 
+import jax
 import pytest
 
-from configs import digits_sequential, imagenet, shakespeare
+from configs import digits_sequential, imagenet, lm1b, shakespeare
 from odeformer import presets
 from train.config import from_config_dict
+from train.mesh import device_mesh
 from train.studies import from_study_dict
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,7 +28,8 @@ ARGUMENTS = {
         "variant": ("deit_ti", "deit_s"),
         "size": ("accelerator", "cpu", "smoke"),
     },
-    "imagenet": {"variant": ("deit_ti", "deit_s", "vit_b")},
+    "imagenet": {"variant": ("deit_ti", "deit_s", "vit_b", "vit_l")},
+    "lm1b": {"variant": ("gpt_small", "gpt_1b")},
     "shakespeare": {"size": ("cpu", "accelerator")},
 }
 
@@ -46,7 +49,18 @@ def test_config_builds(name):
     module = importlib.import_module(f"configs.{name}")
     assert "python -m train" in module.__doc__
     for argument in arguments(name):
-        from_config_dict(module.get_config(*argument))
+        config = from_config_dict(module.get_config(*argument))
+        assert device_mesh(config.mesh).size == jax.device_count()
+        # any number of devices, not just the tests' one
+        assert sorted(dataclasses.astuple(config.mesh)) == [-1, 1, 1]
+
+
+@pytest.mark.parametrize(("module", "name"), [(imagenet, "vit_l"), (lm1b, "gpt_1b")])
+def test_the_large_ones_split_their_state_over_a_pod(module, name):
+    config = from_config_dict(module.get_config(f"variant={name}"))
+    assert (config.mesh.data, config.mesh.fsdp) == (1, -1)
+    sizes = (config.batch_size, config.eval.batch_size, config.model.width)
+    assert [size % 256 for size in sizes] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -59,7 +73,7 @@ def test_study_builds(name):
     assert len({row.slug for row in study.rows}) == len(study.rows) >= 2
 
 
-@pytest.mark.parametrize("name", ["deit_ti", "deit_s", "vit_b"])
+@pytest.mark.parametrize("name", ["deit_ti", "deit_s", "vit_b", "vit_l"])
 def test_sizes_are_the_presets(name):
     cfg = imagenet.get_config(f"variant={name}")
     config, preset = from_config_dict(cfg).model, presets.vit(name)
@@ -73,6 +87,22 @@ def test_sizes_are_the_presets(name):
 def test_texts_are_the_presets():
     config = from_config_dict(shakespeare.get_config("size=accelerator")).model
     preset = presets.lm("gpt_nano", dropout=0.2, dtype="bfloat16")
+    assert config == dataclasses.replace(preset, depth=config.depth)
+    assert config.depth.layers == preset.depth.layers
+
+
+def test_a_billion_parameters_are_the_preset():
+    config = from_config_dict(lm1b.get_config("variant=gpt_1b")).model
+    preset = presets.lm("gpt_1b", dtype="bfloat16")
+    assert config == dataclasses.replace(preset, depth=config.depth)
+    assert config.depth.layers == preset.depth.layers
+
+
+def test_gpt_2_is_the_preset_but_for_tokens_and_positions():
+    config = from_config_dict(lm1b.get_config()).model
+    preset = presets.lm(
+        "gpt_small", vocabulary=32_768, block_size=256, positions="rotary", dtype="bfloat16"
+    )
     assert config == dataclasses.replace(preset, depth=config.depth)
     assert config.depth.layers == preset.depth.layers
 

@@ -30,6 +30,11 @@ def program(**changes):
     return config, model.apply, jax.eval_shape(model.init, jax.random.key(0), IMAGES)
 
 
+def gradient(apply):
+    """The gradient of the summed outputs, as (variables, *inputs) -> the variables' slopes."""
+    return jax.grad(lambda variables, *inputs: apply(variables, *inputs).sum())
+
+
 @pytest.mark.parametrize("solver", solvers.NAMES)
 @pytest.mark.parametrize("share", [1, 2])
 def test_counted_equals_calculated(solver, share):
@@ -43,7 +48,7 @@ def test_counted_equals_calculated(solver, share):
 @pytest.mark.parametrize("kind", ["tied", "untied", "text"])
 def test_text_counted_equals_calculated(kind, solver):
     sizes = dict(vocabulary=13, block_size=9, width=16, heads=2, mlp=24)
-    depth = DepthConfig(layers=4, share=2, solver=solver)
+    depth = DepthConfig(layers=4, share=2, solver=solver, adjoint="store")
     if kind == "text":
         config = TextConfig(**sizes, classes=3, time="additive", depth=depth)
     else:
@@ -51,17 +56,31 @@ def test_text_counted_equals_calculated(kind, solver):
     model, inputs = make_model(config), example_inputs(config)
     variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     assert flops.count(model.apply, variables, *inputs) == flops.forward(config)
-    assert flops.recomputed(config) > 0
+    trained = flops.count(gradient(model.apply), variables, *inputs)
+    assert trained == flops.training(config)
 
 
-@pytest.mark.parametrize("solver", ["lie_trotter", "strang", "euler", "rk4"])
-def test_a_gradient_is_two_forwards_less_the_images_own(solver):
+@pytest.mark.parametrize(
+    ("solver", "time"),
+    [("lie_trotter", "none"), ("strang", "additive"), ("euler", "none"), ("rk4", "additive")],
+)
+def test_a_gradient_is_two_forwards_less_what_is_given(solver, time):
     depth = DepthConfig(layers=4, share=2, solver=solver, adjoint="store")
-    config, apply, variables = program(depth=depth)
-    loss = lambda variables, images: apply(variables, images).sum()
-    counted = flops.count(jax.grad(loss), variables, IMAGES)
-    assert counted == 3 * flops.forward(config) - EMBEDDING
+    config, apply, variables = program(depth=depth, time=time)
+    counted = flops.count(gradient(apply), variables, IMAGES)
+    assert counted == flops.training(config)
+    embedded = EMBEDDING + (flops.evaluations(config).sum() * 2 * 64 * 16 if time != "none" else 0)
+    assert counted == 3 * flops.forward(config) - embedded
     assert flops.recomputed(config) == 0
+
+
+def test_a_large_model():
+    """6 N FLOPs a token for N weights, and 12 L D for each token that it attends to."""
+    sizes = dict(vocabulary=32_768, block_size=1024, width=2048, heads=16, mlp=8192)
+    layers, width, tokens = 24, 2048, 1024
+    config = LMConfig(**sizes, depth=DepthConfig(layers=layers, solver="lie_trotter"))
+    weights = layers * 12 * width**2 + width * 32_768
+    assert flops.training(config) == tokens * (6 * weights + 12 * layers * width * tokens)
 
 
 def test_a_parallel_layer_recomputes_all_but_its_output_products():
@@ -69,7 +88,11 @@ def test_a_parallel_layer_recomputes_all_but_its_output_products():
     config, _, _ = program(depth=depth)
     tokens, width, mlp = 17, 16, 24
     outputs = 2 * tokens * width * (width + mlp)  # attention's and the MLP's, linear and last
-    assert flops.recomputed(config) == 4 * (sum(flops.evaluation(width, mlp, tokens)) - outputs)
+    layers = 4 * (sum(flops.evaluation(width, mlp, tokens)) - outputs)
+    assert flops.recomputed(config) == layers
+    # As many tokens of text cost the same layers.
+    sizes = dict(vocabulary=13, block_size=tokens, width=width, heads=2, mlp=mlp)
+    assert flops.recomputed(LMConfig(**sizes, depth=depth)) == layers
 
 
 def test_loops_and_branches():
@@ -98,3 +121,8 @@ def test_adaptive_steps():
         flops.forward(config)
     fixed = dataclasses.replace(config, depth=DepthConfig(layers=4, solver="euler"))
     assert flops.forward(config, nfe=(4, 4)) == flops.forward(fixed)
+    assert flops.training(config, nfe=(4.0, 4.0)) == flops.training(fixed)
+    with pytest.raises(ValueError, match="take the nfe that the model reports"):
+        flops.training(config)
+    between = [flops.training(config, nfe=(n, n)) for n in (4, 4.5, 5)]  # a mean over samples
+    assert between[1] - between[0] == between[2] - between[1]

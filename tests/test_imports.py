@@ -10,7 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
     {"odeformer.errors", "odeformer.grid", "odeformer.problem"},
-    {"odeformer.layers", "odeformer.solvers"},
+    {"odeformer.sharding", "odeformer.solvers"},
+    {"odeformer.layers"},
     {"odeformer.attention", "odeformer.checks", "odeformer.diffeqsolve"},
     {"odeformer.integrate"},
     {"odeformer.fields"},
@@ -20,8 +21,17 @@ FLOORS = [
     {"odeformer.decoding", "odeformer.models", "odeformer.presets"},
     {"odeformer.flops", "odeformer.generate"},
     {"odeformer"},
-    {"train", "train.data", "train.data.config", "train.errors"},
-    {"train.config", "train.data.arrays", "train.data.text", "train.statistics"},
+    {"train", "train.chips", "train.data", "train.data.config", "train.errors"},
+    {
+        "train.compiled",
+        "train.config",
+        "train.data.arrays",
+        "train.data.text",
+        "train.processes",
+        "train.profile",
+        "train.statistics",
+        "train.topologies",
+    },
     {
         "train.augment",
         "train.augment.boxes",
@@ -57,18 +67,19 @@ FLOORS = [
         "train.tasks.task",
     },
     {
-        "train.state",
         "train.plots",
+        "train.state",
+        "train.throughput",
         "train.data.sources",
         "train.tasks.images",
         "train.tasks.language",
         "train.tasks.sentences",
     },
-    {"train.tasks"},
+    {"train.tasks", "train.data.blank", "train.gradient"},
     {"train.step", "train.checkpoint"},
     {"train.evaluate", "train.studies"},
     {"train.loop", "train.report"},
-    {"train.__main__", "train.generate", "train.prepare", "train.study"},
+    {"train.__main__", "train.aot", "train.generate", "train.prepare", "train.study"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 

@@ -6,15 +6,26 @@ import numpy as np
 import pytest
 
 from odeformer.attention import Attention
-from odeformer.layers import DropPath, grid_positions, param_dtype
+from odeformer.layers import Dropout, grid_positions, param_dtype
 
 
 def test_drop_path_keeps_the_mean():
     x = jnp.ones((20_000, 1, 2))
-    dropped = DropPath().apply({}, x, jnp.float32(0.25), rngs={"dropout": jax.random.key(0)})
+    rngs, samples = {"dropout": jax.random.key(0)}, jnp.arange(len(x))
+    dropped = Dropout(whole=True).apply({}, x, jnp.float32(0.25), samples, rngs=rngs)
     np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3], rtol=1e-6)
     np.testing.assert_array_equal(dropped[..., 0], dropped[..., 1])
     assert abs(float(dropped.mean()) - 1) < 0.02  # 5 standard deviations
+
+
+def test_a_mask_follows_from_the_key_and_the_number_of_the_sample():
+    x, rngs = jnp.ones((6, 4, 5)), {"dropout": jax.random.key(0)}
+    for whole in (False, True):
+        layer = Dropout(whole)
+        dropped = layer.apply({}, x, 0.5, jnp.arange(6), rngs=rngs)
+        some = jnp.array([4, 1, 5])
+        np.testing.assert_array_equal(layer.apply({}, x[:3], 0.5, some, rngs=rngs), dropped[some])
+        assert len(np.unique(np.asarray(dropped), axis=0)) > 1  # samples differ
 
 
 def test_grid_positions_code_the_row_and_then_the_column():

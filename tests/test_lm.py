@@ -162,7 +162,7 @@ def test_float64(float64):
     np.testing.assert_allclose(apply(model, variables), single, atol=1e-5)
 
 
-EXACT = {"gpt_nano": 10_746_240, "gpt_small": 124_439_808}
+EXACT = {"gpt_nano": 10_746_240, "gpt_small": 124_439_808, "gpt_1b": 1_275_711_488}
 
 
 @pytest.mark.parametrize("name", presets.LM_NAMES)

@@ -15,7 +15,7 @@ from train.data.sources import load_splits
 from train.errors import BadInput
 from train.evaluate import score, summarise
 from train.losses import cross_entropy
-from train.mesh import device_mesh, replicated
+from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import init_state
 from train.step import make_eval_step, make_train_step
@@ -28,7 +28,7 @@ def make(cfg):
     splits = load_splits(config)
     mesh = device_mesh(config.mesh)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
-    state = init_state(config, optimizer, replicated(mesh))
+    state = init_state(config, optimizer, mesh)
     return config, splits, mesh, state, make_task(config, splits["train"])
 
 

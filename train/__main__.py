@@ -4,8 +4,16 @@
     python -m train --config=configs/digits.py --config.depth.solver=euler --workdir=runs/euler
     python -m train --config=configs/digits.py --help       lists the config's keys
 
-A workdir that holds the same run already is gone on with. Exit codes: 0 done, 1 failed, 2 bad
-input.
+A workdir that holds the same run already is gone on with.
+
+On several hosts or GPUs the same command is started once for each, with a workdir that all of them
+see: under srun or mpirun (one task a GPU) and on GKE as it stands; on the hosts of a Cloud TPU
+slice with --coordinator=auto; anywhere else with an address of the first process:
+
+    python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
+    python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=1
+
+Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
 import sys
@@ -13,12 +21,34 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from train import command_line
+from train import command_line, processes
 from train.errors import BadInput
 from train.loop import train
+from train.profile import parse_span
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "FIRST:LAST steps of this start, from 1, to trace into WORKDIR/profile.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, where several processes train one run; auto: what jax finds.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("num_processes", None, "How many processes there are.", flag_values=FLAGS)
+flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "join_timeout_secs",
+    300,
+    "Seconds to wait for the other processes.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +56,12 @@ def main(argv: Sequence[str]) -> None:
     cfg = command_line.parse_with_config(argv, FLAGS)
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
-    train(cfg, FLAGS.workdir)
+    profile_steps = parse_span(FLAGS.profile_steps) if FLAGS.profile_steps is not None else None
+    processes.start(
+        FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
+    )
+    with processes.failing_alone():
+        train(cfg, FLAGS.workdir, profile_steps)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from etils import epath
 from odeformer import make_model
 from odeformer.errors import unknown
 from train import config as configs
-from train.config import CheckpointConfig, RunConfig
+from train.config import CheckpointConfig, MeshConfig, RunConfig
 from train.data.text.tokenizer import Tokenizer, from_json
 from train.errors import BadInput
+from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
 
@@ -240,12 +241,15 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
     return configs.from_config_dict(configs.for_evaluation(cfg.to_dict(), set(overrides)))
 
 
-def load_params(workdir: str | epath.Path, config: RunConfig) -> Any:
-    """Returns the weights to evaluate with, of a run's newest checkpoint, on one device.
+def load_params(
+    workdir: str | epath.Path, config: RunConfig, mesh: jax.sharding.Mesh | None = None
+) -> Any:
+    """Returns the weights to evaluate with, of a run's newest checkpoint.
 
     Args:
       workdir: of the run.
       config: of a model that the weights fit.
+      mesh: the devices that they come to lie on; by default one device.
 
     Returns:
       The averaged weights where the run keeps them, else the newest: the tree of
@@ -254,13 +258,14 @@ def load_params(workdir: str | epath.Path, config: RunConfig) -> Any:
     Raises:
       BadInput: no checkpoint, or one that does not fit the config.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if mesh is None:
+        mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     path = epath.Path(workdir) / "checkpoints"
     if not path.exists():
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
     with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(abstract_state(config, optimizer, device))
+        state = checkpoints.restore(abstract_state(config, optimizer, mesh))
     if state is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
     return state.eval_params

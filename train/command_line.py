@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from odeformer.errors import unknown
 from train.config import RunConfig, flatten, for_evaluation, from_config_dict
-from train.errors import BadInput
+from train.errors import BadInput, ProcessError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -45,6 +45,9 @@ def run(
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except ProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except BrokenPipeError:  # who read the output wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -50,9 +50,22 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The sizes of the device mesh's axes; -1 takes all devices."""
+    """The sizes of the device mesh's axes; their product is the number of devices.
 
-    data: int
+    At most one of them is -1: it takes the devices that the others leave.
+    """
+
+    data: int  # the batch is split over it, the state whole along it
+    fsdp: int  # the batch and the state are split over it
+    tensor: int  # heads, MLP and vocabulary are split over it
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How a training step is spread over the mesh."""
+
+    mode: str  # 'jit': the whole batch is one; 'shard_map': each shard of the data axis by itself
+    accumulate: int  # parts of a batch whose gradients are added up one after the other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +103,7 @@ class RunConfig:
     model: ModelConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
+    parallel: ParallelConfig
     checkpoint: CheckpointConfig
     eval: EvalConfig
     log: LogConfig
@@ -109,6 +123,8 @@ class RunConfig:
 _POSITIVE = ("greater than 0", lambda value: value > 0)
 _NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 _FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
+_AXIS_SIZE = ("1 or more, or -1 for the devices that are left", lambda v: v > 0 or v == -1)
+_MODES = ("jit", "shard_map")
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train_steps": _POSITIVE,
     "batch_size": _POSITIVE,
@@ -135,6 +151,11 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer.b2": _FRACTION,
     "optimizer.ema_decay": _FRACTION,
     "optimizer.label_smoothing": _FRACTION,
+    "mesh.data": _AXIS_SIZE,
+    "mesh.fsdp": _AXIS_SIZE,
+    "mesh.tensor": _AXIS_SIZE,
+    "parallel.mode": (f"one of {', '.join(_MODES)}", lambda value: value in _MODES),
+    "parallel.accumulate": _POSITIVE,
     "checkpoint.every_steps": _POSITIVE,
     "checkpoint.keep": _POSITIVE,
     "eval.every_steps": _POSITIVE,
@@ -230,7 +251,8 @@ def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[s
     """Returns a run's config to evaluate under: what was changed replaces what stands against it.
 
     A tolerance replaces the run's fixed steps, fixed steps or a solver without an error estimate
-    replace its tolerances. No gradient is taken, so the adjoint is the default one.
+    replace its tolerances. No gradient is taken, so the adjoint is the default one; whole copies
+    of the model are spread over the devices that are there, whatever mesh it was trained on.
 
     Args:
       given: the run's config with the changes.
@@ -245,7 +267,9 @@ def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[s
         depth |= {"rtol": None, "atol": None, "max_steps": None, "per_sample": False}
     elif "depth.rtol" in changed and "depth.steps" not in changed:
         depth["steps"] = None
-    return {**given, "depth": depth}
+    mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    mesh |= {key: given["mesh"][key] for key in mesh if f"mesh.{key}" in changed}
+    return {**given, "depth": depth, "mesh": mesh}
 
 
 def _unknown_key(path: str, accepted: list[str]) -> BadInput:

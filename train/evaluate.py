@@ -24,7 +24,7 @@ from train.data.arrays import Split
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
-from train.mesh import device_mesh, put_batch
+from train.mesh import batch_shards, device_mesh, local_rows, put_batch
 from train.metrics import mean
 from train.step import make_eval_step
 from train.tasks import make_task
@@ -73,11 +73,11 @@ def score(
     Returns:
       The task's scores, nfe and failed of each example, float32 [N].
     """
-    size = eval_batch_size(len(data), batch_size, mesh.size)
-    batches = eval_batches(data, size, jax.process_index(), jax.process_count(), workers)
+    size = eval_batch_size(len(data), batch_size, batch_shards(mesh))
+    batches = eval_batches(data, size, local_rows(mesh, size), workers)
     scores, pending = [], None
     for batch in batches:
-        ahead = step(params, put_batch(mesh, batch))
+        ahead = step(params, put_batch(mesh, batch, size))
         if pending is not None:
             scores.append(jax.device_get(pending))
         pending = ahead
@@ -193,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
                 raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
         rows = depths(config.model.depth, chosen, adaptive=not causal)
     splits = load_splits(config, checkpoint.read_tokenizer(workdir))
-    params = checkpoint.load_params(workdir, config)
+    params = checkpoint.load_params(workdir, config, device_mesh(config.mesh))
     compare(params, config, splits[split], rows, Console())
 
 

@@ -1,7 +1,6 @@
 """The story of a run, top to bottom."""
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
@@ -20,24 +19,29 @@ from train.config import RunConfig, from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
 from train.evaluate import score, summarise
-from train.mesh import check_batch, device_mesh, put_batch, replicated
+from train.mesh import check_fits, device_mesh, local_rows, put_batch
 from train.metrics import MetricsWriter, write_scores
 from train.optimizer import make_optimizer
 from train.plots import plot_curves
+from train.processes import barrier, is_first
+from train.profile import Profile, Span
 from train.progress import RunProgress, describe
 from train.state import abstract_state, init_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import make_task
-from train.tasks.task import Task
+from train.throughput import Throughput
 
 
-def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str, float]:
+def train(
+    cfg: ml_collections.ConfigDict, workdir: str | epath.Path, profile_steps: Span | None = None
+) -> dict[str, float]:
     """Trains a run to its end, or goes on with it where its workdir says it stopped.
 
     Args:
       cfg: the run's config.
       workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz, curves.png and, of a run
         on text, tokenizer.json are written; a local folder or a gs:// address.
+      profile_steps: steps of this start, counted from 1, that are traced into profile/.
 
     Returns:
       The last line of metrics.jsonl: step, test/loss, test/accuracy, test/nfe and the like.
@@ -47,16 +51,19 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
     """
     config = from_config_dict(cfg)
     mesh = device_mesh(config.mesh)
-    check_batch(mesh, config.batch_size)
+    check_fits(config, mesh)
     path = check_workdir(workdir, cfg)
     splits = load_splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
-    record_run(path, cfg, splits["train"])
+    barrier("the workdir was read")  # the first process writes into it from here on
+    if is_first():
+        record_run(path, cfg, splits["train"])
+    barrier("the run is recorded")
     optimizer = make_optimizer(config.optimizer, config.train_steps)
 
     with Checkpoints(path, config.checkpoint) as checkpoints:
-        state = checkpoints.restore(abstract_state(config, optimizer, replicated(mesh)))
-        state = init_state(config, optimizer, replicated(mesh)) if state is None else state
+        state = checkpoints.restore(abstract_state(config, optimizer, mesh))
+        state = init_state(config, optimizer, mesh) if state is None else state
         start = int(state.step)
         batches = train_batches(
             splits["train"],
@@ -64,8 +71,7 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             config.train_steps,
             config.seed,
             start,
-            jax.process_index(),
-            jax.process_count(),
+            local_rows(mesh, config.batch_size),
             config.data.repeats,
             config.data.workers,
         )
@@ -76,28 +82,33 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             size, workers = config.eval.batch_size, config.data.workers
             return score(params, splits[name], size, mesh, eval_step, workers)
 
-        first = jax.process_index() == 0
+        first = is_first()
         with (
-            MetricsWriter(path, start) as writer,
+            MetricsWriter(path, start, enabled=first) as writer,
             RunProgress(start, config.train_steps, visible=first) as progress,
+            Profile(path, profile_steps, start, config.train_steps, progress.note) as profile,
         ):
             progress.note(_headline(config, state, start, path))
-            pending = _Pending(config, task, start)
+            throughput = Throughput(config, task, mesh, start)
             for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=True):
-                state, metrics = train_step(state, put_batch(mesh, batch))
-                pending.flush(writer, progress)
-                pending.hold(step, metrics)
+                with profile.at(step):
+                    state, metrics = train_step(state, put_batch(mesh, batch, config.batch_size))
+                throughput.flush(writer, progress)
+                throughput.hold(step, metrics)
+                if profile.finish(step, metrics):
+                    throughput.restart_clock(step)  # the trace was being written
                 progress.advance(step)
                 if step % config.eval.every_steps == 0 or step == config.train_steps:
-                    pending.flush(writer, progress)
+                    throughput.flush(writer, progress)
                     scores = _named(
                         "val", summarise(task, score_split("validation", state.eval_params))
                     )
                     writer.write(step, scores)
                     progress.note(f"step {step:>6}  validation  {describe(scores)}")
-                    pending.restart_clock(step)
+                    throughput.restart_clock(step)
                 if step % config.checkpoint.every_steps == 0 or step == config.train_steps:
-                    pending.flush(writer, progress)  # a resume goes on behind what is written
+                    throughput.flush(writer, progress)  # a resume goes on behind what is written
+                    writer.flush()
                     checkpoints.save(state, step)
             scores = score_split("test", state.eval_params)
             if first:
@@ -105,48 +116,13 @@ def train(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> dict[str
             test = _named("test", summarise(task, scores))
             writer.write(config.train_steps, test)
             progress.note(f"test  {describe(test)}")
-    progress.note(f"curves: {plot_curves(path)}")
+    if first:
+        progress.note(f"curves: {plot_curves(path)}")
     return {"step": config.train_steps, **test}
 
 
 def _named(split: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in metrics.items()}
-
-
-class _Pending:
-    """The newest train metrics, held until the next step is on its way to the device."""
-
-    def __init__(self, config: RunConfig, task: Task, start: int):
-        self._config, self._task = config, task
-        self._held: tuple[int, dict[str, Any]] | None = None
-        self._compiled = False
-        self.restart_clock(start)
-
-    def restart_clock(self, step: int) -> None:
-        """Starts counting examples a second anew, behind `step` steps."""
-        self._clock = (step, time.perf_counter())
-
-    def hold(self, step: int, metrics: dict[str, Any]) -> None:
-        """Keeps the metrics of a step that is due to be logged."""
-        if step % self._config.log.every_steps == 0 or not self._compiled:
-            self._held = (step, metrics)
-
-    def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
-        """Fetches, writes and shows what is held."""
-        if self._held is None:
-            return
-        step, metrics = self._held
-        values = {f"train/{name}": float(value) for name, value in metrics.items()}
-        since_step, since = self._clock
-        now = time.perf_counter()
-        if self._compiled and step > since_step:
-            steps_per_sec = (step - since_step) / (now - since)
-            units = self._config.batch_size * self._task.units_per_example
-            values[f"train/{self._task.unit}_per_sec"] = units * steps_per_sec
-            values["train/steps_per_sec"] = steps_per_sec
-        self._held, self._clock, self._compiled = None, (step, now), True
-        writer.write(step, values)
-        progress.show(step, values)
 
 
 def _headline(config: RunConfig, state: Any, start: int, path: epath.Path) -> str:

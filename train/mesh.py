@@ -1,42 +1,158 @@
-"""The device mesh, and how the state and the batches lie on it."""
+"""The device mesh, and how the state and the batches lie on it.
 
-from collections.abc import Mapping
+Three axes, all Auto, so that the compiler places what is communicated (diffrax refuses the Explicit
+axes that `jax.make_mesh` makes by itself): the batch is split over 'data' and 'fsdp', the state
+over 'fsdp' and 'tensor'.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from flax.linen import logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_sharding
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from train.config import MeshConfig
+from odeformer.models import ModelConfig
+from odeformer.sharding import parameter_axes
+from train.config import MeshConfig, RunConfig
 from train.errors import BadInput
 
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+# The library's names of axes -> the mesh's. The first rule wins: of a state [batch, tokens, width]
+# the batch is split, and only of a parameter the width.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": BATCH_AXES,
+    "vocabulary": ("tensor",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "width": ("fsdp",),
+}
 
-def device_mesh(config: MeshConfig) -> Mesh:
-    """Returns a mesh of all devices with the axis 'data', over which batches are split.
 
-    The axis is Auto: the compiler places the collectives. (Explicit axes, the default of
-    `jax.make_mesh`, are refused by every diffrax solve.)
+def device_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh of a config.
+
+    Args:
+      config: the sizes of its axes.
+      devices: by default all of them, of all processes.
 
     Raises:
-      BadInput: an axis that the devices do not fill.
+      BadInput: sizes that are not those of the devices.
     """
-    devices = jax.device_count()
-    size = devices if config.data == -1 else config.data
-    if size != devices:
+    count = jax.device_count() if devices is None else len(devices)
+    sizes = [getattr(config, axis) for axis in AXES]
+    given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1:
+        raise BadInput(f"config.mesh ({given}) leaves several axes open: -1 stands for one at most")
+    if count % known or (-1 not in sizes and known != count):
+        wanted = "divides" if -1 in sizes else "is"
         raise BadInput(
-            f"config.mesh.data={config.data} does not fill the {devices} devices: give {devices}, "
-            "or -1 for all of them"
+            f"config.mesh ({given}) does not fit the {count} devices: give sizes whose product "
+            f"{wanted} {count}, one of them -1 for the devices that the others leave"
         )
-    return jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,))
+    shape = tuple(count // known if size == -1 else size for size in sizes)
+    arranged = _arrange(shape, jax.devices() if devices is None else devices)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises BadInput where the training batch does not divide over the devices."""
-    if batch_size % mesh.size:
+def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices so that neighbours on the mesh are near; slices are joined along 'data'."""
+    data, *inner = shape
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if data % slices:
         raise BadInput(
-            f"config.batch_size={batch_size} does not divide over the {mesh.size} devices: take a "
-            f"multiple of {mesh.size}"
+            f"config.mesh.data={data} does not divide over the {slices} slices, between which "
+            f"only gradients may travel: take a multiple of {slices}"
         )
+    within, across = (data // slices, *inner), (slices, *(1 for _ in inner))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, across, devices, allow_split_physical_axes=True
+    )
+
+
+def check_fits(config: RunConfig, mesh: Mesh) -> None:
+    """Raises BadInput where a run cannot be spread over a mesh.
+
+    Args:
+      config: of the run.
+      mesh: of its devices.
+    """
+    model, parallel = config.model, config.parallel
+    tensor, fsdp, parts = mesh.shape["tensor"], mesh.shape["fsdp"], batch_shards(mesh)
+    if config.batch_size % (parts * parallel.accumulate):
+        raise BadInput(
+            f"config.batch_size={config.batch_size} does not divide into "
+            f"parallel.accumulate={parallel.accumulate} parts over mesh.data x mesh.fsdp = {parts} "
+            f"devices: take a multiple of {parts * parallel.accumulate}"
+        )
+    for key, size, axis in (
+        ("heads", tensor, "tensor"),
+        ("mlp", tensor, "tensor"),
+        ("width", fsdp, "fsdp"),
+    ):
+        if getattr(model, key) % size:
+            raise BadInput(
+                f"config.model.{key}={getattr(model, key)} does not divide over "
+                f"mesh.{axis}={size} devices: take mesh.{axis} from the divisors of "
+                f"{getattr(model, key)}"
+            )
+    if model.fused and tensor > 1:
+        raise BadInput(
+            f"config.model.fused=True joins kernels that mesh.tensor={tensor} splits: take "
+            "mesh.tensor=1 or model.fused=False"
+        )
+    if parallel.mode == "shard_map" and (tensor > 1 or fsdp > 1):
+        raise BadInput(
+            f"config.parallel.mode='shard_map' works on whole copies of the model, along mesh.data "
+            f"alone; mesh.fsdp={fsdp} and mesh.tensor={tensor} were given: take 1 for both, or "
+            "parallel.mode='jit'"
+        )
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: Mesh | AbstractMesh, model: ModelConfig) -> Iterator[None]:
+    """A context in which the library's constraints act: of every call of a jitted step.
+
+    Args:
+      mesh: the devices; an abstract one where they are not there, and a step is traced for them.
+      model: whose axes are laid out.
+    """
+    abstract = isinstance(mesh, AbstractMesh)
+    in_force = jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh)
+    with in_force, logical_axis_rules(_rules(mesh, model)):
+        yield
+
+
+def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
+    """Returns how a model's parameters lie on a mesh, a tree of their structure.
+
+    Args:
+      mesh: the devices.
+      model: the model's config.
+      params: the parameters, or their shapes.
+    """
+    return logical_to_mesh_sharding(parameter_axes(params), mesh, _rules(mesh, model))
+
+
+def _rules(mesh: Mesh | AbstractMesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
+    """RULES as flax takes them; classes or tokens that do not divide stay whole."""
+    outputs = getattr(model, "vocabulary", None) or getattr(model, "classes", 1)
+    whole = {"vocabulary"} if outputs % mesh.shape["tensor"] else set()
+    return [(name, axes) for name, axes in RULES.items() if name not in whole]
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Returns into how many parts a mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -45,14 +161,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_by_batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits the leading axis over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Returns the sharding that splits the leading axis."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the global batch of which `batch` is this process's part."""
-    sharding = split_by_batch(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Returns which rows of a global batch lie on this process's devices, in ascending order.
+
+    On a mesh whose batch axes follow the processes it is one contiguous part; processes that a
+    tensor axis spans read the same rows.
+    """
+    parts = split_by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> dict[str, Any]:
+    """Returns the global batch on the devices.
+
+    Args:
+      mesh: the devices.
+      batch: this process's rows of it, those of `local_rows`.
+      batch_size: rows of the global batch.
+    """
+    sharding, rows = split_by_batch(mesh), local_rows(mesh, batch_size)
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            first = np.searchsorted(rows, start)
+            return array[first : first + stop - start]
+
+        shape = (batch_size, *array.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: put(array) for name, array in batch.items()}

@@ -28,7 +28,8 @@ class RunProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            # A bar takes over standard output and error, even one that is not seen.
+            disable=not (visible and self._console.is_terminal),
         )
         self._task = self._bar.add_task("", completed=start_step, total=train_steps, metrics="")
 
@@ -66,6 +67,7 @@ def describe(metrics: Mapping[str, float]) -> str:
         "images_per_sec": "{:,.0f} images/s",
         "sentences_per_sec": "{:,.0f} sentences/s",
         "tokens_per_sec": "{:,.0f} tokens/s",
+        "mfu": "MFU {:.1%}",
     }
     by_name = {name.rpartition("/")[2]: value for name, value in metrics.items()}
     return "  ".join(form.format(by_name[name]) for name, form in forms.items() if name in by_name)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from odeformer import example_inputs, make_model
 from train.config import RunConfig
+from train.mesh import parameter_shardings, replicated
 
 
 @flax.struct.dataclass
@@ -49,18 +50,50 @@ def make_init(
 
 
 def abstract_state(
-    config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding | None = None
+    config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Returns the state's shapes, dtypes and shardings, at no cost."""
+    """Returns the state's shapes, dtypes and shardings, at no cost.
+
+    Args:
+      config: of the run.
+      optimizer: its optimiser, whose moments lie as the parameters do.
+      mesh: the devices.
+    """
     shapes = jax.eval_shape(make_init(config, optimizer), config.seed)
+    params = parameter_shardings(mesh, config.model, shapes.params)
+    whole = replicated(mesh)
+    opt_state: Any = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        shapes.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    ema = None if shapes.ema is None else params
+    shardings = shapes.replace(step=whole, params=params, opt_state=opt_state, ema=ema)
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
     )
 
 
 def init_state(
-    config: RunConfig, optimizer: optax.GradientTransformation, sharding: Sharding
+    config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Returns the initial state, born with its sharding: no other copy of it ever exists."""
-    init = jax.jit(make_init(config, optimizer), out_shardings=sharding)
-    return init(np.uint32(config.seed))
+    """Returns the initial state, born where it lies: no whole copy of it is on any device.
+
+    Args:
+      config: of the run.
+      optimizer: its optimiser.
+      mesh: the devices.
+    """
+    return jit_init(config, optimizer, mesh)(np.uint32(config.seed))
+
+
+def jit_init(
+    config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[..., TrainState]:
+    """Returns the jitted function (seed) -> TrainState that makes the state where it lies."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+    return jax.jit(make_init(config, optimizer), out_shardings=shardings)

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from odeformer import make_model
+from odeformer import example_inputs, make_model
 from odeformer.models import ModelConfig
 from train.config import RunConfig
-from train.mesh import replicated, split_by_batch
+from train.gradient import evaluations, failures, make_gradient
+from train.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.optimizer import average, make_optimizer, make_schedule
-from train.state import TrainState
+from train.state import TrainState, abstract_state
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
 
@@ -24,39 +25,68 @@ def make_train_step(
     """Returns the jitted train step (state, batch) -> (state, metrics); the state is donated.
 
     What is random about a sample's preparation is a function of the seed, the sample's index and
-    its draw; dropout and mixing of one of the seed and the step.
+    its draw; dropout and mixing of one of the seed and the step, and of a sample's place in the
+    batch. The mesh changes nothing of it.
 
     Args:
       config: of the run.
       task: what is learnt.
-      mesh: the devices; the batch is split over them, the state is whole on each.
+      mesh: the devices; the batch is split over them, and the state lies as `abstract_state` says.
 
     Returns:
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] among it. Metrics are
       float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
       (evaluations of all terms in one forward pass) and failed_solves (groups whose solve did not
-      reach its end).
+      reach its end). In a batch of several parts or shards they are means over these.
     """
-    model = make_model(config.model)
+    step, given = _jit_train_step(config, task, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        with on_mesh(mesh, config.model):
+            return step(state, batch, given)
+
+    return train_step
+
+
+def lower_train_step(
+    config: RunConfig,
+    task: Task,
+    mesh: Mesh,
+    batch: Mapping[str, Any],
+    platform: str | None = None,
+) -> jax.stages.Lowered:
+    """Returns the train step, traced and lowered for devices that need not be there.
+
+    Args:
+      config: of the run.
+      task: what is learnt.
+      mesh: the devices.
+      batch: any example of a batch, from which the shapes behind the leading axis are read.
+      platform: whose program it becomes; None for that of the devices here.
+    """
+    step, given = _jit_train_step(config, task, mesh)
+    split = split_by_batch(mesh)
+    shapes = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=split)
+        for name, x in batch.items()
+    }
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    state = abstract_state(config, optimizer, mesh)
+    with on_mesh(mesh.abstract_mesh, config.model):
+        traced = step.trace(state, shapes, given)
+        return traced.lower(lowering_platforms=None if platform is None else (platform,))
+
+
+def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dict[str, Any]]:
+    """The step (state, batch, given), and what it is given."""
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     schedule = make_schedule(config.optimizer, config.train_steps)
-
-    def loss_fn(params, inputs, targets, key):
-        logits, aux = model.apply(
-            {"params": params}, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
-        )
-        loss, metrics = task.loss(logits, targets)
-        return loss, {
-            "loss": loss,
-            "nfe": _evaluations(aux["ode"]).mean(),
-            "failed_solves": _failures(aux["ode"]).sum().astype(jnp.float32),
-            **metrics,
-        }
+    gradient = make_gradient(config, task)
 
     def train_step(state: TrainState, batch: Batch, given: Arrays) -> tuple[TrainState, Metrics]:
         dropout_key, keys = _random_keys(given["seed"], state.step, batch)
         inputs, targets = task.prepare(batch, keys, given)
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, inputs, targets, dropout_key)
+        grads, metrics = gradient(state.params, inputs, targets, dropout_key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         ema, decay = state.ema, config.optimizer.ema_decay
@@ -69,14 +99,14 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     whole = replicated(mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
     step = jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(whole, split_by_batch(mesh), whole),
-        out_shardings=(whole, whole),
+        in_shardings=(shardings, split_by_batch(mesh), whole),
+        out_shardings=(shardings, whole),
     )
-    given = task.constants() | {"seed": np.uint32(config.seed)}
-    return lambda state, batch: step(state, batch, given)
+    return step, task.constants() | {"seed": np.uint32(config.seed)}
 
 
 def _random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Array, Keys]:
@@ -95,7 +125,7 @@ def make_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Callable[[Any
     Args:
       config: of the model.
       task: what was learnt.
-      mesh: the devices; the batch is split over them.
+      mesh: the devices; the batch is split over them, the parameters as in training.
 
     Returns:
       The step. A batch holds what the task says. Scores are float32 [B], whole on every device:
@@ -108,24 +138,24 @@ def make_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Callable[[Any
         logits, aux = model.apply({"params": params}, *task.inputs(batch, given), mutable=["ode"])
         scores = {
             **task.scores(logits, batch, given),
-            "nfe": _evaluations(aux["ode"]),
-            "failed": _failures(aux["ode"]).any(axis=0),
+            "nfe": evaluations(aux["ode"]),
+            "failed": failures(aux["ode"]).any(axis=0),
         }
         size = batch["index"].shape
         return {k: jnp.broadcast_to(v, size).astype(jnp.float32) for k, v in scores.items()}
 
-    whole = replicated(mesh)
-    shardings = (whole, split_by_batch(mesh), whole)
-    step = jax.jit(eval_step, in_shardings=shardings, out_shardings=whole)
+    model_inputs = example_inputs(config)
+    params = jax.eval_shape(model.init, jax.random.key(0), *model_inputs)["params"]
+    split, whole = split_by_batch(mesh), replicated(mesh)
+    step = jax.jit(
+        eval_step,
+        in_shardings=(parameter_shardings(mesh, config, params), split, whole),
+        out_shardings=whole,
+    )
     given = task.constants()
-    return lambda params, batch: step(params, batch, given)
 
+    def score_batch(params: Any, batch: Batch) -> Metrics:
+        with on_mesh(mesh, config):
+            return step(params, batch, given)
 
-def _failures(ode: Mapping[str, jax.Array]) -> jax.Array:
-    """Which solves did not reach their end: bool [G], or [G, B]."""
-    return jnp.not_equal(ode["result"], 0)
-
-
-def _evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:
-    """Evaluations of all terms over the depth: [], or [B] where samples have steps of their own."""
-    return ode["nfe"].sum(axis=(0, -1)).astype(jnp.float32)
+    return score_batch

@@ -29,7 +29,7 @@ class Costs:
       parameters: number of parameters.
       nfe: evaluations of all terms in one forward pass.
       inference_flops: model FLOPs of a forward pass: its matrix products, 2 a multiply-add.
-      training_flops: model FLOPs of a training step: three times the forward's.
+      training_flops: model FLOPs of a training step, forwards and backwards.
       recomputed_flops: what the adjoint recomputes on top.
     """
 
@@ -159,7 +159,7 @@ def costs(config: ModelConfig) -> Costs:
         parameters=_cost(config, "parameters"),
         nfe=_cost(config, "nfe"),
         inference_flops=forward,
-        training_flops=3 * forward,
+        training_flops=flops.training(config),
         recomputed_flops=flops.recomputed(config),
     )
 

@@ -19,7 +19,7 @@ class BatchOrder:
     The examples are shuffled anew each epoch and read one epoch behind the other, so that every
     example is read once an epoch, whatever the batch size. With repeats a batch holds each of its
     examples that often (repeated augmentation: Hoffer et al. 2020, arXiv 1901.09335; Touvron et
-    al. 2021). A process sees its contiguous part.
+    al. 2021). A process sees its own rows of each.
     """
 
     def __init__(
@@ -28,14 +28,12 @@ class BatchOrder:
         batch_size: int,
         steps: int,
         seed: int,
-        process: int = 0,
-        processes: int = 1,
+        rows: np.ndarray | None = None,
         repeats: int = 1,
     ):
         self._examples, self._steps, self._seed = examples, steps, seed
         self._distinct, self._repeats = batch_size // repeats, repeats
-        share = batch_size // processes
-        self._part = slice(process * share, (process + 1) * share)
+        self._rows = slice(None) if rows is None else rows
 
     def __len__(self) -> int:
         return self._steps
@@ -44,7 +42,7 @@ class BatchOrder:
         """Returns the indices of step `step` (from 0), and the number of the draw of each."""
         places = np.repeat(step * self._distinct + np.arange(self._distinct), self._repeats)
         repeat = np.tile(np.arange(self._repeats), self._distinct)
-        places, draw = places[self._part], (step * self._repeats + repeat)[self._part]
+        places, draw = places[self._rows], (step * self._repeats + repeat)[self._rows]
         examples = np.empty(len(places), np.int64)
         for epoch in np.unique(places // self._examples):
             here = places // self._examples == epoch
@@ -66,8 +64,7 @@ def train_batches(
     steps: int,
     seed: int,
     start_step: int = 0,
-    process: int = 0,
-    processes: int = 1,
+    rows: np.ndarray | None = None,
     repeats: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -84,25 +81,23 @@ def train_batches(
       steps: training steps of the run.
       seed: of the order.
       start_step: steps that are done already.
-      process: number of this process, from 0.
-      processes: how many processes read parts of the batches.
+      rows: of each batch, those that this process reads; None for all of them.
       repeats: how often a batch holds each of its examples.
       workers: processes that gather; 0: none, a thread does.
 
     Raises:
-      BadInput: a batch larger than the split, or one that processes or repeats do not divide.
+      BadInput: a batch larger than the split, or one that the repeats do not divide.
     """
     if batch_size > len(data) * repeats:
         raise BadInput(
             f"config.batch_size={batch_size} is larger than the training split of {len(data)} "
             "examples: take a smaller batch"
         )
-    for number, name in ((processes, "processes"), (repeats, "config.data.repeats")):
-        if batch_size % number:
-            raise BadInput(
-                f"config.batch_size={batch_size} is not a multiple of the {number} {name}"
-            )
-    order: Any = BatchOrder(len(data), batch_size, steps, seed, process, processes, repeats)
+    if batch_size % repeats:
+        raise BadInput(
+            f"config.batch_size={batch_size} is not a multiple of the {repeats} config.data.repeats"
+        )
+    order: Any = BatchOrder(len(data), batch_size, steps, seed, rows, repeats)
 
     def gather(item: tuple[np.ndarray, np.ndarray]) -> Batch:
         index, draw = item
@@ -124,7 +119,7 @@ def eval_batch_size(examples: int, batch_size: int, multiple: int) -> int:
 
 
 def eval_batches(
-    data: Split, batch_size: int, process: int = 0, processes: int = 1, workers: int = 0
+    data: Split, batch_size: int, rows: np.ndarray | None = None, workers: int = 0
 ) -> Iterator[Batch]:
     """Returns an iterator over batches that cover every example once, in order.
 
@@ -132,14 +127,13 @@ def eval_batches(
       data: the split.
       batch_size: examples of a batch over all processes; the last batch is filled up with copies of
         the split's last example.
-      process: number of this process, which sees its contiguous part of each batch.
-      processes: how many there are.
+      rows: of each batch, those that this process reads; None for all of them.
       workers: processes that gather; 0: none, a thread does.
     """
-    share = batch_size // processes
+    mine = np.arange(batch_size) if rows is None else rows
 
     def gather(start: int) -> Batch:
-        places = start + process * share + np.arange(share)
+        places = start + mine
         return data.gather(np.minimum(places, len(data) - 1))
 
     starts = grain.MapDataset.range(0, len(data), batch_size)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train.augment.mixing import mix
@@ -64,6 +65,11 @@ class ImageTask:
         if not (self._augment.mixup or self._augment.cutmix):
             metrics["accuracy"] = (logits.argmax(-1) == labels).mean()
         return cross_entropy(logits, distributions).mean(), metrics
+
+    def weight(self, targets: Any) -> jax.Array:
+        """The images."""
+        _, labels = targets
+        return jnp.float32(labels.size)
 
     def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
         """Images as they are."""

@@ -47,6 +47,11 @@ class LanguageTask:
             "accuracy": jnp.mean(logits.argmax(-1) == labels, where=counted)
         }
 
+    def weight(self, targets: Any) -> jax.Array:
+        """The tokens that count."""
+        _, counted = targets
+        return counted.sum(dtype=jnp.float32)
+
     def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
         """Tokens, segments and positions.
 

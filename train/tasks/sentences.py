@@ -55,6 +55,10 @@ class SentenceTask:
         loss = cross_entropy(logits, targets, self._smoothing).mean()
         return loss, {"accuracy": (logits.argmax(-1) == targets).mean()}
 
+    def weight(self, targets: Any) -> jax.Array:
+        """The sentences."""
+        return jnp.float32(targets.size)
+
     def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
         """Tokens and their mask."""
         return batch["tokens"], batch["mask"]

@@ -50,6 +50,10 @@ class Task(Protocol):
         """Returns the scalar loss in nats, and other scalars to log."""
         ...
 
+    def weight(self, targets: Any) -> jax.Array:
+        """Returns how many examples or tokens the loss is the mean of, float32 []."""
+        ...
+
     def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
         """Returns the model's inputs of an evaluation batch."""
         ...

@@ -1,0 +1,183 @@
+"""Logical axes: what each axis of a parameter or an activation is, for a mesh to be laid over.
+
+The library names axes and knows no mesh. Whoever runs it on one maps the names to the mesh's axes:
+
+    with jax.set_mesh(mesh), flax.linen.logical_axis_rules([("batch", ("data", "fsdp")), ...]):
+        jax.jit(step)(...)
+
+Without rules nothing here does anything. The names: batch, tokens, width, heads, mlp, vocabulary.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.linen import get_logical_axis_rules, logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_axes
+from jax.sharding import PartitionSpec
+
+# Kernels and embeddings, by the last two names of their paths; N is an axis that is never split.
+# Vectors are not listed, but for those that lie along heads or mlp: to gather the others would take
+# longer than their memory is worth.
+N: Any = None
+_AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
+    ("qkv", "kernel"): ("width", N, "heads", N),
+    ("qkv", "bias"): (N, "heads", N),
+    ("out", "kernel"): ("heads", N, "width"),
+    ("up", "kernel"): ("width", "mlp"),
+    ("up", "bias"): ("mlp",),
+    ("down", "kernel"): ("mlp", "width"),
+    ("embedding", "embedding"): ("vocabulary", "width"),
+    ("position_embedding", "embedding"): (N, "width"),
+    ("head", "kernel"): ("width", "vocabulary"),
+}
+GROUPS = "groups"  # the stacked parameters of a depth, which have a leading axis of their own
+
+
+def parameter_axes(params: Any) -> Any:
+    """Returns the names of each parameter's axes.
+
+    Args:
+      params: a model's parameters, or their shapes.
+
+    Returns:
+      A tree of params' structure; a `PartitionSpec` of names, or None for an axis that is never
+      split, stands for each parameter: what `flax.linen.logical_to_mesh` takes.
+
+    Example:
+      >>> import jax, odeformer
+      >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
+      >>> parameter_axes(shapes["params"])["depth"]["groups"]["mlp_layer"]["up"]["kernel"]
+      PartitionSpec(None, 'width', 'mlp')
+    """
+
+    def axes(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
+        names = ["", *(key.key for key in path)]
+        stacked = (N,) if GROUPS in names else ()
+        known = _AXES.get((names[-2], names[-1]), (N,) * (leaf.ndim - len(stacked)))
+        return PartitionSpec(*(stacked + known))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Returns x, laid out over the mesh as the rules say for axes of these names.
+
+    Args:
+      x: an activation.
+      *names: one for each of its axes.
+    """
+    spec = _mesh_axes(PartitionSpec(*names))
+    return x if all(axis is None for axis in spec) else jax.lax.with_sharding_constraint(x, spec)
+
+
+def batch_axes() -> tuple[str, ...]:
+    """Returns the mesh axes over which the compiler splits a batch, by the rules in force."""
+    manual = _manual()
+    return tuple(axis for axis in _rule("batch") if axis not in manual)
+
+
+def sample_numbers(batch: int) -> jax.Array:
+    """Returns the number of each sample in the whole batch, int32 [B].
+
+    Inside `shard_map` a shard's samples are numbered behind those of the shards before it.
+
+    Args:
+      batch: B, the samples that are here.
+    """
+    numbers = jnp.arange(batch, dtype=jnp.int32)
+    mine = [axis for axis in _rule("batch") if axis in _manual()]
+    return numbers + batch * jax.lax.axis_index(tuple(mine)) if mine else numbers
+
+
+def split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Returns arrays [B, ...] as [S, B / S, ...], one entry a shard of the mesh's axes.
+
+    Raises:
+      ValueError: a batch that the shards do not divide.
+    """
+    shards = shard_count(axes)
+
+    def split(x: jax.Array) -> jax.Array:
+        if x.shape[0] % shards:
+            raise ValueError(
+                f"a batch of {x.shape[0]} does not divide over the {shards} shards of the mesh's "
+                f"{' x '.join(axes)}: take a multiple of {shards}"
+            )
+        x = x.reshape(shards, -1, *x.shape[1:])
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+    return jax.tree.map(split, tree)
+
+
+def merge_batch(x: jax.Array) -> jax.Array:
+    """Returns an array [S, B / S, ...] as [B, ...]."""
+    return constrain(x.reshape(-1, *x.shape[2:]), "batch", *(N,) * (x.ndim - 2))
+
+
+def shard_count(axes: tuple[str, ...]) -> int:
+    """Returns S, the number of shards along axes of the mesh in force."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[axis] for axis in axes)
+
+
+def spread(params: Any, axes: tuple[str, ...]) -> Any:
+    """Returns a copy of parameters for each shard of the batch: [...] -> [S, ...].
+
+    What is split over the batch's axes is gathered, once; what gradients come back are summed over
+    the shards once, each part where its parameter lies.
+
+    Args:
+      params: of one layer, without the groups' axis.
+      axes: the batch's.
+    """
+    specs = jax.tree.map(_mesh_axes, parameter_axes(params), is_leaf=_is_spec)
+
+    def gather(params: Any) -> Any:
+        return jax.tree.map(_gather_leaf, params, specs, is_leaf=_is_spec)
+
+    def _gather_leaf(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        for place, axis in enumerate(spec):
+            if axis in axes:
+                x = jax.lax.all_gather(x, axis, axis=place, tiled=True)
+        return x[None]
+
+    def whole(spec: PartitionSpec) -> PartitionSpec:
+        return PartitionSpec(axes, *(None if axis in axes else axis for axis in spec))
+
+    out_specs = jax.tree.map(whole, specs, is_leaf=_is_spec)
+    return jax.shard_map(gather, in_specs=(specs,), out_specs=out_specs)(params)
+
+
+def without_batch() -> Any:
+    """Returns a context in which activations are those of one shard: 'batch' has no mesh axis."""
+    return logical_axis_rules([rule for rule in get_logical_axis_rules() if rule[0] != "batch"])
+
+
+def _mesh_axes(names: PartitionSpec) -> PartitionSpec:
+    """The mesh axes of named ones, of those that the compiler places."""
+    rules, manual = get_logical_axis_rules(), _manual()
+    if not rules:
+        return PartitionSpec(*(None for _ in names))
+    spec = logical_to_mesh_axes(tuple(names), rules)
+    return PartitionSpec(*(_automatic(axis, manual) for axis in spec or ()))
+
+
+def _automatic(axis: Any, manual: frozenset[str]) -> Any:
+    kept = tuple(a for a in (axis if isinstance(axis, tuple) else (axis,)) if a and a not in manual)
+    return kept if len(kept) > 1 else kept[0] if kept else None
+
+
+def _rule(name: str) -> tuple[str, ...]:
+    axes = dict(get_logical_axis_rules()).get(name) or ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _manual() -> frozenset[str]:
+    return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)

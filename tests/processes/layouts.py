@@ -1,0 +1,118 @@
+"""Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
+
+A case is {"depth": {...}, "mesh": {...}, "parallel": {...}, "devices": 8, "steps": 10}, and each of
+these can be left out; what is printed is a JSON list, an entry for each.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+)
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import conftest
+import jax
+import numpy as np
+
+from train.checkpoint import Checkpoints
+from train.config import from_config_dict
+from train.data.pipeline import train_batches
+from train.data.sources import load_splits
+from train.mesh import check_fits, device_mesh, put_batch
+from train.optimizer import make_optimizer
+from train.state import abstract_state, init_state, jit_init
+from train.step import make_train_step
+from train.tasks import make_task
+
+ONE = dict(data=1, fsdp=1, tensor=1)
+
+
+def configure(depth=(), mesh=(), parallel=(), width=16):
+    """A tiny config, with dropout and drop-path, and without augmentation."""
+    cfg = conftest.make_tiny()
+    cfg.train_steps, cfg.batch_size = 10, 16
+    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
+    cfg.model.update(width=width, heads=4, mlp=2 * width)
+    cfg.depth.update(layers=4, share=2)
+    cfg.depth.update(dict(depth))
+    cfg.mesh.update(ONE | dict(mesh))
+    cfg.parallel.update(dict(parallel))
+    return from_config_dict(cfg)
+
+
+def shardings(tree):
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def case(devices=8, steps=10, **changes):
+    """Trains; returns the losses, and whether the state lies as before."""
+    config = configure(**changes)
+    mesh = device_mesh(config.mesh, jax.devices()[:devices])
+    check_fits(config, mesh)
+    data = load_splits(config)["train"]
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    state = init_state(config, optimizer, mesh)
+    before = shardings(state)
+    step = make_train_step(config, make_task(config, data), mesh)
+    losses, norms = [], []
+    for batch in train_batches(data, config.batch_size, steps, config.seed):
+        state, metrics = step(state, put_batch(mesh, batch, config.batch_size))
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))
+        assert float(metrics["failed_solves"]) == 0
+    return dict(losses=losses, norms=norms, kept=shardings(state) == before)
+
+
+def memory():
+    """Bytes of a whole state, and what a device holds while it is made on eight."""
+    config = configure(mesh=dict(fsdp=8), width=128)
+    mesh = device_mesh(config.mesh)
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    whole = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(abstract_state(config, optimizer, mesh))
+    )
+    compiled = jit_init(config, optimizer, mesh).lower(np.uint32(0)).compile()
+    analysis = compiled.memory_analysis()
+    return dict(
+        whole=whole, made=analysis.output_size_in_bytes, temporary=analysis.temp_size_in_bytes
+    )
+
+
+def checkpoint():
+    """Saves under each layout and restores under each: whether every array is the same."""
+    layouts = [(dict(fsdp=8), 8), (ONE, 1), (dict(data=2, fsdp=2, tensor=2), 8)]
+    same = []
+    for save_mesh, save_devices in layouts:
+        config = configure(mesh=save_mesh)
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        state = init_state(
+            config, optimizer, device_mesh(config.mesh, jax.devices()[:save_devices])
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            with Checkpoints(folder, config.checkpoint) as checkpoints:
+                checkpoints.save(state, 1)
+            for mesh, devices in layouts:
+                other = configure(mesh=mesh)
+                target = abstract_state(
+                    other, optimizer, device_mesh(other.mesh, jax.devices()[:devices])
+                )
+                with Checkpoints(folder) as checkpoints:
+                    restored = checkpoints.restore(target)
+                assert shardings(restored) == shardings(target)
+                pairs = zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True)
+                same.append(all(np.array_equal(a, b) for a, b in pairs))
+    return same
+
+
+if __name__ == "__main__":
+    extras = dict(memory=memory, checkpoint=checkpoint)
+    cases = json.loads(sys.argv[1])
+    results = [extras[one]() if isinstance(one, str) else case(**one) for one in cases]
+    print(json.dumps(results))

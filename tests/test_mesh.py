@@ -1,0 +1,180 @@
+"""The mesh: what it refuses, and that one device trains as eight do, however they are laid out."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import make_tiny
+
+from odeformer import LM, TextClassifier, ViT, presets
+from odeformer.models import example_inputs
+from odeformer.sharding import parameter_axes
+from train.config import MeshConfig, from_config_dict
+from train.errors import BadInput
+from train.mesh import RULES, check_fits, device_mesh
+
+LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
+SOLVERS = ["lie_trotter", "euler", "rk4"]
+WORKER = pathlib.Path(__file__).parent / "processes" / "layouts.py"
+
+
+def train_cases(cases):
+    """What layouts.py prints for these cases, in a process of eight devices."""
+    command = [sys.executable, str(WORKER), json.dumps(cases)]
+    done = subprocess.run(
+        command, cwd=WORKER.parent.parent.parent, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "nvoluntary full rematerialization" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one(solver):
+    """The same on one device."""
+    return dict(depth=dict(solver=solver), devices=1)
+
+
+def check_same(losses, reference):
+    np.testing.assert_allclose(losses, reference, rtol=1e-5)
+    assert len(losses) == 10 and len(set(losses)) == 10
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Every layout under one solver, and every solver under one layout."""
+    mixed = LAYOUTS[-1]
+    cases = {
+        **{("rk4", i): dict(depth=dict(solver="rk4"), mesh=m) for i, m in enumerate(LAYOUTS)},
+        **{(s, 3): dict(depth=dict(solver=s), mesh=mixed) for s in SOLVERS},
+        **{(s, "one"): one(s) for s in SOLVERS},
+        ("rk4", "shard_map"): dict(
+            depth=dict(solver="rk4"), mesh=LAYOUTS[0], parallel=dict(mode="shard_map")
+        ),
+        "memory": "memory",
+        "checkpoint": "checkpoint",
+    }
+    return dict(zip(cases, train_cases(list(cases.values())), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("solver", "layout"), [("rk4", 0), ("rk4", 1), ("rk4", 2), *((s, 3) for s in SOLVERS)]
+)
+def test_one_device_equals_eight(trained, solver, layout):
+    check_same(trained[solver, layout]["losses"], trained[solver, "one"]["losses"])
+    assert trained[solver, layout]["kept"]  # the state lies as before the steps
+
+
+def test_shards_by_themselves_train_as_a_whole(trained):
+    check_same(trained["rk4", "shard_map"]["losses"], trained["rk4", "one"]["losses"])
+
+
+@pytest.mark.slow
+def test_one_device_equals_eight_everywhere():
+    cases = [dict(depth=dict(solver=s), mesh=m) for s in SOLVERS for m in LAYOUTS]
+    results = train_cases([*cases, *(one(s) for s in SOLVERS)])
+    for case, result in zip(cases, results, strict=False):
+        reference = results[len(cases) + SOLVERS.index(case["depth"]["solver"])]
+        check_same(result["losses"], reference["losses"])
+
+
+def test_the_state_is_born_where_it_lies(trained):
+    """No device holds a whole copy while it is made: an eighth, and the vectors."""
+    memory = trained["memory"]
+    assert memory["made"] < 0.16 * memory["whole"]
+    assert memory["temporary"] < 0.3 * memory["whole"]
+
+
+def test_a_checkpoint_fits_every_mesh(trained):
+    assert trained["checkpoint"] == [True] * 9
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
+        LM(presets.lm("gpt_small", tied=False, time="additive")),
+        TextClassifier(presets.text("text_small", positions="learned")),
+    ],
+)
+def test_every_kernel_and_embedding_has_names(model):
+    """All but the patches', which are too small to be worth it, and the time's."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model.config))["params"]
+    axes = parameter_axes(shapes)
+    names = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        where = [key.key for key in path]
+        spec = axes
+        for key in where:
+            spec = spec[key]
+        assert len(spec) == leaf.ndim, where
+        names |= set(spec) - {None}
+        if where[-1] in ("kernel", "embedding") and "projection" not in where:
+            assert "width" in spec, where
+    assert names <= set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 1, 8), (1, 1, 8))],
+)
+def test_an_open_axis_takes_what_is_left(sizes, shape):
+    devices = np.array(jax.devices() * 8)  # the same one, eight times: it is laid out, not used
+    config = MeshConfig(*sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "make_mesh", lambda shape, names, **_: (shape, names))
+        assert device_mesh(config, list(devices))[0] == shape
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((3, 1, 1), r"\(data=3 x fsdp=1 x tensor=1\) does not fit the 1 devices"),
+        ((-1, 2, 1), "product divides 1"),
+        ((-1, -1, 1), "leaves several axes open"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(BadInput, match=message):
+        device_mesh(MeshConfig(*sizes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh", "message"),
+    [
+        ({"batch_size": 36}, dict(data=8), "batch_size=36 does not divide .* multiple of 8"),
+        ({"parallel.accumulate": 3}, dict(data=2), "accumulate=3 .* multiple of 6"),
+        ({"model.heads": 1}, dict(tensor=2), "model.heads=1 does not divide over mesh.tensor=2"),
+        ({"model.mlp": 31}, dict(tensor=2), "model.mlp=31 .* divisors of 31"),
+        ({}, dict(fsdp=32), "model.width=16 does not divide over mesh.fsdp=32"),
+        ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
+        ({"parallel.mode": "shard_map"}, dict(fsdp=2), "whole copies of the model"),
+        ({"parallel.mode": "shard_map"}, dict(tensor=2), "mesh.tensor=2 were given"),
+    ],
+)
+def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):
+    cfg = make_tiny()
+    cfg.batch_size = 32
+    cfg.update_from_flattened_dict(changes)
+    sizes = dict(data=1, fsdp=1, tensor=1) | mesh
+    shape = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    with pytest.raises(BadInput, match=message):
+        check_fits(from_config_dict(cfg), shape)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.fsdp": 0}, "config.mesh.fsdp is 1 or more, or -1"),
+        ({"parallel.mode": "pmap"}, "config.parallel.mode is one of jit, shard_map; pmap"),
+        ({"parallel.accumulate": 0}, "config.parallel.accumulate is greater than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    cfg = make_tiny()
+    cfg.update_from_flattened_dict(changes)
+    with pytest.raises(BadInput, match=message):
+        from_config_dict(cfg)

@@ -1,0 +1,47 @@
+"""A split of one blank example: a run's shapes without its data."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from odeformer import ViTConfig
+from train.config import RunConfig
+from train.data.arrays import Images, Split
+from train.data.config import LanguageDataConfig
+from train.data.text.blocks import Corpus, Documents, Sentences, Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class BlankTokenizer:
+    """A tokeniser's numbers without its words: token 0 ends a text, each other is a byte."""
+
+    vocabulary: int
+    end: int = 0
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """Number of bytes of each token, int32 [vocabulary]."""
+        return (np.arange(self.vocabulary) != self.end).astype(np.int32)
+
+
+def blank_split(config: RunConfig) -> Split:
+    """Returns a split whose batches have the shapes and dtypes of a run's, without its data.
+
+    Args:
+      config: of the run.
+    """
+    model: Any = config.model
+    data: Any = config.data
+    if isinstance(model, ViTConfig):
+        shape, channels = model.image_shape, model.channels
+        images, labels = np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32)
+        return Images(images, labels, model.classes, 255.0, (0.0,) * channels, (1.0,) * channels)
+    tokenizer: Any = BlankTokenizer(model.vocabulary)
+    size = model.block_size
+    corpus = Corpus(np.zeros(size + 1, np.uint16), np.array([0, size]))
+    if not isinstance(data, LanguageDataConfig):
+        return Sentences(corpus, np.zeros(1, np.int32), model.classes, size, tokenizer)
+    if data.packing == "documents":
+        return Documents(corpus, size, tokenizer)
+    return Stream(corpus, size, tokenizer, seed=0)

@@ -1,0 +1,130 @@
+"""Traces of single steps, for TensorBoard and Perfetto."""
+
+import contextlib
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from train.errors import BadInput
+
+
+class Span(NamedTuple):
+    """Steps of a start, counted from 1; the last is among them."""
+
+    first: int
+    last: int
+
+
+def parse_span(text: str) -> Span:
+    """Returns the steps that 'FIRST:LAST' names.
+
+    Raises:
+      BadInput: a text that is not of that form, or names no step.
+    """
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
+    span = Span(*map(int, match.groups())) if match else Span(0, 0)
+    if not 1 <= span.first <= span.last:
+        raise BadInput(
+            f"--profile_steps={text}: give the first and the last step to trace, counted from 1 at "
+            "this start, e.g. --profile_steps=10:15"
+        )
+    return span
+
+
+class Profile:
+    """Traces some steps of a run into WORKDIR/profile.
+
+    The files lie in plugins/profile/DATE there: TensorBoard (with its plugin, xprof) reads them
+    from WORKDIR, and ui.perfetto.dev opens perfetto_trace.json.gz. Of several processes each
+    traces itself, into a folder process_I. A run that fails keeps what it traced until then.
+
+    Example:
+      with Profile(path, span, start, train_steps, print) as profile:
+          for step in range(start + 1, train_steps + 1):
+              with profile.at(step):
+                  state, metrics = train_step(state, batch)
+              if profile.finish(step, metrics):
+                  throughput.restart_clock(step)
+    """
+
+    def __init__(
+        self,
+        workdir: epath.Path,
+        span: Span | None,
+        start: int,
+        train_steps: int,
+        note: Callable[[str], None],
+    ):
+        """Checks the steps; nothing is traced yet.
+
+        Args:
+          workdir: of the run; a local folder or a gs:// address.
+          span: the steps to trace; None for none.
+          start: steps done before this start.
+          train_steps: of the whole run.
+          note: is told where the trace was written.
+
+        Raises:
+          BadInput: steps that this start does not take.
+        """
+        if span is not None and span.last > train_steps - start:
+            raise BadInput(
+                f"--profile_steps={span.first}:{span.last} goes beyond this start, which takes "
+                f"{train_steps - start} steps ({start} of {train_steps} are done): give steps from "
+                "1 to those, or leave the flag out"
+            )
+        several = jax.process_count() > 1
+        self._folder = workdir / "profile"
+        self._folder /= f"process_{jax.process_index()}" if several else ""
+        self._first, self._last = (start + n for n in span) if span else (None, None)
+        self._note = note
+        self._traced: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._save()
+
+    @contextlib.contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """Annotates what is done inside as that step, and traces from the first step on."""
+        if step == self._first:
+            self._traced = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._traced.name, create_perfetto_trace=True)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+
+    def finish(self, step: int, outputs: Any) -> bool:
+        """Ends the trace behind the last step; returns whether it did, which takes its time.
+
+        Args:
+          step: that was dispatched.
+          outputs: arrays of that step. They are waited for where the trace ends, and one step
+            before it begins: so it holds whole steps, and these alone.
+        """
+        if self._first is not None and step in (self._first - 1, self._last):
+            jax.block_until_ready(outputs)
+        if step != self._last:
+            return False
+        self._save()
+        return True
+
+    def _save(self) -> None:
+        """Ends a trace that runs; it is made in a local folder, as JAX writes to no other."""
+        if self._traced is None:
+            return
+        with self._traced as name:
+            self._traced = None
+            jax.profiler.stop_trace()
+            made = pathlib.Path(name)
+            for file in (path for path in made.rglob("*") if path.is_file()):
+                target = self._folder / file.relative_to(made).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+        self._note(f"profile: {self._folder}")
