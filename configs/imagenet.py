@@ -14,9 +14,9 @@ an installation of TensorFlow, once.
 - vit_l: the supervised baseline of He et al. 2021, arXiv 2111.06377, table 11: 24 layers, 200
   epochs, batch 4096 with a learning rate of 1e-4 for each 256 of it, drop-path 0.2, an average of
   the weights. Published test accuracy of the sequential model: 82.6 %. The mesh: the state is split
-  over all devices (fsdp=-1), from one to 256 and more. Over N slices that only a network joins:
-  --config.mesh.data=N. Where a device is short of memory, which 16 or more of 16 GiB are not:
-  --config.parallel.accumulate=2, or more.
+  over eight devices (fsdp=8), and as many such eights as there are, over slices too, share the
+  batch. Where a device is short of memory, which 16 or more of 16 GiB are not:
+  --config.parallel.accumulate=2, or more. On fewer devices than eight: --config.mesh.fsdp=-1.
 
 Hardware, hours and accuracy of this project: not measured.
 """
@@ -61,7 +61,7 @@ def _get_vit_l() -> common.Config:
         ema_decay=0.9999,
         label_smoothing=0.1,
     )
-    cfg.mesh.update(data=1, fsdp=-1)
+    cfg.mesh.fsdp = 8
     cfg.eval.batch_size = batch_size
     return cfg
 

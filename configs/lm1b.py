@@ -14,9 +14,9 @@ ArrayRecord files, whole, into memory. The argument: variant=gpt_small|gpt_1b.
   parameters; 512 blocks of 1,024 a step, warm-up over 375 million tokens, and 26 billion tokens in
   all, 20 a parameter (Hoffmann et al. 2022, arXiv 2203.15556). That is many times this set's 0.8
   billion words: take a larger one by --config.data.name=files --config.data.files=.... The mesh:
-  the state is split over all devices (fsdp=-1), whatever their number. Over N slices that only a
-  network joins: --config.mesh.data=N. Where a device is short of memory:
-  --config.parallel.accumulate=4, say.
+  the state is split over sixteen devices (fsdp=16), and as many such sixteens as there are, over
+  slices too, share the batch. Where a device is short of memory: --config.parallel.accumulate=4,
+  say. On fewer devices than sixteen: --config.mesh.fsdp=-1.
 
 Hardware, hours and loss: not measured.
 """
@@ -59,7 +59,7 @@ def _get_1b() -> common.Config:
         b2=0.95,
         clip_norm=1.0,
     )
-    cfg.mesh.update(data=1, fsdp=-1)
+    cfg.mesh.fsdp = 16
     cfg.checkpoint.every_steps = 1000
     cfg.eval.update(every_steps=1000, batch_size=batch_size)
     cfg.log.every_steps = 100

@@ -9,6 +9,7 @@ Without rules nothing here does anything. The names: batch, tokens, width, heads
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -56,8 +57,8 @@ def parameter_axes(params: Any) -> Any:
     def axes(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
         names = ["", *(key.key for key in path)]
         stacked = (N,) if GROUPS in names else ()
-        known = _AXES.get((names[-2], names[-1]), (N,) * (leaf.ndim - len(stacked)))
-        return PartitionSpec(*(stacked + known))
+        unsplit: tuple[str | None, ...] = tuple(N for _ in leaf.shape[len(stacked) :])
+        return PartitionSpec(*stacked, *_AXES.get((names[-2], names[-1]), unsplit))
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
@@ -69,14 +70,14 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       x: an activation.
       *names: one for each of its axes.
     """
-    spec = _mesh_axes(PartitionSpec(*names))
+    spec = _mesh_axes(names)
     return x if all(axis is None for axis in spec) else jax.lax.with_sharding_constraint(x, spec)
 
 
 def batch_axes() -> tuple[str, ...]:
-    """Returns the mesh axes over which the compiler splits a batch, by the rules in force."""
-    manual = _manual()
-    return tuple(axis for axis in _rule("batch") if axis not in manual)
+    """Returns the mesh axes over which the compiler splits a batch; none where there is no mesh."""
+    mesh, manual = jax.sharding.get_abstract_mesh(), _manual()
+    return tuple(axis for axis in _rule("batch") if axis not in manual and mesh.shape[axis] > 1)
 
 
 def sample_numbers(batch: int) -> jax.Array:
@@ -98,7 +99,8 @@ def split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
     Raises:
       ValueError: a batch that the shards do not divide.
     """
-    shards = shard_count(axes)
+    sizes = jax.sharding.get_abstract_mesh().shape
+    shards = math.prod(sizes[axis] for axis in axes)
 
     def split(x: jax.Array) -> jax.Array:
         if x.shape[0] % shards:
@@ -117,12 +119,6 @@ def merge_batch(x: jax.Array) -> jax.Array:
     return constrain(x.reshape(-1, *x.shape[2:]), "batch", *(N,) * (x.ndim - 2))
 
 
-def shard_count(axes: tuple[str, ...]) -> int:
-    """Returns S, the number of shards along axes of the mesh in force."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes[axis] for axis in axes)
-
-
 def spread(params: Any, axes: tuple[str, ...]) -> Any:
     """Returns a copy of parameters for each shard of the batch: [...] -> [S, ...].
 
@@ -133,22 +129,23 @@ def spread(params: Any, axes: tuple[str, ...]) -> Any:
       params: of one layer, without the groups' axis.
       axes: the batch's.
     """
-    specs = jax.tree.map(_mesh_axes, parameter_axes(params), is_leaf=_is_spec)
+    is_spec = lambda x: isinstance(x, PartitionSpec)
+    specs = jax.tree.map(_mesh_axes, parameter_axes(params), is_leaf=is_spec)
 
-    def gather(params: Any) -> Any:
-        return jax.tree.map(_gather_leaf, params, specs, is_leaf=_is_spec)
-
-    def _gather_leaf(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
         for place, axis in enumerate(spec):
             if axis in axes:
                 x = jax.lax.all_gather(x, axis, axis=place, tiled=True)
         return x[None]
 
-    def whole(spec: PartitionSpec) -> PartitionSpec:
+    def gathered(spec: PartitionSpec) -> PartitionSpec:
         return PartitionSpec(axes, *(None if axis in axes else axis for axis in spec))
 
-    out_specs = jax.tree.map(whole, specs, is_leaf=_is_spec)
-    return jax.shard_map(gather, in_specs=(specs,), out_specs=out_specs)(params)
+    return jax.shard_map(
+        lambda params: jax.tree.map(gather, params, specs),
+        in_specs=(specs,),
+        out_specs=jax.tree.map(gathered, specs, is_leaf=is_spec),
+    )(params)
 
 
 def without_batch() -> Any:
@@ -156,18 +153,10 @@ def without_batch() -> Any:
     return logical_axis_rules([rule for rule in get_logical_axis_rules() if rule[0] != "batch"])
 
 
-def _mesh_axes(names: PartitionSpec) -> PartitionSpec:
-    """The mesh axes of named ones, of those that the compiler places."""
-    rules, manual = get_logical_axis_rules(), _manual()
-    if not rules:
-        return PartitionSpec(*(None for _ in names))
-    spec = logical_to_mesh_axes(tuple(names), rules)
-    return PartitionSpec(*(_automatic(axis, manual) for axis in spec or ()))
-
-
-def _automatic(axis: Any, manual: frozenset[str]) -> Any:
-    kept = tuple(a for a in (axis if isinstance(axis, tuple) else (axis,)) if a and a not in manual)
-    return kept if len(kept) > 1 else kept[0] if kept else None
+def _mesh_axes(names: Iterable[str | None]) -> PartitionSpec:
+    """The mesh axes of named ones; inside `shard_map`, where these are the caller's, none."""
+    rules = [] if _manual() else get_logical_axis_rules()
+    return logical_to_mesh_axes(tuple(names), rules) or PartitionSpec()
 
 
 def _rule(name: str) -> tuple[str, ...]:
@@ -177,7 +166,3 @@ def _rule(name: str) -> tuple[str, ...]:
 
 def _manual() -> frozenset[str]:
     return frozenset(jax.sharding.get_abstract_mesh().manual_axes)
-
-
-def _is_spec(x: Any) -> bool:
-    return isinstance(x, PartitionSpec)

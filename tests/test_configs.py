@@ -50,17 +50,16 @@ def test_config_builds(name):
     assert "python -m train" in module.__doc__
     for argument in arguments(name):
         config = from_config_dict(module.get_config(*argument))
-        assert device_mesh(config.mesh).size == jax.device_count()
-        # any number of devices, not just the tests' one
-        assert sorted(dataclasses.astuple(config.mesh)) == [-1, 1, 1]
+        assert config.mesh.data == -1 and config.mesh.tensor == 1  # whatever number of devices
+        if not any(large in str(argument) for large in ("vit_l", "gpt_1b")):
+            assert device_mesh(config.mesh).size == jax.device_count()
 
 
-@pytest.mark.parametrize(("module", "name"), [(imagenet, "vit_l"), (lm1b, "gpt_1b")])
-def test_the_large_ones_split_their_state_over_a_pod(module, name):
+@pytest.mark.parametrize(("module", "name", "fsdp"), [(imagenet, "vit_l", 8), (lm1b, "gpt_1b", 16)])
+def test_the_large_ones_split_their_state(module, name, fsdp):
     config = from_config_dict(module.get_config(f"variant={name}"))
-    assert (config.mesh.data, config.mesh.fsdp) == (1, -1)
-    sizes = (config.batch_size, config.eval.batch_size, config.model.width)
-    assert [size % 256 for size in sizes] == [0, 0, 0]
+    assert config.mesh.fsdp == fsdp and config.model.width % fsdp == 0
+    assert config.batch_size % 256 == config.eval.batch_size % 256 == 0
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -15,7 +15,7 @@ import numpy as np
 from flax.linen import logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from odeformer.models import ModelConfig
 from odeformer.sharding import parameter_axes
@@ -119,16 +119,18 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 
 
 @contextlib.contextmanager
-def on_mesh(mesh: Mesh | AbstractMesh, model: ModelConfig) -> Iterator[None]:
+def on_mesh(mesh: Mesh, model: ModelConfig) -> Iterator[None]:
     """A context in which the library's constraints act: of every call of a jitted step.
 
+    The step's shardings say which devices these are; here only the mesh's shape is in force, for
+    under a mesh of devices JAX would run on all of them what diffrax computes while it is traced.
+
     Args:
-      mesh: the devices; an abstract one where they are not there, and a step is traced for them.
+      mesh: the devices.
       model: whose axes are laid out.
     """
-    abstract = isinstance(mesh, AbstractMesh)
-    in_force = jax.sharding.use_abstract_mesh(mesh) if abstract else jax.set_mesh(mesh)
-    with in_force, logical_axis_rules(_rules(mesh, model)):
+    shape = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    with shape, logical_axis_rules(_rules(mesh, model)):
         yield
 
 
@@ -143,7 +145,7 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
     return logical_to_mesh_sharding(parameter_axes(params), mesh, _rules(mesh, model))
 
 
-def _rules(mesh: Mesh | AbstractMesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
+def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
     """RULES as flax takes them; classes or tokens that do not divide stay whole."""
     outputs = getattr(model, "vocabulary", None) or getattr(model, "classes", 1)
     whole = {"vocabulary"} if outputs % mesh.shape["tensor"] else set()

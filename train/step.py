@@ -72,7 +72,7 @@ def lower_train_step(
     }
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = abstract_state(config, optimizer, mesh)
-    with on_mesh(mesh.abstract_mesh, config.model):
+    with on_mesh(mesh, config.model):
         traced = step.trace(state, shapes, given)
         return traced.lower(lowering_platforms=None if platform is None else (platform,))
 

@@ -1,7 +1,7 @@
 """Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
 
-A case is {"depth": {...}, "mesh": {...}, "parallel": {...}, "devices": 8, "steps": 10}, and each of
-these can be left out; what is printed is a JSON list, an entry for each.
+A case is {"depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...}, "devices": 8,
+"steps": 10}, and each of these can be left out; what is printed is a JSON list, an entry for each.
 """
 
 import json
@@ -33,12 +33,13 @@ from train.tasks import make_task
 ONE = dict(data=1, fsdp=1, tensor=1)
 
 
-def configure(depth=(), mesh=(), parallel=(), width=16):
+def configure(depth=(), mesh=(), parallel=(), model=(), width=16):
     """A tiny config, with dropout and drop-path, and without augmentation."""
     cfg = conftest.make_tiny()
     cfg.train_steps, cfg.batch_size = 10, 16
     cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     cfg.model.update(width=width, heads=4, mlp=2 * width)
+    cfg.model.update(dict(model))
     cfg.depth.update(layers=4, share=2)
     cfg.depth.update(dict(depth))
     cfg.mesh.update(ONE | dict(mesh))
@@ -86,10 +87,10 @@ def memory():
 
 
 def checkpoint():
-    """Saves under each layout and restores under each: whether every array is the same."""
-    layouts = [(dict(fsdp=8), 8), (ONE, 1), (dict(data=2, fsdp=2, tensor=2), 8)]
+    """Saves under one layout and restores under others: whether every array is the same."""
+    split, whole, mixed = (dict(fsdp=8), 8), (ONE, 1), (dict(data=2, fsdp=2, tensor=2), 8)
     same = []
-    for save_mesh, save_devices in layouts:
+    for (save_mesh, save_devices), layouts in ((split, (whole, mixed)), (whole, (split,))):
         config = configure(mesh=save_mesh)
         optimizer = make_optimizer(config.optimizer, config.train_steps)
         state = init_state(
