@@ -34,9 +34,10 @@ def train_cases(cases):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one(solver):
-    """The same on one device."""
-    return dict(depth=dict(solver=solver), devices=1)
+def configured(solver, **changes):
+    """A case; dropout and drop-path act under one solver, and would take the others long."""
+    model = {} if solver == "euler" else PLAIN
+    return dict(depth=dict(solver=solver), model=model, **changes)
 
 
 def check_same(losses, reference):
@@ -49,11 +50,11 @@ def trained():
     """Every layout under one solver, and every solver under one layout."""
     mixed = LAYOUTS[-1]
     cases = {
-        **{("euler", i): dict(depth=dict(solver="euler"), mesh=m) for i, m in enumerate(LAYOUTS)},
-        **{(s, 3): dict(depth=dict(solver=s), mesh=mixed) for s in SOLVERS},
-        **{(s, "one"): one(s) for s in SOLVERS},
-        ("euler", "shard_map"): dict(
-            depth=dict(solver="euler"), mesh=LAYOUTS[0], parallel=dict(mode="shard_map")
+        **{("euler", i): configured("euler", mesh=m) for i, m in enumerate(LAYOUTS)},
+        **{(s, 3): configured(s, mesh=mixed) for s in SOLVERS},
+        **{(s, "one"): configured(s, devices=1) for s in SOLVERS},
+        ("euler", "shard_map"): configured(
+            "euler", mesh=LAYOUTS[0], parallel=dict(mode="shard_map")
         ),
         "adaptive": dict(
             depth=dict(solver="tsit5", rtol=1e-5, max_steps=64),
@@ -89,11 +90,16 @@ def test_shards_take_adaptive_steps_of_their_own(trained):
 
 @pytest.mark.slow
 def test_one_device_equals_eight_everywhere():
-    cases = [dict(depth=dict(solver=s), mesh=m) for s in SOLVERS for m in LAYOUTS]
-    results = train_cases([*cases, *(one(s) for s in SOLVERS)])
-    for case, result in zip(cases, results, strict=False):
-        reference = results[len(cases) + SOLVERS.index(case["depth"]["solver"])]
-        check_same(result["losses"], reference["losses"])
+    """Solvers, adjoints and policies under each layout, dropout and all; text, too."""
+    depths = [dict(solver=s) for s in SOLVERS]
+    depths += [dict(solver="midpoint", adjoint=name) for name in ("store", "recursive", "direct")]
+    depths += [dict(solver="heun", per_sample=True), dict(solver="heun", policy="dots_saveable")]
+    for kind in ("images", "language"):
+        for depth in depths if kind == "images" else depths[:1]:
+            cases = [dict(kind=kind, depth=depth, mesh=mesh) for mesh in LAYOUTS]
+            reference, *results = train_cases([dict(kind=kind, depth=depth, devices=1), *cases])
+            for result in results:
+                check_same(result["losses"], reference["losses"])
 
 
 def test_the_state_is_born_where_it_lies(trained):

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from train.checkpoint import (
     Checkpoints,
@@ -88,7 +88,7 @@ def train(
             RunProgress(start, config.train_steps, visible=first) as progress,
             Profile(path, profile_steps, start, config.train_steps, progress.note) as profile,
         ):
-            progress.note(_headline(config, state, start, path))
+            progress.note(_headline(config, mesh, state, start, path))
             throughput = Throughput(config, task, mesh, start)
             for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=True):
                 with profile.at(step):
@@ -125,11 +125,12 @@ def _named(split: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
-def _headline(config: RunConfig, state: Any, start: int, path: epath.Path) -> str:
+def _headline(config: RunConfig, mesh: Mesh, state: Any, start: int, path: epath.Path) -> str:
     depth = dataclasses.asdict(config.model.depth)
     settings = ", ".join(f"{name} {value}" for name, value in depth.items() if value is not None)
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     resumed = f"going on from step {start}" if start else "from the start"
     return (
         f"{path}: {count_parameters(state.params):,} parameters, {settings}, "
-        f"{jax.device_count()} {jax.devices()[0].platform} device(s), {resumed}"
+        f"{mesh.size} {mesh.devices.flat[0].platform} device(s) ({sizes}), {resumed}"
     )

@@ -1,7 +1,8 @@
 """Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
 
-A case is {"depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...}, "devices": 8,
-"steps": 10}, and each of these can be left out; what is printed is a JSON list, an entry for each.
+A case is {"kind": "images", "depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...},
+"devices": 8, "steps": 10}, and each of these can be left out; what is printed is a JSON list, an
+entry for each.
 """
 
 import json
@@ -33,11 +34,14 @@ from train.tasks import make_task
 ONE = dict(data=1, fsdp=1, tensor=1)
 
 
-def configure(depth=(), mesh=(), parallel=(), model=(), width=16):
+def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), width=16):
     """A tiny config, with dropout and drop-path, and without augmentation."""
-    cfg = conftest.make_tiny()
+    if kind == "images":
+        cfg = conftest.make_tiny()
+        cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
+    else:
+        cfg = conftest.make_tiny_language()
     cfg.train_steps, cfg.batch_size = 10, 16
-    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     cfg.model.update(width=width, heads=4, mlp=2 * width)
     cfg.model.update(dict(model))
     cfg.depth.update(layers=4, share=2)
