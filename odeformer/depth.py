@@ -13,7 +13,7 @@ from odeformer.attention import Layout
 from odeformer.errors import check_whole
 from odeformer.fields import FieldParams, TransformerField, init_params, make_vector_field
 from odeformer.integrate import STATE, integrate
-from odeformer.problem import Solution
+from odeformer.problem import Solution, VectorField
 from odeformer.sharding import (
     batch_axes,
     merge_batch,
@@ -142,6 +142,12 @@ class ODEStack(nn.Module):
         if random:
             layout = (layout or Layout())._replace(samples=sample_numbers(y_BND.shape[0]))
 
+        axes = batch_axes() if config.rtol is None else ()  # adaptive steps are the batch's
+        if axes or config.per_sample:  # a vmap's axis is the batch then
+            vector_field = VectorField(
+                tuple(map(_of_one_shard, vector_field.terms)), _of_one_shard(vector_field)
+            )
+
         def solve(theta, offset, key, arrays) -> Any:
             y_BND, layout, weights_BN1 = arrays
             return integrate(
@@ -163,7 +169,6 @@ class ODEStack(nn.Module):
                 prevent_cse=False,  # the groups are scanned
             )
 
-        axes = batch_axes() if config.rtol is None else ()  # adaptive steps are the batch's
         if axes:
             solve = self._in_shards(solve, axes)
             y_BND, layout, weights_BN1 = split_batch((y_BND, layout, weights_BN1), axes)
@@ -187,9 +192,8 @@ class ODEStack(nn.Module):
         config = self.config
 
         def run(theta, offset, key, arrays):
-            with without_batch():
-                each = jax.vmap(solve, in_axes=(0, None, None, 0), spmd_axis_name=axes)
-                solution = each(spread(theta, axes), offset, key, arrays)
+            each = jax.vmap(solve, in_axes=(0, None, None, 0), spmd_axis_name=axes)
+            solution = each(spread(theta, axes), offset, key, arrays)
             counts = jax.tree.map(
                 merge_batch if config.per_sample else lambda x: x.max(axis=0),
                 solution._replace(y1=None),
@@ -207,6 +211,16 @@ class ODEStack(nn.Module):
     def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
         keys = jax.random.split(key, self.config.groups)
         return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)
+
+
+def _of_one_shard(term: Callable[..., Any]) -> Callable[..., Any]:
+    """The term, whose activations are those of one shard; an adjoint may trace it again later."""
+
+    def slope(*args: Any) -> Any:
+        with without_batch():
+            return term(*args)
+
+    return slope
 
 
 def check_causal(config: DepthConfig) -> None:

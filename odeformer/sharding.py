@@ -70,8 +70,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       x: an activation.
       *names: one for each of its axes.
     """
-    spec = _mesh_axes(names)
-    return x if all(axis is None for axis in spec) else jax.lax.with_sharding_constraint(x, spec)
+    if _manual() or not get_logical_axis_rules():
+        return x
+    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))  # of None alone: whole
 
 
 def batch_axes() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from train.errors import BadInput
 from train.mesh import RULES, check_fits, device_mesh
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
+ADJOINTS = ["store", "recursive", "direct", "backsolve"]
 PLAIN = dict(dropout=0.0, drop_path=0.0)  # a smooth field, which two solvers can agree on
 SOLVERS = ["lie_trotter", "euler", "rk4"]
 WORKER = pathlib.Path(__file__).parent / "processes" / "layouts.py"
@@ -92,14 +93,21 @@ def test_shards_take_adaptive_steps_of_their_own(trained):
 def test_one_device_equals_eight_everywhere():
     """Solvers, adjoints and policies under each layout, dropout and all; text, too."""
     depths = [dict(solver=s) for s in SOLVERS]
-    depths += [dict(solver="midpoint", adjoint=name) for name in ("store", "recursive", "direct")]
+    depths += [dict(solver="midpoint", adjoint=name) for name in ADJOINTS]
     depths += [dict(solver="heun", per_sample=True), dict(solver="heun", policy="dots_saveable")]
-    for kind in ("images", "language"):
+    for kind in ("images", "language", "untied"):
         for depth in depths if kind == "images" else depths[:1]:
             cases = [dict(kind=kind, depth=depth, mesh=mesh) for mesh in LAYOUTS]
             reference, *results = train_cases([dict(kind=kind, depth=depth, devices=1), *cases])
             for result in results:
                 check_same(result["losses"], reference["losses"])
+
+
+@pytest.mark.slow
+def test_samples_with_steps_of_their_own_are_spread():
+    """Each device solves its own: an eighth of the work."""
+    ((one, eighth),) = train_cases(["per_sample"])
+    assert eighth < 0.2 * one
 
 
 def test_the_state_is_born_where_it_lies(trained):
@@ -171,6 +179,11 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
         ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
         ({"parallel.mode": "shard_map"}, dict(fsdp=2), "whole copies of the model"),
         ({"parallel.mode": "shard_map"}, dict(tensor=2), "mesh.tensor=2 were given"),
+        (
+            {"parallel.mode": "shard_map", "depth.adjoint": "recursive"},
+            dict(data=2),
+            "adjoint='recursive' has no gradient under",
+        ),
     ],
 )
 def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):

@@ -222,8 +222,11 @@ def _advice(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
             )
         sizes = [n for n in whole if n > tensor and not (model.heads % n or model.mlp % n)]
         if sizes and not model.fused:
+            split = math.gcd(fsdp, chips // sizes[0])
+            rest = mesh.size // (split * sizes[0])
             advice.append(
-                f"mesh.tensor={sizes[0]} splits heads and MLP, and with them what a layer keeps"
+                f"mesh.tensor={sizes[0]} (and mesh.fsdp={split}, mesh.data={rest}) splits heads "
+                "and MLP, and with them what a layer keeps"
             )
     else:
         advice.append("parallel.mode=jit lets mesh.fsdp and mesh.tensor split the state")

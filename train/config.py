@@ -269,7 +269,7 @@ def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[s
         depth["steps"] = None
     mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     mesh |= {key: given["mesh"][key] for key in mesh if f"mesh.{key}" in changed}
-    return {**given, "depth": depth, "mesh": mesh}
+    return {**given, "depth": depth, "mesh": mesh, "parallel": {"mode": "jit", "accumulate": 1}}
 
 
 def _unknown_key(path: str, accepted: list[str]) -> BadInput:

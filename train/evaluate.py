@@ -24,7 +24,14 @@ from train.data.arrays import Split
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
-from train.mesh import batch_shards, device_mesh, local_rows, put_batch
+from train.mesh import (
+    batch_shards,
+    check_model_fits,
+    device_mesh,
+    local_rows,
+    parameter_shardings,
+    put_batch,
+)
 from train.metrics import mean
 from train.step import make_eval_step
 from train.tasks import make_task
@@ -58,8 +65,8 @@ def score(
 ) -> dict[str, np.ndarray]:
     """Scores every example of a split once, in order.
 
-    The answer does not depend on the batch size or the number of processes, but for solves whose
-    adaptive steps a batch shares.
+    The answer does not depend on the batch size, the mesh or the number of processes but for
+    rounding, and for solves whose adaptive steps a batch shares.
 
     Args:
       params: the model's parameters.
@@ -151,6 +158,7 @@ def compare(
       solver, steps and the metrics of `summarise`, for each row.
     """
     mesh, task = device_mesh(config.mesh), make_task(config, data)
+    params = jax.device_put(params, parameter_shardings(mesh, config.model, params))
     table = Table(title="the same weights under other solvers")
     results = []
     for depth in rows:
@@ -193,7 +201,9 @@ def main(argv: Sequence[str]) -> None:
                 raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
         rows = depths(config.model.depth, chosen, adaptive=not causal)
     splits = load_splits(config, checkpoint.read_tokenizer(workdir))
-    params = checkpoint.load_params(workdir, config, device_mesh(config.mesh))
+    mesh = device_mesh(config.mesh)
+    check_model_fits(config.model, mesh)
+    params = checkpoint.load_params(workdir, config, mesh)
     compare(params, config, splits[split], rows, Console())
 
 

@@ -6,6 +6,7 @@ over 'fsdp' and 'tensor'.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -65,7 +66,8 @@ def device_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
 def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """The devices so that neighbours on the mesh are near; slices are joined along 'data'."""
     data, *inner = shape
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    tpus = devices[0].platform == "tpu"  # among GPUs each host would be a slice
+    slices = len({device.slice_index for device in devices}) if tpus else 1
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if data % slices:
@@ -86,35 +88,46 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
       config: of the run.
       mesh: of its devices.
     """
-    model, parallel = config.model, config.parallel
-    tensor, fsdp, parts = mesh.shape["tensor"], mesh.shape["fsdp"], batch_shards(mesh)
+    check_model_fits(config.model, mesh)
+    parallel, parts = config.parallel, batch_shards(mesh)
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
     if config.batch_size % (parts * parallel.accumulate):
         raise BadInput(
             f"config.batch_size={config.batch_size} does not divide into "
             f"parallel.accumulate={parallel.accumulate} parts over mesh.data x mesh.fsdp = {parts} "
             f"devices: take a multiple of {parts * parallel.accumulate}"
         )
-    for key, size, axis in (
-        ("heads", tensor, "tensor"),
-        ("mlp", tensor, "tensor"),
-        ("width", fsdp, "fsdp"),
-    ):
-        if getattr(model, key) % size:
-            raise BadInput(
-                f"config.model.{key}={getattr(model, key)} does not divide over "
-                f"mesh.{axis}={size} devices: take mesh.{axis} from the divisors of "
-                f"{getattr(model, key)}"
-            )
-    if model.fused and tensor > 1:
-        raise BadInput(
-            f"config.model.fused=True joins kernels that mesh.tensor={tensor} splits: take "
-            "mesh.tensor=1 or model.fused=False"
-        )
     if parallel.mode == "shard_map" and (tensor > 1 or fsdp > 1):
         raise BadInput(
             f"config.parallel.mode='shard_map' works on whole copies of the model, along mesh.data "
             f"alone; mesh.fsdp={fsdp} and mesh.tensor={tensor} were given: take 1 for both, or "
             "parallel.mode='jit'"
+        )
+    if parallel.mode == "shard_map" and config.model.depth.adjoint == "recursive":
+        raise BadInput(
+            "config.depth.adjoint='recursive' has no gradient under parallel.mode='shard_map': "
+            "take adjoint 'checkpoint' or 'direct', or parallel.mode='jit'"
+        )
+
+
+def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
+    """Raises BadInput where a model cannot be split over a mesh.
+
+    Args:
+      model: the model's config.
+      mesh: of the devices.
+    """
+    for key, axis in (("heads", "tensor"), ("mlp", "tensor"), ("width", "fsdp")):
+        size, parts = getattr(model, key), mesh.shape[axis]
+        if size % parts:
+            raise BadInput(
+                f"config.model.{key}={size} does not divide over mesh.{axis}={parts} devices: take "
+                f"mesh.{axis} from the divisors of {size}"
+            )
+    if model.fused and mesh.shape["tensor"] > 1:
+        raise BadInput(
+            f"config.model.fused=True joins kernels that mesh.tensor={mesh.shape['tensor']} "
+            "splits: take mesh.tensor=1 or model.fused=False"
         )
 
 
@@ -147,8 +160,8 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
 
 def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
     """RULES as flax takes them; classes or tokens that do not divide stay whole."""
-    outputs = getattr(model, "vocabulary", None) or getattr(model, "classes", 1)
-    whole = {"vocabulary"} if outputs % mesh.shape["tensor"] else set()
+    sizes = [getattr(model, name, 0) for name in ("vocabulary", "classes")]  # a classifier has both
+    whole = {"vocabulary"} if any(size % mesh.shape["tensor"] for size in sizes) else set()
     return [(name, axes) for name, axes in RULES.items() if name not in whole]
 
 
@@ -167,6 +180,7 @@ def split_by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+@functools.lru_cache(maxsize=8)
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Returns which rows of a global batch lie on this process's devices, in ascending order.
 

@@ -95,8 +95,9 @@ class Profile:
     def at(self, step: int) -> Iterator[None]:
         """Annotates what is done inside as that step, and traces from the first step on."""
         if step == self._first:
-            self._traced = tempfile.TemporaryDirectory()
-            jax.profiler.start_trace(self._traced.name, create_perfetto_trace=True)
+            folder = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(folder.name, create_perfetto_trace=True)
+            self._traced = folder
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 

@@ -21,11 +21,12 @@ import conftest
 import jax
 import numpy as np
 
+from odeformer import make_model
 from train.checkpoint import Checkpoints
 from train.config import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
-from train.mesh import check_fits, device_mesh, put_batch
+from train.mesh import check_fits, device_mesh, on_mesh, put_batch
 from train.optimizer import make_optimizer
 from train.state import abstract_state, init_state, jit_init
 from train.step import make_train_step
@@ -41,6 +42,7 @@ def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), width=16)
         cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     else:
         cfg = conftest.make_tiny_language()
+        cfg.model.update(dict(tied=False, positions="learned") if kind == "untied" else {})
     cfg.train_steps, cfg.batch_size = 10, 16
     cfg.model.update(width=width, heads=4, mlp=2 * width)
     cfg.model.update(dict(model))
@@ -116,8 +118,27 @@ def checkpoint():
     return same
 
 
+def per_sample():
+    """FLOPs of a device for a batch whose samples take adaptive steps of their own, on 1 and 8."""
+    flops = []
+    for devices in (1, 8):
+        depth = dict(solver="tsit5", rtol=1e-3, per_sample=True)
+        config = configure(depth=depth, mesh=dict(data=devices))
+        mesh = device_mesh(config.mesh, jax.devices()[:devices])
+        data = load_splits(config)["test"]
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        params = init_state(config, optimizer, mesh).params
+        batch = put_batch(mesh, data.gather(np.arange(64)), 64)
+        with on_mesh(mesh, config.model):
+            images = batch["image"].astype("float32")
+            apply = jax.jit(make_model(config.model).apply)
+            compiled = apply.lower({"params": params}, images).compile()
+        flops.append(compiled.cost_analysis()["flops"])
+    return flops
+
+
 if __name__ == "__main__":
-    extras = dict(memory=memory, checkpoint=checkpoint)
+    extras = dict(memory=memory, checkpoint=checkpoint, per_sample=per_sample)
     cases = json.loads(sys.argv[1])
     results = [extras[one]() if isinstance(one, str) else case(**one) for one in cases]
     print(json.dumps(results))
