@@ -2,10 +2,11 @@
 
 The library names axes and knows no mesh. Whoever runs it on one maps the names to the mesh's axes:
 
-    with jax.set_mesh(mesh), flax.linen.logical_axis_rules([("batch", ("data", "fsdp")), ...]):
-        jax.jit(step)(...)
+    rules = flax.linen.logical_axis_rules([("batch", ("data", "fsdp")), ("heads", "tensor"), ...])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), rules:
+        jax.jit(step, in_shardings=..., out_shardings=...)(...)
 
-Without rules nothing here does anything. The names: batch, tokens, width, heads, mlp, vocabulary.
+(`jax.set_mesh(mesh)` does for fixed steps, too.) Without rules nothing here does anything. The names: batch, tokens, width, heads, mlp, vocabulary.
 """
 
 import math

@@ -117,9 +117,13 @@ TOLERANCES = dict(solver="tsit5", rtol=1e-9, atol=1e-9, max_steps=256)
     ("ends", "kwargs"),
     [
         ((0.0, 2.0), dict(adjoint="recursive", **TOLERANCES)),
-        ((2.0, 0.0), dict(adjoint="backsolve", **TOLERANCES)),
+        pytest.param((2.0, 0.0), dict(adjoint="backsolve", **TOLERANCES), marks=pytest.mark.slow),
         ((0.0, 2.0), dict(adjoint="backsolve", solver="rk4", steps=80)),
-        ((2.0, 0.0), dict(adjoint="backsolve", solver="rk4", steps=80)),
+        pytest.param(
+            (2.0, 0.0),
+            dict(adjoint="backsolve", solver="rk4", steps=80),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["recursive", "backsolve", "fixed", "fixed-backwards"],
 )

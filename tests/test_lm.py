@@ -45,7 +45,16 @@ def influence(depth, positions="rotary", **layout):
 
 
 @pytest.mark.parametrize(
-    ("solver", "positions"), [*((name, "rotary") for name in solvers.NAMES), ("rk4", "learned")]
+    ("solver", "positions"),
+    [
+        *((name, "rotary") for name in ("lie_trotter", "rk4", "tsit5")),
+        *(
+            pytest.param(name, "rotary", marks=pytest.mark.slow)
+            for name in solvers.NAMES
+            if name not in ("lie_trotter", "rk4", "tsit5")
+        ),
+        pytest.param("rk4", "learned", marks=pytest.mark.slow),
+    ],
 )
 def test_no_output_depends_on_a_later_token(solver, positions):
     depth = DepthConfig(layers=2, share=2, steps=1, solver=solver)
