@@ -6,7 +6,8 @@ The library names axes and knows no mesh. Whoever runs it on one maps the names 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), rules:
         jax.jit(step, in_shardings=..., out_shardings=...)(...)
 
-(`jax.set_mesh(mesh)` does for fixed steps, too.) Without rules nothing here does anything. The names: batch, tokens, width, heads, mlp, vocabulary.
+(`jax.set_mesh(mesh)` does for fixed steps, too.) Without rules, or on one device, nothing here does
+anything. The names: batch, tokens, width, heads, mlp, vocabulary.
 """
 
 import math
@@ -71,15 +72,15 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       x: an activation.
       *names: one for each of its axes.
     """
-    if _manual() or not get_logical_axis_rules():
+    if _manual() or not _rules():
         return x
     return jax.lax.with_sharding_constraint(x, _mesh_axes(names))  # of None alone: whole
 
 
 def batch_axes() -> tuple[str, ...]:
     """Returns the mesh axes over which the compiler splits a batch; none where there is no mesh."""
-    mesh, manual = jax.sharding.get_abstract_mesh(), _manual()
-    return tuple(axis for axis in _rule("batch") if axis not in manual and mesh.shape[axis] > 1)
+    sizes, manual = jax.sharding.get_abstract_mesh().shape, _manual()
+    return tuple(axis for axis in _of("batch") if axis not in manual and sizes[axis] > 1)
 
 
 def sample_numbers(batch: int) -> jax.Array:
@@ -91,7 +92,7 @@ def sample_numbers(batch: int) -> jax.Array:
       batch: B, the samples that are here.
     """
     numbers = jnp.arange(batch, dtype=jnp.int32)
-    mine = [axis for axis in _rule("batch") if axis in _manual()]
+    mine = [axis for axis in _of("batch") if axis in _manual()]
     return numbers + batch * jax.lax.axis_index(tuple(mine)) if mine else numbers
 
 
@@ -157,13 +158,18 @@ def without_batch() -> Any:
 
 def _mesh_axes(names: Iterable[str | None]) -> PartitionSpec:
     """The mesh axes of named ones; inside `shard_map`, where these are the caller's, none."""
-    rules = [] if _manual() else get_logical_axis_rules()
-    return logical_to_mesh_axes(tuple(names), rules) or PartitionSpec()
+    return logical_to_mesh_axes(tuple(names), [] if _manual() else _rules()) or PartitionSpec()
 
 
-def _rule(name: str) -> tuple[str, ...]:
-    axes = dict(get_logical_axis_rules()).get(name) or ()
+def _of(name: str) -> tuple[str, ...]:
+    """The mesh axes of one name."""
+    axes = dict(_rules()).get(name) or ()
     return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _rules() -> Any:
+    """The rules in force; none where there is no mesh, or one of a single device."""
+    return get_logical_axis_rules() if jax.sharding.get_abstract_mesh().size > 1 else ()
 
 
 def _manual() -> frozenset[str]:

@@ -67,7 +67,7 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     """The devices so that neighbours on the mesh are near; slices are joined along 'data'."""
     data, *inner = shape
     tpus = devices[0].platform == "tpu"  # among GPUs each host would be a slice
-    slices = len({device.slice_index for device in devices}) if tpus else 1
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpus else 1
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if data % slices:
