@@ -151,6 +151,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
         run_study(from_study_dict(other), tmp_path, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_dry_run_as_a_user_starts_it():
     command = [sys.executable, "-m", "train.study", "--study=configs/studies/digits.py"]
     done = subprocess.run(

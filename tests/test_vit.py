@@ -91,7 +91,10 @@ def test_aux_of_fixed_and_adaptive_solves():
     "depth",
     [
         DepthConfig(layers=2, solver="rk4"),
-        DepthConfig(layers=2, solver="tsit5", rtol=1e-2, per_sample=True),
+        pytest.param(
+            DepthConfig(layers=2, solver="tsit5", rtol=1e-2, per_sample=True),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_dropout_acts_in_training_alone(depth):
