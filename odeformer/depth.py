@@ -148,6 +148,24 @@ class ODEStack(nn.Module):
                 tuple(map(_of_one_shard, vector_field.terms)), _of_one_shard(vector_field)
             )
 
+        solve = self._make_solve(vector_field)
+        if axes:
+            solve = self._in_shards(solve, axes)
+            y_BND, layout, weights_BN1 = split_batch((y_BND, layout, weights_BN1), axes)
+
+        def group(y_BND, xs):
+            theta, offset, key = xs
+            solution = solve(theta, offset, key, (y_BND, layout, weights_BN1))
+            return solution.y1, solution._replace(y1=None)
+
+        offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
+        y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
+        return solutions._replace(y1=merge_batch(y1_BND) if axes else y1_BND)
+
+    def _make_solve(self, vector_field: VectorField) -> Callable[..., Any]:
+        """Returns the solve of one group, (theta, offset, key, arrays) -> Solution."""
+        config = self.config
+
         def solve(theta, offset, key, arrays) -> Any:
             y_BND, layout, weights_BN1 = arrays
             return integrate(
@@ -169,18 +187,7 @@ class ODEStack(nn.Module):
                 prevent_cse=False,  # the groups are scanned
             )
 
-        if axes:
-            solve = self._in_shards(solve, axes)
-            y_BND, layout, weights_BN1 = split_batch((y_BND, layout, weights_BN1), axes)
-
-        def group(y_BND, xs):
-            theta, offset, key = xs
-            solution = solve(theta, offset, key, (y_BND, layout, weights_BN1))
-            return solution.y1, solution._replace(y1=None)
-
-        offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
-        y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
-        return solutions._replace(y1=merge_batch(y1_BND) if axes else y1_BND)
+        return solve
 
     def _in_shards(self, solve: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
         """A group's solve by each shard of the batch for itself, its parameters gathered once.
