@@ -78,6 +78,13 @@ def abstract_state(
     )
 
 
+def state_shardings(
+    config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Returns how the state lies on a mesh: the shardings that `abstract_state` has."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+
+
 def init_state(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
@@ -95,5 +102,6 @@ def jit_init(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[..., TrainState]:
     """Returns the jitted function (seed) -> TrainState that makes the state where it lies."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
-    return jax.jit(make_init(config, optimizer), out_shardings=shardings)
+    return jax.jit(
+        make_init(config, optimizer), out_shardings=state_shardings(config, optimizer, mesh)
+    )

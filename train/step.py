@@ -15,7 +15,7 @@ from train.config import RunConfig
 from train.gradient import evaluations, failures, make_gradient
 from train.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.optimizer import average, make_optimizer, make_schedule
-from train.state import TrainState, abstract_state
+from train.state import TrainState, abstract_state, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
 
@@ -99,7 +99,7 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     whole = replicated(mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
+    shardings = state_shardings(config, optimizer, mesh)
     step = jax.jit(
         train_step,
         donate_argnums=0,
