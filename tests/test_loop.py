@@ -6,15 +6,13 @@ import jax
 import numpy as np
 import pytest
 from conftest import make_tiny
-from etils import epath
 
 from train.checkpoint import evaluation_config, load_model, load_params
 from train.config import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.loop import train
-from train.metrics import MetricsWriter, read_metrics, read_scores
-from train.plots import plot_curves
+from train.metrics import read_metrics, read_scores
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +106,7 @@ def test_another_config_is_refused(finished):
 
 def test_a_checkpoint_that_does_not_fit_names_the_first_parameter(finished):
     _, workdir = finished
-    with pytest.raises(BadInput, match=r"params/.* is \[.*16.*\] in the checkpoint and \[.*32.*\]"):
+    with pytest.raises(BadInput, match=r"params/.* is float32 \[.*16\] in the .* float32 \[.*32\]"):
         load_model(workdir, {"model.width": 32})
 
 
@@ -148,14 +146,6 @@ def test_models_are_loaded_under_other_steps(finished):
             load_model(workdir, overrides)
 
 
-def test_a_number_that_is_not_finite_becomes_null(tmp_path):
-    with MetricsWriter(epath.Path(tmp_path), 0) as writer:
-        writer.write(1, {"train/loss": float("nan")})
-        writer.write(2, {"train/loss": 0.5})
-    assert [line["train/loss"] for line in read_metrics(tmp_path)] == [None, 0.5]
-    assert plot_curves(tmp_path).exists()
-
-
 def test_workdirs_that_cannot_be_used(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be written"):
@@ -173,8 +163,3 @@ def test_data_that_does_not_fit_the_model(tiny, tmp_path):
     tiny.model.update(classes=10, channels=3)
     with pytest.raises(BadInput, match="image shape"):
         train(tiny, tmp_path)
-
-
-def test_a_line_cut_short_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n{"step": 2, "tra')
-    assert read_metrics(tmp_path) == [{"step": 1, "train/loss": 2.0}]

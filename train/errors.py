@@ -1,4 +1,7 @@
-"""What the programs report in a line: bad input (exit code 2), and failures (exit code 1)."""
+"""What the programs report in a line: bad input (exit code 2), failures (exit code 1), warnings."""
+
+import contextlib
+import sys
 
 
 class BadInput(ValueError):
@@ -7,3 +10,21 @@ class BadInput(ValueError):
 
 class ProcessError(RuntimeError):
     """The processes of a run do not come together; the text says what is missing."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, or cannot be saved; the text says why, and where it stands."""
+
+
+class Stopped(Exception):
+    """A run that stopped before its end, its state saved; the text says how it is gone on with."""
+
+
+def warn(text: str) -> None:
+    """Prints 'warning: TEXT' to standard error, at once; of what does not stop the program.
+
+    Args:
+      text: a line that says what is wrong, what follows and what can be done.
+    """
+    with contextlib.suppress(OSError):  # standard error may be a file on the disk that is full
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,11 +1,13 @@
 """Pictures of a run."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from matplotlib.figure import Figure
 
+from train.files import write_whole
 from train.metrics import read_metrics
 
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb", "test": "#d1242f"}
@@ -32,8 +34,9 @@ def plot_curves(workdir: str | epath.Path) -> epath.Path:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     path = epath.Path(workdir) / "curves.png"
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=130)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    write_whole(path, content.getvalue())
     return path
 
 

@@ -1,6 +1,7 @@
 """Tables and pictures of a study."""
 
 import collections
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from train.files import write_whole
 from train.statistics import Difference, Estimate, estimate, paired_difference
 from train.studies import Row, Study
 
@@ -171,5 +173,6 @@ def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -
     axes.set_ylabel(f"{label} (mean, 95 % interval over replicas)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    with path.open("wb") as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    write_whole(path, content.getvalue())

@@ -5,7 +5,7 @@
 
 Every run is an ordinary training run in a folder of its own; a study that was stopped goes on where
 it was when the same command is given again. The workdir then holds results.jsonl (a line a run),
-table.md and plot.svg. Exit codes: 0 done, 1 failed, 2 bad input.
+table.md and plot.svg. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal.
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ from etils import epath
 from rich.console import Console
 
 from train import command_line, report
-from train.checkpoint import read_config
 from train.config import resume_conflicts
 from train.errors import BadInput
+from train.files import write_whole
 from train.loop import train
 from train.metrics import read_metrics, read_scores
 from train.studies import Replica, Row, Study, from_study_dict, replica_config
+from train.workdir import read_config
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Folder or gs:// address of the study.", flag_values=FLAGS)
@@ -64,9 +65,9 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
         results.append(_result(folder, row, replica))
         path.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(result) + "\n" for result in results)
-        (path / "results.jsonl").write_text(lines)
+        write_whole(path / "results.jsonl", lines)
     scores = _scores(study, path)
-    (path / "table.md").write_text(report.markdown(study, results, scores))
+    write_whole(path / "table.md", report.markdown(study, results, scores))
     report.plot(study, results, path / "plot.svg")
     return results
 

@@ -1,0 +1,46 @@
+"""Files that are whole whenever the process dies."""
+
+import contextlib
+import os
+
+from etils import epath
+
+
+def write_whole(path: epath.Path, content: str | bytes) -> None:
+    """Writes a file that holds the new content or, whenever the process dies, what it held before.
+
+    It is written beside the old one, as .NAME.tmp, and takes its place when it is on the disk. Such
+    a file of a process that was killed is overwritten by the next. Two processes that write one
+    file at the same time are not kept apart.
+
+    Args:
+      path: of the file, in a folder that exists; what is at a gs:// address is always whole.
+      content: its bytes, or its text, which is written in UTF-8.
+
+    Raises:
+      OSError: the file cannot be written; what was there is there still.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if "://" in str(path):
+        _write_object(path, data)
+        return
+    beside = path.parent / f".{path.name}.tmp"
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def _write_object(path: epath.Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError:
+        raise
+    except Exception as error:  # a store's client has errors of its own
+        raise OSError(f"{path}: {error}") from error
