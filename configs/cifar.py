@@ -32,7 +32,7 @@ def get_config(argument: str | None = None) -> common.Config:
     )
     cfg = _get_accelerator(choice.variant) if choice.size == "accelerator" else _get_cpu()
     if choice.size == "smoke":
-        cfg.update(common.get_run(train_steps=4, batch_size=16))
+        cfg.update(common.get_run(train_steps=4, batch_size=16).to_dict())
         cfg.optimizer.warmup_steps = 1
     cfg.data.name = choice.dataset
     cfg.data.validation = 50_000 - EXAMPLES

@@ -100,7 +100,13 @@ def get_run(train_steps: int, batch_size: int, task: str = "images") -> Config:
     cfg.batch_size = batch_size
     cfg.mesh = dict(data=-1, fsdp=1, tensor=1)
     cfg.parallel = dict(mode="jit", accumulate=1)
-    cfg.checkpoint = dict(every_steps=max(train_steps // 10, 1), keep=2)
+    cfg.checkpoint = dict(
+        every_steps=max(train_steps // 10, 1),
+        keep=2,
+        best="val/loss",
+        spare_dir=config_dict.placeholder(str),
+    )
+    cfg.guard = dict(sigmas=config_dict.placeholder(float), in_a_row=10, returns=3)
     cfg.eval = dict(every_steps=max(train_steps // 10, 1), batch_size=1000)
     cfg.log = dict(every_steps=max(train_steps // 100, 1))
     return cfg

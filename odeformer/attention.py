@@ -76,11 +76,7 @@ class Attention(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        if self.implementation == "cudnn" and jax.default_backend() != "gpu":
-            raise ValueError(
-                "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
-                f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
-            )
+        check_backend(self.implementation)
         size = self.width // self.heads
         options = dict(
             dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
@@ -197,6 +193,22 @@ def check_attention(width: int, heads: int, dtype: Dtype, implementation: str) -
         raise ValueError(
             f"attention 'cudnn' takes dtype 'bfloat16'; {jnp.dtype(dtype).name!r} was given: take "
             "that dtype, or attention 'auto' or 'xla'"
+        )
+    size = width // heads
+    if implementation == "cudnn" and (size % 8 or size > 256):
+        raise ValueError(
+            "attention 'cudnn' takes heads whose size is a multiple of 8, at most 256; "
+            f"width={width} over heads={heads} makes {size}: take other heads, or attention 'auto' "
+            "or 'xla'"
+        )
+
+
+def check_backend(implementation: str) -> None:
+    """Raises ValueError where JAX's default backend does not have the implementation."""
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
+            f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
         )
 
 

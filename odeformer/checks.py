@@ -1,5 +1,7 @@
 """What a solve accepts: names that exist, and steps or tolerances that describe one solve."""
 
+import math
+
 import jax
 
 from odeformer import solvers
@@ -73,6 +75,11 @@ def _check_adaptive(
     rtol: float,
     atol: float | None,
 ) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is greater than 0; {value} was given")
+        if value == math.inf:
+            raise ValueError(f"{name} is finite; {value} was given")
     if not solvers.is_adaptive(solver):
         able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
         raise ValueError(
@@ -86,14 +93,11 @@ def _check_adaptive(
         )
     if adjoint == "store":
         raise ValueError(
-            "adjoint 'store' is for fixed steps; adaptive steps take checkpoint, recursive, direct "
-            "(which keeps everything too) or backsolve"
+            f"adjoint 'store' is for fixed steps; adaptive ones (rtol={rtol}) take checkpoint, "
+            "recursive, direct (which keeps everything too) or backsolve"
         )
     if policy is not None:
         raise ValueError(
             f"policy {policy!r} is for fixed steps: under adaptive ones (rtol={rtol}) diffrax "
             "decides what 'checkpoint' keeps; leave the policy out"
         )
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} is greater than 0; {value} was given")

@@ -1,6 +1,7 @@
 """Weights over depth: L layers in G = L / share groups, each group one ODE."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,10 +61,9 @@ class DepthConfig:
     def __post_init__(self):
         check_whole(layers=self.layers, share=self.share)
         if self.layers % self.share:
-            divisors = [str(n) for n in range(1, self.layers + 1) if self.layers % n == 0]
             raise ValueError(
                 f"share={self.share} does not divide layers={self.layers}: take share from "
-                f"{', '.join(divisors)}, or other layers"
+                f"{', '.join(map(str, _divisors(self.layers)))}, or other layers"
             )
         checks.check_solve(
             self.solver,
@@ -84,6 +84,12 @@ class DepthConfig:
     def fixed_steps(self) -> int | None:
         """Fixed steps a group; None under adaptive steps."""
         return self.share if self.steps is None and self.rtol is None else self.steps
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, in ascending order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 class ODEStack(nn.Module):

@@ -3,6 +3,9 @@
 import difflib
 import numbers
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 
 def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
@@ -23,9 +26,20 @@ def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
 
 
 def check_whole(**values: object) -> None:
-    """Raises ValueError for a value that is not a whole number of 1 or more; None passes."""
+    """Raises ValueError for a value that is not a whole number from 1 to 2**31 - 1; None passes."""
     for name, value in values.items():
         if value is None:
             continue
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is a whole number, 1 or more; {value!r} was given")
+        if int(value) >= 1 << 31:
+            raise ValueError(f"{name} is a whole number less than 2**31; {value!r} was given")
+
+
+def check_rate(**values: Any) -> None:
+    """Raises ValueError for a value that is not a number in [0, 1), also as float32."""
+    for name, value in values.items():
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        rate = np.float32(value) if is_number else np.float32(np.nan)
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} is in [0, 1); {value!r} was given")

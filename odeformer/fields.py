@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.attention import Attention, KeyValues, Layout, check_attention
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import check_rate, check_whole, unknown
 from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm
 from odeformer.problem import VectorField
 from odeformer.sharding import sample_numbers
@@ -54,9 +54,7 @@ class TransformerField(nn.Module):
     def __post_init__(self):
         for name in ("width", "heads", "mlp", "layers"):
             check_whole(**{name: getattr(self, name)})
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is in [0, 1); {getattr(self, name)} was given")
+        check_rate(dropout=self.dropout, drop_path=self.drop_path)
         if self.time not in TIME:
             raise unknown("time", self.time, TIME)
         check_dtype(self.dtype)

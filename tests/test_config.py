@@ -1,5 +1,7 @@
 """The border between ConfigDicts and dataclasses."""
 
+import math
+
 import ml_collections
 import pytest
 
@@ -43,8 +45,16 @@ def test_saved_configs_come_back_and_can_be_overridden(tiny):
         ("depth", None, "config.depth is a group of keys; None"),
         ("model", 3, "config.model is a group of keys; 3"),
         ("data.augment.erasing", 1.5, r"data.augment.erasing is in \[0, 1\]; 1.5"),
-        ("data.repeats", 0, "data.repeats is greater than 0; 0"),
+        ("data.repeats", 0, "data.repeats is greater than 0 and less than 2.*31; 0"),
         ("seed", None, "seed takes int; None"),
+        ("seed", 2**32, r"seed is 0 or more and less than 2\*\*32; 4294967296"),
+        ("task", ["images"], r"config.task takes str; \['images'\] was given"),
+        ("optimizer.weight_decay", math.nan, "weight_decay is a finite number of float32; nan"),
+        ("optimizer.b2", 1 - 1e-9, r"optimizer.b2 is in \[0, 1\); 0.999999999 was"),
+        ("model.depth", {"layers": 4}, "config.model.depth is no key.*set config.depth"),
+        ("data.repeats", 33, "repeats=33 of an example do not fit into .*batch_size=32"),
+        ("data.augment.mixup", 1e-38, "data.augment.mixup is 0, or 1e-6 or more; 1e-38"),
+        ("data.augment.crop_padding_px", 9, "crop_padding_px=9 is more than the images' 8 pixels"),
     ],
 )
 def test_refusals_name_the_key(tiny, key, value, message):
@@ -58,10 +68,24 @@ def test_refusals_name_the_key(tiny, key, value, message):
         configs.from_config_dict(given)
 
 
+def test_draws_are_numbered_in_32_bits(tiny):
+    tiny.train_steps, tiny.data.repeats, tiny.batch_size = 2**27, 8, 32
+    configs.from_config_dict(tiny)
+    tiny.data.repeats = 16
+    with pytest.raises(
+        BadInput, match="train_steps=134217728 times config.data.repeats=16 is less"
+    ):
+        configs.from_config_dict(tiny)
+
+
 def test_a_missing_key_is_named(tiny):
     given = tiny.to_dict()
     del given["optimizer"]["b1"]
     with pytest.raises(BadInput, match="config.optimizer.b1 is missing"):
+        configs.from_config_dict(given)
+    given = tiny.to_dict()
+    del given["model"]["heads"]  # for which the library has a default
+    with pytest.raises(BadInput, match="config.model.heads is missing"):
         configs.from_config_dict(given)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from train.config import from_config_dict
-from train.data.pipeline import BatchOrder, eval_batch_size, eval_batches, train_batches
+from train.data.pipeline import BatchOrder, Position, eval_batch_size, eval_batches, train_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
 
@@ -101,7 +101,7 @@ def test_repeats_are_drawn_apart():
 def test_batches_go_on_where_they_stopped(digits):
     train = digits["train"]
     whole = list(train_batches(train, 32, 10, seed=0))
-    rest = list(train_batches(train, 32, 10, seed=0, start_step=7))
+    rest = list(train_batches(train, 32, 10, seed=0, start=Position(7, 0)))
     assert len(whole) == 10 and len(rest) == 3
     for a, b in zip(whole[7:], rest, strict=True):
         np.testing.assert_array_equal(a["index"], b["index"])
@@ -138,8 +138,6 @@ def test_evaluation_batches_are_equal(examples, batch_size, devices, size):
 def test_refusals(digits):
     with pytest.raises(BadInput, match="batch_size=2000 is larger than the training split of 1257"):
         train_batches(digits["train"], 2000, 1, seed=0)
-    with pytest.raises(BadInput, match="not a multiple of the 5 config.data.repeats"):
-        train_batches(digits["train"], 32, 1, seed=0, repeats=5)
     with pytest.raises(BadInput, match="fold is 0 to 4; 5 was given"):
         load(fold=5)
     with pytest.raises(BadInput, match="cifar10 has a test split of its own"):

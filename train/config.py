@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -13,10 +13,16 @@ from ml_collections import config_dict
 from odeformer import DepthConfig, LMConfig, TextConfig, ViTConfig, solvers
 from odeformer.errors import unknown
 from odeformer.models import ModelConfig
-from train.data.config import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
+from train.data.config import (
+    PACKINGS,
+    ImageDataConfig,
+    LanguageDataConfig,
+    SentenceDataConfig,
+)
 from train.errors import BadInput
+from train.ranges import LARGEST_FLOAT, check_ranges
 
-CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "eval", "log")
+CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,9 @@ TASKS = {  # the values of config.task
     "language": Kind(LMConfig, LanguageDataConfig),
     "sentences": Kind(TextConfig, SentenceDataConfig),
 }
+
+# What a checkpoint may be the best by -> the sign with which more of it is better.
+BEST = {"val/loss": -1, "val/accuracy": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +79,21 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When a run saves itself, and how many saves it keeps."""
+    """When a run saves itself, and which of its checkpoints it keeps."""
 
     every_steps: int
-    keep: int
+    keep: int  # the newest ones
+    best: str | None  # beside them the best by this metric of the validation split, as 'val/loss'
+    spare_dir: str | None  # where a run that can no longer save into its workdir saves itself
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """When a batch is skipped, and what follows; loss and gradient must be finite in any case."""
+
+    sigmas: float | None  # standard deviations above the mean of the recent ones; None: any
+    in_a_row: int  # skipped batches after which the run goes back to its last checkpoint
+    returns: int  # of these, after which the next one stops the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,70 +125,19 @@ class RunConfig:
     mesh: MeshConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig
     eval: EvalConfig
     log: LogConfig
 
     def __post_init__(self):
-        for key, (accepted, fits) in _RANGES.items():
-            value = _find(self, key)
-            if value is not None and not fits(value):
-                raise BadInput(f"config.{key} is {accepted}; {value} was given")
-        if not 0 <= self.optimizer.warmup_steps < self.train_steps:
-            raise BadInput(
-                f"config.optimizer.warmup_steps={self.optimizer.warmup_steps} does not lie in "
-                f"[0, train_steps={self.train_steps}): shorten the warm-up or train longer"
-            )
+        check_ranges(self, _WORDS)
 
 
-_POSITIVE = ("greater than 0", lambda value: value > 0)
-_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
-_FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
-_AXIS_SIZE = ("1 or more, or -1 for the devices that are left", lambda v: v > 0 or v == -1)
-_MODES = ("jit", "shard_map")
-_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "train_steps": _POSITIVE,
-    "batch_size": _POSITIVE,
-    "seed": _NOT_NEGATIVE,
-    "data.repeats": _POSITIVE,
-    "data.validation": _NOT_NEGATIVE,
-    "data.workers": _NOT_NEGATIVE,
-    "data.held_out": ("in (0, 0.5)", lambda value: 0 < value < 0.5),
-    "data.token_dropout": _FRACTION,
-    "data.augment.zoom": _FRACTION,
-    "data.augment.crop_min_area": _FRACTION,
-    "data.augment.shift_px": _NOT_NEGATIVE,
-    "data.augment.rotate_degrees": _NOT_NEGATIVE,
-    "data.augment.crop_padding_px": _NOT_NEGATIVE,
-    "data.augment.randaugment_ops": _NOT_NEGATIVE,
-    "data.augment.mixup": _NOT_NEGATIVE,
-    "data.augment.cutmix": _NOT_NEGATIVE,
-    "data.augment.randaugment_magnitude": ("in [0, 10]", lambda value: 0 <= value <= 10),
-    "data.augment.erasing": ("in [0, 1]", lambda value: 0 <= value <= 1),
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.clip_norm": _POSITIVE,
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.b1": _FRACTION,
-    "optimizer.b2": _FRACTION,
-    "optimizer.ema_decay": _FRACTION,
-    "optimizer.label_smoothing": _FRACTION,
-    "mesh.data": _AXIS_SIZE,
-    "mesh.fsdp": _AXIS_SIZE,
-    "mesh.tensor": _AXIS_SIZE,
-    "parallel.mode": (f"one of {', '.join(_MODES)}", lambda value: value in _MODES),
-    "parallel.accumulate": _POSITIVE,
-    "checkpoint.every_steps": _POSITIVE,
-    "checkpoint.keep": _POSITIVE,
-    "eval.every_steps": _POSITIVE,
-    "eval.batch_size": _POSITIVE,
-    "log.every_steps": _POSITIVE,
+_WORDS = {
+    "data.packing": PACKINGS,
+    "parallel.mode": ("jit", "shard_map"),
+    "checkpoint.best": BEST,
 }
-
-
-def _find(config: Any, key: str) -> Any:
-    """The value of 'group.key'; None where this kind of run has no such key."""
-    for name in key.split("."):
-        config = getattr(config, name, None)
-    return config
 
 
 def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
@@ -185,12 +154,16 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunC
     accepted = {field.name for field in dataclasses.fields(RunConfig)} | {"depth"}
     for key in given:
         if key not in accepted:
-            raise _unknown_key(key, sorted(accepted))
+            raise _unknown_key(f"{key}", sorted(accepted))
     kind = _kind(given)
     for group in ("depth", "model", "data"):
         if not isinstance(given.get(group), Mapping):
             was = f"{given[group]!r} was given" if group in given else "it is missing"
             raise BadInput(f"config.{group} is a group of keys; {was}")
+    if "depth" in given["model"]:
+        raise BadInput(
+            "config.model.depth is no key: the depth stands beside the model; set config.depth"
+        )
     depth = _build(DepthConfig, given.pop("depth"), "depth")
     model = _build(kind.model, {**given["model"], "depth": depth}, "model")
     data = _build(kind.data, given["data"], "data")
@@ -200,9 +173,10 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunC
 def _kind(given: Mapping[str, Any]) -> Kind:
     if "task" not in given:
         raise BadInput(f"config.task is missing; it is one of {', '.join(TASKS)}")
-    if given["task"] not in TASKS:
-        raise BadInput(f"config.task: {unknown('task', given['task'], TASKS)}")
-    return TASKS[given["task"]]
+    task = _typed(given["task"], str, "task")
+    if task not in TASKS:
+        raise BadInput(f"config.task: {unknown('task', task, TASKS)}")
+    return TASKS[task]
 
 
 def to_config_dict(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -281,21 +255,20 @@ def _unknown_key(path: str, accepted: list[str]) -> BadInput:
 def _build(cls: Any, given: Mapping[str, Any], path: str) -> Any:
     """Builds a dataclass from a mapping, checking names, presence and types."""
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    names = [field.name for field in dataclasses.fields(cls)]
     values = {}
     for key, value in given.items():
         where = f"{path}.{key}" if path else key
-        if key not in fields:
-            raise _unknown_key(where, [name for name in fields if name != "depth"])
+        if key not in names:
+            raise _unknown_key(where, [name for name in names if name != "depth"])
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and not dataclasses.is_dataclass(value):
             if not isinstance(value, Mapping):
                 raise BadInput(f"config.{where} is a group of keys; {value!r} was given")
             value = _build(hint, value, where)
         values[key] = _typed(value, hint, where)
-    for name, field in fields.items():
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if name not in values and required:
+    for name in names:
+        if name not in values:  # the library's defaults are not the run's
             raise BadInput(f"config.{path + '.' if path else ''}{name} is missing")
     try:
         return cls(**values)
@@ -311,8 +284,10 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     origins = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if isinstance(value, list) and tuple in origins:
         value = tuple(value)
-    if isinstance(value, int) and not isinstance(value, bool) and int not in origins:
-        value = float(value) if float in origins else value
+    if isinstance(value, int | float) and not isinstance(value, bool) and float in origins:
+        if not abs(value) <= LARGEST_FLOAT:
+            raise BadInput(f"config.{path} is a finite number of float32; {value!r} was given")
+        value = float(value)
     wrongly_bool = isinstance(value, bool) and bool not in origins
     if wrongly_bool or not isinstance(value, origins):
         names = " or ".join("nothing" if o is type(None) else o.__name__ for o in origins)

@@ -18,6 +18,8 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from odeformer.attention import check_backend
+from odeformer.layers import param_dtype
 from odeformer.models import ModelConfig
 from odeformer.sharding import parameter_axes
 from train.config import MeshConfig, RunConfig
@@ -111,12 +113,17 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 
 
 def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
-    """Raises BadInput where a model cannot be split over a mesh.
+    """Raises BadInput where a model cannot be computed here, or be split over a mesh.
 
     Args:
       model: the model's config.
       mesh: of the devices.
     """
+    try:
+        param_dtype(model.dtype)
+        check_backend(model.attention)
+    except ValueError as error:
+        raise BadInput(f"config.model: {error}") from error
     for key, axis in (("heads", "tensor"), ("mlp", "tensor"), ("width", "fsdp")):
         size, parts = getattr(model, key), mesh.shape[axis]
         if size % parts:

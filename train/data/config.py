@@ -3,6 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+PACKINGS = ("documents", "stream")  # the values of config.data.packing of a language model
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:

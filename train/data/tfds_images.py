@@ -77,8 +77,8 @@ def _check_features(builder: Any) -> None:
         label, tfds.features.ClassLabel
     ):
         raise BadInput(
-            f"{builder.name} has the features {', '.join(features)}: a set with 'image' and "
-            "a class 'label' is needed"
+            f"config.data.name: {builder.name} has the features {', '.join(features)}: a set with "
+            "'image' and a class 'label' is needed"
         )
 
 
@@ -88,7 +88,10 @@ def _split_names(builder: Any, config: ImageDataConfig) -> dict[str, str]:
     test = "test" if "test" in sizes else "validation"
     for name in ("train", test):
         if not sizes.get(name):
-            raise BadInput(f"{config.name} has no examples in a split {name!r}; it has {sizes}")
+            raise BadInput(
+                f"config.data.name: {config.name} has no examples in a split {name!r}; it has "
+                f"{sizes}"
+            )
     if test == "test" and sizes.get("validation"):
         return {"train": "train", "validation": "validation", "test": "test"}
     held_out = config.validation

@@ -63,7 +63,9 @@ class Documents:
         pieces = -(-sequences // block_size)
         begins = _count(pieces) * block_size
         lengths = np.minimum(block_size, np.repeat(sequences, pieces) - begins)
-        order, self._first = pack(lengths, block_size)  # the first piece of each block
+        # The memory of packing grows with the size, which may be far beyond all of the text.
+        size = min(block_size, int(lengths.sum()))
+        order, self._first = pack(lengths, size)  # the first piece of each block
         self._lengths = lengths[order].astype(np.int32)
         self._begins = (np.repeat(corpus.starts[:-1], pieces) + begins)[order]
         before = np.cumsum(self._lengths, dtype=np.int64) - self._lengths

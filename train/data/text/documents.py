@@ -4,6 +4,7 @@ import codecs
 import dataclasses
 import glob
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -111,7 +112,8 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
         validation, test = None, validation
     if train is None or test is None:
         raise BadInput(
-            f"{config.name} has no labelled split 'test' or 'validation' to test on; it has {sizes}"
+            f"config.data.name: {config.name} has no labelled split 'test' or 'validation' to test "
+            f"on; it has {sizes}"
         )
     for name, split in (("train", train), ("validation", validation), ("test", test)):
         if split is not None:
@@ -164,8 +166,8 @@ def _held_out(config: LanguageDataConfig | SentenceDataConfig, examples: int) ->
     """Returns how many training examples are held out as the validation split."""
     if examples < 2:
         raise BadInput(
-            f"{config.name} has no validation split beside the test split, and {examples} training "
-            "example, of which none can be held out: take another set"
+            f"config.data.name: {config.name} has no validation split beside the test split, and "
+            f"{examples} training example, of which none can be held out: take another set"
         )
     return min(max(1, round(config.held_out * examples)), examples - 1)
 
@@ -176,7 +178,7 @@ def _read_files(pattern: str | None) -> list[str]:
         raise BadInput(
             "config.data.files is missing: give a file, a folder or a pattern such as 'texts/*.txt'"
         )
-    place = pathlib.Path(pattern).expanduser()
+    place = pathlib.Path(os.path.expanduser(pattern))  # pathlib's raises for no one's home
     found = [place] if place.is_file() else _visible_files(place)
     if not place.exists():
         found = map(pathlib.Path, glob.glob(str(place), recursive=True))
@@ -246,7 +248,9 @@ def _sizes(builder: Any, name: str) -> dict[str, int]:
     """Returns the number of examples of each split, of which 'train' must have some."""
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     if not sizes.get("train"):
-        raise BadInput(f"{name} has no examples in a split 'train'; it has {sizes}")
+        raise BadInput(
+            f"config.data.name: {name} has no examples in a split 'train'; it has {sizes}"
+        )
     return sizes
 
 
@@ -263,7 +267,7 @@ def _text_key(builder: Any, key: str | None) -> str:
             )
         return key
     if not texts:
-        raise BadInput(f"{listed}, none of them text: a set of texts is needed")
+        raise BadInput(f"config.data.name: {listed}, none of them text: a set of texts is needed")
     if len(texts) == 1:
         return texts[0]
     for name in _TEXT_KEYS:

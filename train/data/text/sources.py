@@ -1,16 +1,15 @@
 """The text sets, by name: read, made into tokens, and cut into blocks."""
 
+import os
 import pathlib
 import sys
 
 from odeformer.errors import unknown
-from train.data.config import LanguageDataConfig, SentenceDataConfig
+from train.data.config import PACKINGS, LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe
 from train.errors import BadInput
-
-PACKINGS = ("documents", "stream")
 
 
 def load_language(
@@ -63,7 +62,7 @@ def load_sentences(
       tokenizer: that of a saved run, instead of config.tokenizer.
 
     Raises:
-      BadInput: a set or tokenizer that is not there, or another vocabulary.
+      BadInput: a set, tokenizer or packing that is not there, or another vocabulary.
     """
     ready = tokenizer or _ready_tokenizer(config.tokenizer)
     _check_vocabulary(ready, vocabulary)
@@ -88,7 +87,7 @@ def _ready_tokenizer(name: str) -> Tokenizer | None:
         return ByteTokenizer()
     if name == "bpe":
         return None
-    path = pathlib.Path(name).expanduser()
+    path = pathlib.Path(os.path.expanduser(name))  # pathlib's raises for no one's home
     if not path.is_file():
         raise BadInput(
             f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and no such file is "

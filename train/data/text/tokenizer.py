@@ -181,11 +181,13 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> BPETokenizer:
             f"config.model.vocabulary={vocabulary}: a byte-pair encoding has {least} tokens or "
             "more, the bytes and the end of text"
         )
+    texts = list(texts)
+    most = least + sum(4 * len(text) for text in texts)  # a merge takes a byte, or more
     tokenizer = tokenizers.Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=min(vocabulary, most),  # for which it sets memory aside
         special_tokens=[END],
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=Console(stderr=True).is_terminal,

@@ -1,0 +1,300 @@
+"""Mutations of a run's config: of types, of names, of ranges, of words, of what goes together."""
+
+import copy
+import dataclasses
+import math
+import types
+import typing
+from typing import Any, NamedTuple
+
+from odeformer import DepthConfig
+from train.config import TASKS, RunConfig
+
+NAN, INF = math.nan, math.inf
+
+_COUNT = (0, -1, 2**31, 10**12)
+_RATE = (-0.5, 1.0, 1.5, 1 - 1e-9, NAN, INF)
+_SIZE = (-0.5, NAN, INF, -INF, 1e39, 10**400)
+_POSITIVE = (0.0, *_SIZE)
+OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("train_steps", "batch_size", "data.repeats", "parallel.accumulate"), _COUNT),
+    **dict.fromkeys(("model.image_size", "model.patch_size", "model.channels"), _COUNT),
+    **dict.fromkeys(("model.classes", "model.vocabulary", "model.block_size"), _COUNT),
+    **dict.fromkeys(("model.width", "model.heads", "model.mlp"), _COUNT),
+    **dict.fromkeys(("depth.layers", "depth.share", "depth.steps", "depth.max_steps"), _COUNT),
+    **dict.fromkeys(("guard.in_a_row", "eval.batch_size"), _COUNT),
+    **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), (0, -1)),
+    **dict.fromkeys(("eval.every_steps", "log.every_steps"), (0, -1)),
+    **dict.fromkeys(("mesh.data", "mesh.fsdp", "mesh.tensor"), (0, -2)),
+    **dict.fromkeys(("model.dropout", "model.drop_path", "data.token_dropout"), _RATE),
+    **dict.fromkeys(("data.augment.zoom", "data.augment.crop_min_area"), _RATE),
+    **dict.fromkeys(("optimizer.b1", "optimizer.b2", "optimizer.ema_decay"), _RATE),
+    **dict.fromkeys(("optimizer.label_smoothing",), _RATE),
+    **dict.fromkeys(("data.augment.shift_px", "data.augment.rotate_degrees"), _SIZE),
+    **dict.fromkeys(("data.augment.mixup", "data.augment.cutmix"), (*_SIZE, 1e-38)),
+    **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm", "guard.sigmas"), _POSITIVE),
+    **dict.fromkeys(("depth.rtol", "depth.atol"), _POSITIVE),
+    "seed": (-1, 2**32, 10**12),
+    "data.validation": (-1,),
+    "data.workers": (-1, 10**12),
+    "data.held_out": (0.0, -0.5, 0.5, 1.5, NAN, INF),
+    "data.augment.crop_padding_px": (-1, 10**12),
+    "data.augment.randaugment_ops": (-1, 10**12),
+    "data.augment.randaugment_magnitude": (-0.5, 10.5, NAN, INF),
+    "data.augment.erasing": (-0.5, 1.5, NAN, INF),
+    "optimizer.weight_decay": _SIZE,
+    "optimizer.warmup_steps": (-1, 2**31, 10**12),
+    "guard.returns": (-1, 2**31),
+    "checkpoint.spare_dir": ("",),
+}
+WORDS = (
+    *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
+    *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
+    "checkpoint.best",
+)
+WORDS_OF_DATA = ("data.name", "data.tokenizer", "data.label_key")
+
+# Each is refused for one of its keys' sake, the first; by tasks, None being all of them.
+CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
+    None: [
+        {"model.heads": 7},
+        {"model.heads": 2**31 - 1},
+        {"depth.share": 5, "depth.layers": 12},
+        {"depth.share": 2, "depth.layers": 2**31 - 1},
+        {"optimizer.warmup_steps": 50, "train_steps": 50},
+        {"optimizer.warmup_steps": 2**31 - 1},
+        {"depth.atol": 1e-3},
+        {"depth.max_steps": 10},
+        {"depth.rtol": 0.1, "depth.solver": "rk4"},
+        {"depth.rtol": 0.1, "depth.solver": "tsit5", "depth.steps": 2},
+        {"depth.rtol": INF, "depth.solver": "tsit5"},
+        {"depth.adjoint": "store", "depth.solver": "tsit5", "depth.rtol": 0.1},
+        {"depth.adjoint": "backsolve", "depth.solver": "strang"},
+        {"depth.policy": "dots_saveable", "depth.adjoint": "store"},
+        {"model.attention": "cudnn", "model.dtype": "float32"},
+        {"model.attention": "cudnn", "model.dtype": "bfloat16", "model.width": 8, "model.heads": 2},
+        {"model.depth": {"layers": 2}},
+    ],
+    "images": [
+        {"model.patch_size": 5},
+        {"model.patch_size": 2**31 - 1},
+        {"model.image_size": [8]},
+        {"model.image_size": [8, 8, 1]},
+        {"model.image_size": [8, "8"]},
+        {"model.image_size": [8, 0]},
+        {"model.positions": "sincos", "model.width": 6, "model.heads": 2},
+        {"data.repeats": 33, "batch_size": 32},
+        {"data.repeats": 2**20, "batch_size": 2**21, "train_steps": 2**12},
+        {"data.augment.crop_padding_px": 300},
+        {"data.augment.randaugment_ops": 1, "model.channels": 2},
+    ],
+    "language": [
+        {"depth.rtol": 0.1, "depth.solver": "tsit5", "depth.adjoint": "checkpoint"},
+        {"model.positions": "rotary", "model.width": 6, "model.heads": 2},
+    ],
+    "sentences": [{"model.positions": "rotary", "model.width": 6, "model.heads": 2}],
+}
+# What only the devices or the data can refuse.
+CONTRADICTIONS_OF_DATA: dict[str | None, list[dict[str, Any]]] = {
+    None: [
+        {"mesh.data": 1009},
+        {"mesh.fsdp": -1},
+        {"mesh.tensor": 2**40},
+        {"parallel.accumulate": 3},
+        {"model.dtype": "float64"},
+        {"model.attention": "cudnn", "model.dtype": "bfloat16", "model.width": 16},
+        {"depth.adjoint": "recursive", "parallel.mode": "shard_map"},
+        {"batch_size": 20_000},
+        {"batch_size": 2**31 - 1},
+        {"data.name": ""},
+        {"data.name": "a b"},
+        {"data.name": "mnist:9.9.9"},
+        {"data.name": "cifar10/bad"},
+    ],
+    "images": [
+        {"data.data_dir": "/nowhere/at/all", "data.name": "mnist"},
+        {"data.data_dir": "/nowhere/at/all", "data.name": "mnist1"},
+        {"data.data_dir": "nothing://x", "data.name": "mnist"},
+        {"data.fold": 5},
+        {"data.fold": -1},
+        {"data.fold": 0, "data.name": "mnist"},
+        {"model.classes": 9},
+        {"model.image_size": 16},
+        {"model.image_size": [8, 16]},
+        {"model.channels": 3},
+    ],
+    "language": [
+        {"data.files": "/nowhere/*.txt"},
+        {"data.files": "~no-one-of-this-name/x.txt"},
+        {"data.files": None},
+        {"data.files": "x.txt", "data.name": "pydocs"},
+        {"data.text_key": "text"},
+        {"data.held_out": 1e-9},
+        {"data.tokenizer": "~no-one-of-this-name/tokenizer.json"},
+        {"model.vocabulary": 256},
+        {"model.vocabulary": 2**31 - 1},
+        {"model.vocabulary": 300, "data.tokenizer": "bytes"},
+        {"batch_size": 2, "model.block_size": 2**31 - 1},  # one block holds the whole text
+    ],
+    "sentences": [
+        {"data.data_dir": "/nowhere/at/all"},
+        {"data.text_key": "label"},
+        {"data.label_key": ""},
+        {"model.classes": 7},
+        {"model.vocabulary": 2**31 - 1},
+    ],
+}
+
+
+class Mutation(NamedTuple):
+    """A bad config: the key that is wrong with it, and the config as plain values."""
+
+    key: str
+    told: str
+    given: dict[str, Any]
+
+
+def groups_of(given, prefix=""):
+    """Yields every group of a config and its name, the whole as ''."""
+    yield prefix.rstrip("."), given
+    for name, value in given.items():
+        if isinstance(value, dict):
+            yield from groups_of(value, f"{prefix}{name}.")
+
+
+def keys_of(given):
+    """Every key's path: of values, and of groups."""
+    return [f"{path}.{name}".lstrip(".") for path, group in groups_of(given) for name in group]
+
+
+def holder(given, key):
+    """The group that holds a key, and the key's last name."""
+    *groups, last = key.split(".")
+    for name in groups:
+        given = given[name]
+    return given, last
+
+
+def changed(given, changes):
+    """A mutation by values, named for the first key."""
+    given = copy.deepcopy(given)
+    for key, value in changes.items():
+        group, last = holder(given, key)
+        group[last] = value
+    return Mutation(next(iter(changes)), f"{changes}", given)
+
+
+def kinds_of(task):
+    """The types that each key takes, by its path."""
+
+    def walk(cls, prefix=""):
+        for name, hint in typing.get_type_hints(cls).items():
+            if cls is RunConfig:
+                hint = {"model": TASKS[task].model, "data": TASKS[task].data}.get(name, hint)
+            if name == "depth" or typing.get_origin(hint) is typing.ClassVar:
+                continue
+            if dataclasses.is_dataclass(hint):
+                yield from walk(hint, f"{prefix}{name}.")
+            else:
+                kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+                yield f"{prefix}{name}", {typing.get_origin(kind) or kind for kind in kinds}
+
+    return dict(walk(RunConfig)) | dict(walk(DepthConfig, "depth."))
+
+
+def wrong_types(given):
+    """Each key with a value of each type that it does not take."""
+    kinds = kinds_of(given["task"])
+    for key in keys_of(given):
+        taken = kinds.get(key, {dict})
+        taken = taken | {int} if float in taken else taken
+        for value in ("7", 7, 7.5, [7, 7], None, True, {"a": 7}):
+            is_list = isinstance(value, list) and tuple in taken
+            if type(value) not in taken and not is_list:
+                yield changed(given, {key: value})
+
+
+def misspelt(name, rng):
+    """A name with two letters swapped, one dropped or one doubled."""
+    at = int(rng.integers(len(name) - 1))
+    ways = (
+        name[:at] + name[at + 1] + name[at] + name[at + 2 :],
+        name[:at] + name[at + 1 :],
+        name[:at] + name[at] + name[at:],
+    )
+    return next((way for way in rng.permutation(ways).tolist() if way != name), name + name[-1])
+
+
+def unknown_keys(given, rng):
+    """Each key misspelt: under another name, or beside the right one."""
+    for key in keys_of(given):
+        mutated = copy.deepcopy(given)
+        group, last = holder(mutated, key)
+        wrong = misspelt(last, rng)
+        if wrong not in group:
+            group[wrong] = group.pop(last) if rng.integers(2) else group[last]
+            path = f"{key.rpartition('.')[0]}.{wrong}".lstrip(".")
+            yield Mutation(path, f"{path} for {key}", mutated)
+
+
+def missing_keys(given):
+    """Each key left out."""
+    for key in keys_of(given):
+        mutated = copy.deepcopy(given)
+        group, last = holder(mutated, key)
+        del group[last]
+        yield Mutation(key, f"{key} left out", mutated)
+
+
+def out_of_range(given):
+    """Each key with each value that is out of its range."""
+    keys = keys_of(given)
+    for key, values in OUT_OF_RANGE.items():
+        for value in values if key in keys else ():
+            yield changed(given, {key: value})
+
+
+def unknown_words(given, words, rng):
+    """Each key of words with one that is not known."""
+    keys = keys_of(given)
+    for key in words:
+        if key in keys:
+            group, last = holder(given, key)
+            word = group[last] or "dots_saveable"
+            for wrong in (misspelt(word, rng), f"{word}.", f"{word} ", "nonsense"):
+                yield changed(given, {key: wrong})
+
+
+def contradictions(given, table):
+    """Values of which each is accepted, but not beside the others."""
+    for changes in table[None] + table.get(given["task"], []):
+        yield changed(given, changes)
+
+
+def kinds_of_mutations(given, rng):
+    """Lists of mutations that need neither data nor devices, by kind."""
+    return [
+        list(wrong_types(given)),
+        list(unknown_keys(given, rng)),
+        list(missing_keys(given)),
+        list(out_of_range(given)),
+        list(unknown_words(given, WORDS, rng)),
+        list(contradictions(given, CONTRADICTIONS)),
+    ]
+
+
+def kinds_of_data_mutations(given, rng):
+    """Lists of those that only the devices or the data can refuse."""
+    return [
+        list(unknown_words(given, WORDS_OF_DATA, rng)),
+        list(contradictions(given, CONTRADICTIONS_OF_DATA)),
+    ]
+
+
+def draw(lists, number, rng):
+    """Draws so many of all kinds: as evenly as there are enough of each, and none twice."""
+    lists = [[entries[i] for i in rng.permutation(len(entries))] for entries in lists if entries]
+    drawn = []
+    while len(drawn) < number and any(lists):
+        drawn += [entries.pop() for entries in lists if entries]
+    return drawn[:number]
