@@ -21,12 +21,15 @@ FLOORS = [
     {"odeformer.decoding", "odeformer.models", "odeformer.presets"},
     {"odeformer.flops", "odeformer.generate"},
     {"odeformer"},
-    {"train", "train.chips", "train.data", "train.data.config", "train.errors"},
+    {"train", "train.chips", "train.data", "train.data.config", "train.errors", "train.signals"},
+    {"train.ranges"},
     {
         "train.compiled",
         "train.config",
         "train.data.arrays",
         "train.data.text",
+        "train.events",
+        "train.files",
         "train.processes",
         "train.profile",
         "train.statistics",
@@ -56,6 +59,9 @@ FLOORS = [
         "train.optimizer",
         "train.mesh",
         "train.progress",
+        "train.spikes",
+        "train.stored",
+        "train.workdir",
         "train.command_line",
         "train.augment.pipeline",
         "train.data.cifar",
@@ -67,6 +73,7 @@ FLOORS = [
         "train.tasks.task",
     },
     {
+        "train.checksums",
         "train.plots",
         "train.state",
         "train.throughput",
@@ -77,9 +84,16 @@ FLOORS = [
     },
     {"train.tasks", "train.data.blank", "train.gradient"},
     {"train.step", "train.checkpoint"},
-    {"train.evaluate", "train.studies"},
+    {"train.divergence", "train.evaluate", "train.saver", "train.studies"},
     {"train.loop", "train.report"},
-    {"train.__main__", "train.aot", "train.generate", "train.prepare", "train.study"},
+    {
+        "train.__main__",
+        "train.aot",
+        "train.generate",
+        "train.inspect",
+        "train.prepare",
+        "train.study",
+    },
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 

@@ -162,7 +162,7 @@ def make_run(**changes):
     mesh = device_mesh(config.mesh)
     data = load_splits(config)["train"]
     rows = local_rows(mesh, config.batch_size)
-    batches = train_batches(data, config.batch_size, config.train_steps, config.seed, 0, rows)
+    batches = train_batches(data, config.batch_size, config.train_steps, config.seed, rows=rows)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     step = make_train_step(config, make_task(config, data), mesh)
     return step, init_state(config, optimizer, mesh), batches, mesh, config

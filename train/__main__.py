@@ -13,7 +13,10 @@ slice with --coordinator=auto; anywhere else with an address of the first proces
     python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
     python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=1
 
-Exit codes: 0 done, 1 failed, 2 bad input.
+SIGTERM and Ctrl-C stop a run behind the step it is at, with its state saved; the same command goes
+on with it, and ends as if nothing had been. A second one stops it at once.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal with its state saved.
 """
 
 import sys

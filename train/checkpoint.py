@@ -1,207 +1,315 @@
-"""Saving and restoring runs.
+"""What a checkpoint is, and how one is read: verified, or not at all.
 
-A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
+checkpoints/<step>/state/ is orbax's, and holds the arrays; checkpoints/<step>/record/record.json
+says what they must be.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from odeformer import make_model
 from odeformer.errors import unknown
 from train import config as configs
-from train.config import CheckpointConfig, MeshConfig, RunConfig
-from train.data.text.tokenizer import Tokenizer, from_json
-from train.errors import BadInput
+from train.checksums import checksums, leaf_name
+from train.config import MeshConfig, RunConfig
+from train.data.pipeline import Position
+from train.errors import BadInput, warn
 from train.mesh import device_mesh
 from train.optimizer import make_optimizer
+from train.processes import is_first, on_all
 from train.state import TrainState, abstract_state
+from train.stored import read_arrays
+from train.workdir import checkpoint_folder, read_config, saved_steps, unfinished_saves
+
+STATE, RECORD, RECORD_FILE = "state", "record", "record.json"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "orbax-checkpoint", "grain", "numpy")
 
 
-def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
-    """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
+class Damaged(Exception):
+    """A checkpoint that is not what was saved; the text says in what."""
 
-    A workdir without a checkpoint holds no run yet, whatever config was recorded.
 
-    Raises:
-      BadInput: the workdir cannot be read, or holds a run with another config or more steps.
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What an array of the state must be."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    checksum: str  # of `checksums`: the same on every mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a checkpoint holds beside the arrays of the state.
+
+    Random keys and the data of every process are functions of it: of the seed, which the config
+    holds, of the state's step, and of the position.
     """
-    with _reported(workdir):
-        path = epath.Path(workdir)
-        done = _newest_step(path)
-        if done is not None:
-            _check_same_run(path, cfg, done)
-        return path
+
+    position: Position  # in the data
+    examples: int  # of the training split
+    config: dict[str, Any]  # of the run
+    versions: dict[str, str]  # of Python and of the packages
+    metrics: dict[str, float]  # of the validation split, where it was scored behind this step
+    leaves: dict[str, Leaf]  # by name
+    tokenizer: str | None = None  # `tokenizer_digest` of the workdir
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values, with a digest of all of them."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values | {"digest": _digest(values)}
 
 
-def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> None:
-    """Makes the workdir where it is missing, and records the run in it.
+def make_record(
+    state: TrainState,
+    position: Position,
+    examples: int,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    tokenizer: str | None = None,
+) -> Record:
+    """Returns the record of a state, whose checksums are taken here.
 
     Args:
-      path: of the workdir.
-      cfg: the run's config.
-      data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
-
-    Raises:
-      BadInput: the workdir cannot be written.
+      state: to be saved.
+      position: of the run in its data.
+      examples: of the training split.
+      config: of the run, as a nested dict.
+      metrics: of the validation split; none where it was not scored behind this step.
+      tokenizer: `tokenizer_digest` of the workdir.
     """
-    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
-    with _reported(path):
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "config.json").write_text(configs.save(cfg))
-        if tokenizer is not None:
-            (path / "tokenizer.json").write_text(tokenizer.to_json())
-
-
-@contextlib.contextmanager
-def _reported(workdir: str | epath.Path) -> Iterator[None]:
-    """Reports as bad input what keeps the workdir from being used."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(
-            f"workdir {workdir} cannot be written ({error.strerror or error}): take another "
-            "--workdir"
-        ) from error
-    except ImportError as error:
-        raise BadInput(
-            f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
-            "pip install 'etils[epath-gcs]'"
-        ) from error
-
-
-def _newest_step(path: epath.Path) -> int | None:
-    """The step of a workdir's newest checkpoint; None where it holds none."""
-    folder = path / "checkpoints"
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
-    return max(steps, default=None)
-
-
-def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
-    conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
-    if conflicts:
-        raise BadInput(
-            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
-            f"Take another --workdir, or delete this one. On resume only "
-            f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
-        )
-    train_steps: Any = cfg.train_steps
-    if train_steps < done:
-        raise BadInput(
-            f"{path} holds a run of {done} steps, config.train_steps={train_steps} was given: give "
-            "as many or more, or take another --workdir"
-        )
-
-
-def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
-    """Returns the config of the run in a workdir.
-
-    Raises:
-      BadInput: the workdir holds no run, or its config cannot be read.
-    """
-    record = epath.Path(workdir) / "config.json"
-    if not record.exists():
-        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
-    try:
-        return configs.load(record.read_text())
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"{record} is not the config of a run ({error}): restore it, or delete the workdir"
-        ) from error
-
-
-def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
-    """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
-
-    Raises:
-      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
-    """
-    path = epath.Path(workdir)
-    record = path / "tokenizer.json"
-    if _newest_step(path) is None or read_config(path).task == "images":
-        return None
-    if not record.exists():
-        raise BadInput(f"{record} is missing, without which no text can be read: restore it")
-    try:
-        return from_json(record.read_text())
-    except ValueError as error:
-        raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error
-
-
-class Checkpoints:
-    """The checkpoints of one workdir: the newest few, saved in the background."""
-
-    def __init__(self, workdir: str | epath.Path, config: CheckpointConfig | None = None):
-        self._path = epath.Path(workdir).resolve() / "checkpoints"
-        keep = None if config is None else config.keep
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
-        handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(self._path, item_handlers=handler, options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def save(self, state: TrainState, step: int) -> None:
-        """Starts saving the state behind `step` steps; a step that is saved already is left."""
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
-
-    def restore(self, target: TrainState) -> TrainState | None:
-        """Returns the newest state, laid out as the abstract target says; None if there is none.
-
-        Raises:
-          BadInput: the state has other parameters than the target; names the first that differs.
-        """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        saved = self._manager.item_metadata(step)
-        check_fits(saved, target, f"{self._path}/{step}")
-        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        return restored
-
-
-def check_fits(saved: Any, target: TrainState, where: str) -> None:
-    """Raises BadInput naming the first leaf whose presence or shape differs."""
-    saved = getattr(saved, "tree", saved)
-    have = {
-        _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+    found = checksums(state)
+    leaves = {
+        leaf_name(path): Leaf(tuple(leaf.shape), str(leaf.dtype), found[leaf_name(path)])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
+    return Record(position, examples, dict(config), _versions(), dict(metrics), leaves, tokenizer)
+
+
+def tokenizer_digest(workdir: str | epath.Path) -> str | None:
+    """Returns the SHA-256 of a workdir's tokenizer.json; None where there is none."""
+    path = epath.Path(workdir) / "tokenizer.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def read_record(workdir: str | epath.Path, step: int) -> Record:
+    """Returns the record of a checkpoint.
+
+    Raises:
+      Damaged: it is missing, or not what was saved.
+    """
+    path = checkpoint_folder(workdir) / str(step) / RECORD / RECORD_FILE
+    try:
+        values = json.loads(path.read_text())
+        digest = values.pop("digest")
+    except FileNotFoundError as error:
+        raise Damaged(f"its {RECORD_FILE} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"its {RECORD_FILE} cannot be read: {_line(error)}") from error
+    if digest != _digest(values):
+        raise Damaged(f"its {RECORD_FILE} is not what was saved")
+    leaves = {
+        name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
+        for name, leaf in values.pop("leaves").items()
+    }
+    return Record(**values | {"position": Position(**values["position"]), "leaves": leaves})
+
+
+def restore_step(
+    workdir: str | epath.Path, step: int, target: TrainState
+) -> tuple[TrainState, Record]:
+    """Returns a checkpoint's state, verified and laid out as the abstract target says.
+
+    Raises:
+      Damaged: it is not what was saved.
+      BadInput: it has other arrays than the target; names the first that differs.
+    """
+    record = _on_all(lambda: read_record(workdir, step))
+    folder = checkpoint_folder(workdir) / str(step)
+    check_fits(record, target, str(folder))
+    state = _on_all(lambda: _read_arrays(folder / STATE, target))
+    found = checksums(state)
+    wrong = [name for name, leaf in record.leaves.items() if found[name] != leaf.checksum]
+    if wrong:
+        raise Damaged(f"{len(wrong)} of its arrays are not what was saved, {wrong[0]} is the first")
+    return state, record
+
+
+def restore_newest(
+    workdir: str | epath.Path, target: TrainState, before: int | None = None
+) -> tuple[TrainState, Record] | None:
+    """Returns the newest sound state, laid out as the abstract target says; None if there is none.
+
+    What is damaged or unfinished is reported by name, and left as it is.
+
+    Args:
+      workdir: of the run.
+      target: the state's shapes, dtypes and shardings.
+      before: a step that the checkpoint must lie before; None for any.
+
+    Raises:
+      BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
+    """
+    folder = checkpoint_folder(workdir)
+    damaged = {}
+    for name in unfinished_saves(workdir):
+        _report(f"{folder / name} is unfinished: its save was cut off, and it is left out")
+    for step in reversed(saved_steps(workdir)):
+        if before is not None and step >= before:
+            continue
+        try:
+            return restore_step(workdir, step, target)
+        except Damaged as error:
+            damaged[step] = str(error)
+            _report(f"{folder / str(step)} is damaged and not used: {error}")
+    if damaged:
+        listed = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
+        raise BadInput(
+            f"{folder} holds no sound checkpoint:{listed}\nPut one back from a copy, or take "
+            "another --workdir; nothing was changed"
+        )
+    return None
+
+
+def check_origin(record: Record, workdir: str | epath.Path, examples: int) -> None:
+    """Makes sure that a run goes on with its own config and data; tells of other versions.
+
+    Args:
+      record: of the checkpoint that is gone on with.
+      workdir: of the run.
+      examples: of the training split, as it is now.
+
+    Raises:
+      BadInput: another config, another tokeniser, or another number of training examples.
+    """
+    _check_files(record, workdir)
+    if record.examples != examples:
+        raise BadInput(
+            f"the training split has {examples} examples, and {workdir} was trained on one of "
+            f"{record.examples}: give it the data it had, or take another --workdir"
+        )
+    now, was = _versions(), record.versions
+    if other := [f"{k} {was[k]}, now {now.get(k)}" for k in was if was[k] != now.get(k)]:
+        _report(f"{workdir} was saved with {', '.join(other)}: it need not go on bit for bit")
+
+
+def recorded_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+    """Returns the config of a run, having compared it with the newest record that can be read.
+
+    Raises:
+      BadInput: no run, or a config.json or tokenizer.json that is not the run's.
+    """
+    cfg = read_config(workdir)
+    for step in reversed(saved_steps(workdir)):
+        try:
+            record = read_record(workdir, step)
+        except Damaged:
+            continue
+        _check_files(record, workdir)
+        break
+    return cfg
+
+
+def _check_files(record: Record, workdir: str | epath.Path) -> None:
+    """Raises BadInput where what stands beside the checkpoints is not what they were made with."""
+    was, now = configs.flatten(record.config), configs.flatten(read_config(workdir).to_dict())
+    other = [
+        f"{key}: {was.get(key)!r} in checkpoint {record.position.step}, {now.get(key)!r} in it"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key) and key.split(".")[0] not in configs.CHANGEABLE_ON_RESUME
+    ]
+    if other:
+        raise BadInput(
+            f"{workdir}/config.json is not what the run was trained with:\n  "
+            + "\n  ".join(other)
+            + "\nPut these values back, or take another --workdir"
+        )
+    # Other versions of the library may write the same tokeniser in another way.
+    same_library = record.versions.get("tokenizers") == _versions()["tokenizers"]
+    if same_library and record.tokenizer not in (None, tokenizer_digest(workdir)):
+        raise BadInput(
+            f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
+            f"copy whose SHA-256 is {record.tokenizer}, or take another --workdir"
+        )
+
+
+def check_fits(record: Record, target: TrainState, where: str) -> None:
+    """Raises BadInput naming the first array whose presence, shape or dtype differs."""
+    have = {name: _form(leaf) for name, leaf in record.leaves.items()}
     want = {
-        _name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
+        leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }
     for name in want | have:
         if have.get(name) != want.get(name):
             raise BadInput(
                 f"the checkpoint {where} does not fit the model: {name} is "
-                f"{_shape(have.get(name))} in the checkpoint and {_shape(want.get(name))} in the "
-                "model; give the config that the run was trained with"
+                f"{have.get(name, 'absent')} in the checkpoint and {want.get(name, 'absent')} in "
+                "the model; give the config that the run was trained with"
             )
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """One name for a leaf, whether its containers are dataclasses, dicts or lists."""
-    keys = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
-    return "/".join(str(key) for key in keys)
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(list(shape))
+def _read_arrays(folder: epath.Path, target: TrainState) -> TrainState:
+    try:
+        return read_arrays(folder, target)
+    except Exception as error:  # orbax and tensorstore raise whatever a broken file leads to
+        raise Damaged(f"its arrays cannot be read: {_line(error)}") from error
+
+
+def _on_all(read: Any) -> Any:
+    """What was read, where every process could; else all of them find the checkpoint damaged."""
+    value, error = None, None
+    try:
+        value = read()
+    except Damaged as caught:
+        error = caught
+    if not on_all(error is None):
+        raise error or Damaged("another process cannot read it")
+    return value
+
+
+def _report(text: str) -> None:
+    if is_first():
+        warn(text)
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error was caused by."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in (*_PACKAGES, "tokenizers")},
+    }
 
 
 def load_model(
-    workdir: str | epath.Path, overrides: Mapping[str, Any] | None = None
+    workdir: str | epath.Path,
+    overrides: Mapping[str, Any] | None = None,
+    step: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a trained model and its weights: the averaged ones where the run keeps them.
 
@@ -209,6 +317,7 @@ def load_model(
       workdir: of a run; a local folder or a gs:// address.
       overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
         tolerance replaces the run's fixed steps, and the reverse.
+      step: of the checkpoint; None for the newest sound one.
 
     Returns:
       (model, variables), for `model.apply(variables, images)`, images standardised as the run's
@@ -220,16 +329,17 @@ def load_model(
         not fit it.
     """
     config = evaluation_config(workdir, overrides or {})
-    return make_model(config.model), {"params": load_params(workdir, config)}
+    return make_model(config.model), {"params": load_params(workdir, config, step=step)}
 
 
 def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -> RunConfig:
     """Returns the config of a run to evaluate under, with the overrides {'group.key': value}.
 
     Raises:
-      BadInput: no run, or a key or a value that the config refuses.
+      BadInput: no run, one whose config.json is not its own, or a key or a value that the config
+        refuses.
     """
-    cfg = read_config(workdir)
+    cfg = recorded_config(workdir)
     known = configs.flatten(cfg.to_dict())
     for key in overrides:
         if key not in known:
@@ -242,33 +352,46 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
 
 
 def load_params(
-    workdir: str | epath.Path, config: RunConfig, mesh: jax.sharding.Mesh | None = None
+    workdir: str | epath.Path,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh | None = None,
+    step: int | None = None,
 ) -> Any:
-    """Returns the weights to evaluate with, of a run's newest checkpoint.
+    """Returns the weights to evaluate with, of a run's checkpoint.
 
     Args:
       workdir: of the run.
       config: of a model that the weights fit.
       mesh: the devices that they come to lie on; by default one device.
+      step: of the checkpoint; None for the newest sound one.
 
     Returns:
       The averaged weights where the run keeps them, else the newest: the tree of
       `model.init(...)['params']`.
 
     Raises:
-      BadInput: no checkpoint, or one that does not fit the config.
+      BadInput: no sound checkpoint, not this one, or one that does not fit the config.
     """
     if mesh is None:
         mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
     optimizer = make_optimizer(config.optimizer, config.train_steps)
-    path = epath.Path(workdir) / "checkpoints"
-    if not path.exists():
+    target = abstract_state(config, optimizer, mesh)
+    steps = saved_steps(workdir)
+    if not steps:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-    with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(abstract_state(config, optimizer, mesh))
-    if state is None:
-        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-    return state.eval_params
+    listed = ", ".join(map(str, steps))
+    if step is not None and step not in steps:
+        raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
+    try:
+        restored: Any = (
+            restore_newest(workdir, target) if step is None else restore_step(workdir, step, target)
+        )
+    except Damaged as error:
+        raise BadInput(
+            f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
+            f"{listed}"
+        ) from error
+    return restored[0].eval_params
 
 
 def count_parameters(params: Any) -> int:

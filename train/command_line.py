@@ -1,6 +1,7 @@
 """Flags, help and exit codes of the programs.
 
-Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error).
+Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error), 75 stopped with the
+state saved: the same command goes on.
 """
 
 import os
@@ -15,9 +16,9 @@ from ml_collections import config_flags
 
 from odeformer.errors import unknown
 from train.config import RunConfig, flatten, for_evaluation, from_config_dict
-from train.errors import BadInput, ProcessError
+from train.errors import BadInput, ProcessError, RunError, Stopped
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
 
 
 def run(
@@ -45,9 +46,12 @@ def run(
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except ProcessError as error:
+    except (ProcessError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except Stopped as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:  # who read the output wants no more of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -36,6 +36,7 @@ from train.metrics import mean
 from train.step import make_eval_step
 from train.tasks import make_task
 from train.tasks.task import Task
+from train.workdir import read_tokenizer
 
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
@@ -51,6 +52,9 @@ _COLUMNS = {  # of the table, by metric
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "step", None, "Of the checkpoint; by default the newest sound one.", flag_values=FLAGS
+)
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
     "solvers",
@@ -188,7 +192,7 @@ def compare(
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    workdir, config = command_line.parse_with_run(argv, FLAGS, checkpoint.read_config)
+    workdir, config = command_line.parse_with_run(argv, FLAGS, checkpoint.recorded_config)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
@@ -200,10 +204,10 @@ def main(argv: Sequence[str]) -> None:
             if name not in solvers.NAMES:
                 raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
         rows = depths(config.model.depth, chosen, adaptive=not causal)
-    splits = load_splits(config, checkpoint.read_tokenizer(workdir))
+    splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
-    params = checkpoint.load_params(workdir, config, mesh)
+    params = checkpoint.load_params(workdir, config, mesh, FLAGS.step)
     compare(params, config, splits[split], rows, Console())
 
 

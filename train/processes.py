@@ -15,9 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.errors import BadInput, ProcessError
+from train.errors import BadInput, ProcessError, Stopped
 
 AUTO = "auto"  # the coordinator that jax finds, where the environment does not say
 
@@ -94,14 +97,45 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def on_all(yes: bool) -> bool:
+    """Returns whether every process says yes, and waits for their answers."""
+    if jax.process_count() == 1:
+        return yes
+    return bool(multihost_utils.process_allgather(np.array(yes)).all())
+
+
+class AnyProcess:
+    """Whether any process says yes, asked every step by all of them; nobody waits for the answer.
+
+    Of several processes each hears what was said one call before, and all hear the same.
+    """
+
+    def __init__(self):
+        self._answer: jax.Array | None = None
+        mesh = Mesh(np.array(jax.devices()), ("devices",))
+        self._split = NamedSharding(mesh, PartitionSpec("devices"))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def __call__(self, yes: bool) -> bool:
+        """Says yes or no, and returns what is known."""
+        if jax.process_count() == 1:
+            return yes
+        before, said = self._answer, np.full(jax.local_device_count(), yes)
+        self._answer = self._any(jax.make_array_from_process_local_data(self._split, said))
+        return before is not None and bool(before)
+
+
 @contextlib.contextmanager
 def failing_alone() -> Iterator[None]:
     """Lets a process whose work fails end soon, with its own exit code.
 
     By itself jax would first wait for the others, which may wait for this one, and then abort.
+    Processes that were told to stop do so together.
     """
     try:
         yield
+    except Stopped:
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if jax.distributed.is_initialized():
             code = 2 if isinstance(error, BadInput) else 1

@@ -13,16 +13,21 @@ from jax.sharding import Mesh
 from odeformer import example_inputs, make_model
 from train.config import RunConfig
 from train.mesh import parameter_shardings, replicated
+from train.spikes import Guard, init_guard
 
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run; random keys are functions of the seed and the step, and not in it."""
+    """The state of a run; random keys are functions of the seed and the step, and not in it.
 
-    step: jax.Array  # int32: steps taken
+    A batch that is skipped changes nothing of it but the guard's counts.
+    """
+
+    step: jax.Array  # int32: batches learnt from
     params: Any
     opt_state: Any
     ema: Any | None  # the weights' moving average, where the run keeps one
+    guard: Guard
 
     @property
     def eval_params(self) -> Any:
@@ -44,6 +49,7 @@ def make_init(
             params=params,
             opt_state=optimizer.init(params),
             ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+            guard=init_guard(),
         )
 
     return init
@@ -70,7 +76,13 @@ def abstract_state(
         transform_non_params=lambda _: whole,
     )
     ema = None if shapes.ema is None else params
-    shardings = shapes.replace(step=whole, params=params, opt_state=opt_state, ema=ema)
+    shardings = shapes.replace(
+        step=whole,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        guard=jax.tree.map(lambda _: whole, shapes.guard),
+    )
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

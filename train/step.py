@@ -15,6 +15,7 @@ from train.config import RunConfig
 from train.gradient import evaluations, failures, make_gradient
 from train.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.optimizer import average, make_optimizer, make_schedule
+from train.spikes import judge
 from train.state import TrainState, abstract_state, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
@@ -26,7 +27,8 @@ def make_train_step(
 
     What is random about a sample's preparation is a function of the seed, the sample's index and
     its draw; dropout and mixing of one of the seed and the step, and of a sample's place in the
-    batch. The mesh changes nothing of it.
+    batch. The mesh changes nothing of it. A batch that `spikes.judge` refuses is skipped: the state
+    behind it is the one before it, but for the guard's counts.
 
     Args:
       config: of the run.
@@ -37,7 +39,8 @@ def make_train_step(
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] among it. Metrics are
       float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
       (evaluations of all terms in one forward pass) and failed_solves (groups whose solve did not
-      reach its end). In a batch of several parts or shards they are means over these.
+      reach its end), in a batch of several parts or shards means over these; and int32 scalars:
+      skipped, batches so far, and skipped_in_a_row.
     """
     step, given = _jit_train_step(config, task, mesh)
 
@@ -84,19 +87,27 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
     gradient = make_gradient(config, task)
 
     def train_step(state: TrainState, batch: Batch, given: Arrays) -> tuple[TrainState, Metrics]:
-        dropout_key, keys = _random_keys(given["seed"], state.step, batch)
+        dropout_key, keys = random_keys(given["seed"], state.step, batch)
         inputs, targets = task.prepare(batch, keys, given)
         grads, metrics = gradient(state.params, inputs, targets, dropout_key)
+        grad_norm = optax.global_norm(grads)
+        accepted, guard = judge(
+            state.guard, state.step, metrics["loss"], grad_norm, config.guard.sigmas
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         ema, decay = state.ema, config.optimizer.ema_decay
         if decay is not None:
             ema = average(decay, state.step, ema, params)
+        new = TrainState(state.step + 1, params, opt_state, ema, guard)
         metrics |= {
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "skipped": guard.skipped,
+            "skipped_in_a_row": guard.in_a_row,
         }
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        kept = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, state)
+        return kept.replace(guard=guard), metrics
 
     whole = replicated(mesh)
     shardings = state_shardings(config, optimizer, mesh)
@@ -109,8 +120,8 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
     return step, task.constants() | {"seed": np.uint32(config.seed)}
 
 
-def _random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Array, Keys]:
-    """The step's key for dropout, and the keys of its batch."""
+def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Array, Keys]:
+    """Returns the step's key for dropout, and the keys of its batch."""
     dropout_key, batch_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     dropout_key, batch_key = (jax.random.fold_in(key, step) for key in (dropout_key, batch_key))
     sample_keys = jax.vmap(

@@ -44,13 +44,20 @@ class Throughput:
         """Starts counting what is done a second anew, behind `step` steps."""
         self._clock = (step, time.perf_counter())
 
+    def is_due(self, step: int) -> bool:
+        """Returns whether a step's metrics are logged: the run's first step and every so many."""
+        return step == 1 or step % self._config.log.every_steps == 0
+
     def hold(self, step: int, metrics: dict[str, Any]) -> None:
-        """Keeps the metrics of a step that is due to be logged."""
-        if step % self._config.log.every_steps == 0 or not self._compiled:
+        """Keeps the metrics of a step that is logged, or that compiled the program."""
+        if self.is_due(step) or not self._compiled:
             self._held = (step, metrics)
 
     def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
-        """Fetches, writes and shows what is held."""
+        """Fetches what is held; writes and shows what is due, and never what is not.
+
+        So a run that was interrupted logs the steps of one that was not.
+        """
         if self._held is None:
             return
         step, metrics = self._held
@@ -61,8 +68,9 @@ class Throughput:
             steps_per_sec = (step - since_step) / (now - since)
             values |= self._speeds(steps_per_sec, values["train/nfe"])
         self._held, self._clock, self._compiled = None, (step, now), True
-        writer.write(step, values)
-        progress.show(step, values)
+        if self.is_due(step):
+            writer.write(step, values)
+            progress.show(step, values)
 
     def _speeds(self, steps_per_sec: float, nfe: float) -> dict[str, float]:
         examples_per_sec = self._config.batch_size * steps_per_sec

@@ -8,15 +8,15 @@ import sys
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
 from train import processes
-from train.checkpoint import Checkpoints, read_config
+from train.checkpoint import restore_newest
 from train.config import from_config_dict
 from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import abstract_state
+from train.workdir import read_config
 
 workdir, output, fsdp, *group = sys.argv[1:]
 if group:
@@ -24,9 +24,9 @@ if group:
 config = from_config_dict(read_config(workdir))
 mesh = device_mesh(dataclasses.replace(config.mesh, data=-1, fsdp=int(fsdp)))
 optimizer = make_optimizer(config.optimizer, config.train_steps)
-with Checkpoints(epath.Path(workdir)) as checkpoints:
-    state = checkpoints.restore(abstract_state(config, optimizer, mesh))
-assert state is not None
+restored = restore_newest(workdir, abstract_state(config, optimizer, mesh))
+assert restored is not None
+state, _ = restored
 assert jax.tree.leaves(state.params)[0].sharding.mesh.size == jax.device_count() == 8
 arrays = {
     jax.tree_util.keystr(path): multihost_utils.process_allgather(leaf, tiled=True)

@@ -1,0 +1,391 @@
+"""Shows what a run's folder holds: its checkpoints, its config against another, its parameters.
+
+    python -m train.inspect runs/digits
+    python -m train.inspect runs/digits --compare=runs/euler
+    python -m train.inspect runs/digits --compare=configs/digits.py
+    python -m train.inspect runs/digits --params
+    python -m train.inspect --params --config=configs/imagenet.py:variant=vit_b
+
+Every checkpoint is read whole and compared with its checksums. Nothing is written, no lock is taken
+and no accelerator is used: a run may be looked at while it trains.
+
+Exit codes: 0 the newest checkpoint is sound (with --compare and --params: done), 1 it is not, or
+there is none yet, 2 bad input: a folder that holds no run, or whose config.json is not the run's.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import flags
+from etils import epath
+from jax.sharding import PartitionSpec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from odeformer import example_inputs, make_model
+from odeformer.models import ModelConfig
+from odeformer.sharding import parameter_axes
+from train import command_line
+from train.checkpoint import (
+    Damaged,
+    Record,
+    count_parameters,
+    read_record,
+    recorded_config,
+    restore_step,
+)
+from train.checksums import leaf_name
+from train.config import MeshConfig, RunConfig, flatten, from_config_dict
+from train.errors import BadInput, RunError
+from train.mesh import device_mesh
+from train.optimizer import make_optimizer
+from train.progress import describe
+from train.saver import best_step
+from train.state import TrainState, abstract_state
+from train.workdir import checkpoint_folder, read_config, saved_steps, unfinished_saves
+
+SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
+UNFINISHED, ASIDE = "unfinished", "set aside"
+LOOKS, WAIT_SECS = 3, 1.0  # at what a run that trains may be changing, and between them
+_ASIDE_NAME = re.compile(r"(\d+)\.aside")  # `train.saver` gives it
+_PIPED_WIDTH = 200  # of lines that no terminal breaks
+_COLUMNS: Mapping[str, Any] = {  # of the table -> how they are aligned
+    "step": "right",
+    "saved": "left",
+    "MB": "right",
+    "state": "left",
+    "order": "right",
+    "validation": "left",
+    "": "left",
+}
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "workdir", None, "Folder or gs:// address of the run; or give it alone.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "compare", None, "Show where its config differs from this run's or file's.", flag_values=FLAGS
+)
+flags.DEFINE_bool("params", False, "Show the model's parameters.", flag_values=FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A folder of checkpoints/, and what it was found to be."""
+
+    name: str
+    step: int
+    state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or ASIDE
+    reason: str = ""  # why it is neither sound nor finished
+    record: Record | None = None  # where it can be read
+    saved: datetime.datetime | None = None  # where that is known
+    size: int | None = None  # on disk, bytes; None: it changed while it was counted
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is one of the run's checkpoints."""
+        return self.state not in (UNFINISHED, ASIDE)
+
+
+def find_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Found]:
+    """Returns what lies in a run's folder of checkpoints, every finished one of them verified.
+
+    What a run that trains deletes or renames meanwhile is left out.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+
+    Returns:
+      Every checkpoint, those that are unfinished or set aside too, by step in ascending order.
+    """
+    mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+    target = abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
+    folder = checkpoint_folder(workdir)
+    for _ in range(LOOKS):
+        steps, others = _list(workdir)
+        # The newest first: it is the oldest that are deleted while the others are read.
+        found = [_verify(workdir, step, target) for step in reversed(steps)] + others
+        found = [_measured(one, folder) for one in found if (folder / one.name).exists()]
+        if any(one.is_finished for one in found) or not steps:
+            break
+    return sorted(found, key=lambda one: (one.step, one.is_finished))
+
+
+def find_best(found: Sequence[Found], best: str | None) -> int | None:
+    """Returns the step of the best sound checkpoint; None where none was scored.
+
+    Args:
+      found: of `find_checkpoints`.
+      best: the metric's name, config.checkpoint.best.
+    """
+    sound = {one.step: one.record for one in found if one.state == SOUND}
+    return best_step({step: r.metrics.get(best or "") for step, r in sound.items() if r}, best)
+
+
+def parameter_shapes(config: ModelConfig) -> Any:
+    """Returns the shapes and dtypes of a model's parameters; no memory is taken for them.
+
+    Args:
+      config: of the model.
+    """
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Returns {'group.key': (value here, value there)} where two configs differ.
+
+    Args:
+      here: a config, as a nested dict.
+      there: another; a key that one of them lacks is 'absent' there.
+    """
+    left, right, absent = flatten(here), flatten(there), object()
+
+    def shown(value: Any) -> str:
+        return "absent" if value is absent else repr(value)
+
+    pairs = {key: (left.get(key, absent), right.get(key, absent)) for key in sorted(left | right)}
+    return {key: (shown(a), shown(b)) for key, (a, b) in pairs.items() if a != b}
+
+
+def _list(workdir: str | epath.Path) -> tuple[list[int], list[Found]]:
+    """The steps of the finished checkpoints, and what else lies beside them."""
+    folder, others = checkpoint_folder(workdir), []
+    for name, step in unfinished_saves(workdir).items():
+        others.append(Found(name, step, UNFINISHED, "its save was cut off, or is on its way"))
+    for entry in folder.iterdir() if folder.exists() else ():
+        if match := _ASIDE_NAME.fullmatch(entry.name):
+            reason = "the run went back behind it"
+            others.append(Found(entry.name, int(match[1]), ASIDE, reason))
+    return saved_steps(workdir), others
+
+
+def _verify(workdir: str | epath.Path, step: int, target: TrainState) -> Found:
+    """A finished checkpoint, read whole; what seems damaged is read again, if it is still there."""
+    folder, state, reason = checkpoint_folder(workdir) / str(step), SOUND, ""
+    for wait_secs in (WAIT_SECS, None):
+        try:
+            _, record = restore_step(workdir, step, target)
+            return Found(folder.name, step, SOUND, record=record)
+        except Damaged as error:
+            state, reason = DAMAGED, str(error)
+        except BadInput as error:
+            state, reason = UNFIT, str(error)
+        if wait_secs is not None and folder.exists():
+            time.sleep(wait_secs)  # it may be on its way out
+    try:
+        record = read_record(workdir, step)
+    except Damaged:
+        record = None
+    return Found(folder.name, step, state, reason, record)
+
+
+def _measured(found: Found, parent: epath.Path) -> Found:
+    """The same with its date and its size."""
+    folder, saved, size = parent / found.name, None, None
+    # The date stands in a file of orbax's, and not where the save was cut off.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        saved = datetime.datetime.fromtimestamp(metadata["commit_timestamp_nsecs"] / 1e9)
+    with contextlib.suppress(OSError):
+        size = _size(folder)
+    return dataclasses.replace(found, saved=saved, size=size)
+
+
+def _size(folder: epath.Path) -> int:
+    return sum(
+        _size(entry) if entry.is_dir() else entry.stat().length for entry in folder.iterdir()
+    )
+
+
+def _other_versions(record: Record) -> list[str]:
+    """What the checkpoint was saved with and is not here."""
+    other = []
+    for name, was in record.versions.items():
+        try:
+            now = (
+                platform.python_version() if name == "python" else importlib.metadata.version(name)
+            )
+        except importlib.metadata.PackageNotFoundError:
+            now = "absent"
+        if was != now:
+            other.append(f"{name} {was}, now {now}")
+    return other
+
+
+def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> None:
+    found = find_checkpoints(workdir, config)
+    finished = [one for one in found if one.is_finished]
+    done = finished[-1].step if finished else 0
+    depth = dataclasses.asdict(config.model.depth)
+    settings = ", ".join(f"{name} {value}" for name, value in depth.items() if value is not None)
+    parameters = count_parameters(parameter_shapes(config.model))
+    _say(
+        console,
+        f"{workdir}: {config.task} ({config.data.name}), seed {config.seed}, saved at step {done} "
+        f"of {config.train_steps}, {parameters:,} parameters, {settings}",
+    )
+    if not found:
+        raise RunError(f"{workdir} holds no checkpoint yet")
+    best = find_best(found, config.checkpoint.best)
+    orders = any(one.record and one.record.position.order for one in found)
+    table = Table(title="checkpoints")
+    for name, justify in _COLUMNS.items():
+        if name != "order" or orders:
+            table.add_column(name, justify=justify)
+    for one in found:
+        table.add_row(*_cells(one, finished, best, orders))
+    console.print(table)
+    for one in found:
+        if one.reason:
+            _say(console, f"{one.name} is {one.state}: {one.reason}")
+    if finished and (record := finished[-1].record) and (other := _other_versions(record)):
+        _say(console, f"step {done} was saved with {', '.join(other)}")
+    recorded_config(workdir)  # refuses one that the checkpoints were not made with
+    _check_newest(workdir, finished)
+
+
+def _cells(one: Found, finished: Sequence[Found], best: int | None, orders: bool) -> list[str]:
+    """The row of a checkpoint."""
+    marks = {
+        "newest": bool(finished) and one is finished[-1],
+        "best": one.is_finished and one.step == best,
+    }
+    order = one.record.position.order if one.record else None
+    return [
+        str(one.step),
+        f"{one.saved:%Y-%m-%d %H:%M}" if one.saved else "",
+        f"{one.size / 1e6:.2f}" if one.size is not None else "",
+        one.state,
+        *([str(order or "")] if orders else []),
+        describe(one.record.metrics) if one.record else "",
+        ", ".join(name for name, holds in marks.items() if holds),
+    ]
+
+
+def _check_newest(workdir: str, finished: Sequence[Found]) -> None:
+    """Raises RunError where the newest checkpoint is not sound."""
+    if not finished:
+        raise RunError(f"{workdir} holds no finished checkpoint")
+    newest = finished[-1]
+    if newest.state == SOUND:
+        return
+    sound = [one.step for one in finished if one.state == SOUND]
+    rest = f"the newest sound one is of step {sound[-1]}" if sound else "none is sound"
+    raise RunError(
+        f"the newest checkpoint of {workdir}, step {newest.step}, is {newest.state}: {rest}"
+    )
+
+
+def _print_differences(workdir: str, other: str, console: Console) -> None:
+    here, there = read_config(workdir).to_dict(), _config_of(other).to_dict()
+    found = differences(here, there)
+    if not found:
+        _say(console, f"{workdir} and {other} have the same config")
+        return
+    table = Table(title=f"{workdir} (here) and {other} (there)")
+    for name in ("key", "here", "there"):
+        table.add_column(name, overflow="fold")
+    for key, values in found.items():
+        table.add_row(*map(Text, (key, *values)))
+    console.print(table)
+
+
+def _config_of(other: str) -> ml_collections.ConfigDict:
+    """The config of a file FILE.py or FILE.py:argument, or else of a workdir."""
+    if other.partition(":")[0].endswith(".py"):
+        argv = ["", f"--compare={other}"]
+        return command_line.parse_with_config(argv, flags.FlagValues(), name="compare")
+    return read_config(other)
+
+
+def _print_parameters(config: ModelConfig, console: Console) -> None:
+    shapes = parameter_shapes(config)
+    axes = jax.tree.leaves(
+        parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+    )
+    table = Table(title="parameters")
+    for name in ("name", "shape", "dtype", "entries", "bytes", "axes"):
+        table.add_column(name, justify="right" if name in ("entries", "bytes") else "left")
+    entries, sizes = Counter(), Counter()
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    for (path, leaf), spec in zip(leaves, axes, strict=True):
+        name, count = leaf_name(path), math.prod(leaf.shape)
+        size = count * leaf.dtype.itemsize
+        for total in (name.partition("/")[0], "all"):
+            entries[total] += count
+            sizes[total] += size
+        shape = " x ".join(map(str, leaf.shape))
+        named = " ".join(axis or "-" for axis in spec)
+        table.add_row(name, shape, str(leaf.dtype), f"{count:,}", f"{size:,}", named)
+    table.add_section()
+    for total in [*(name for name in entries if name != "all"), "all"]:
+        table.add_row(total, "", "", f"{entries[total]:,}", f"{sizes[total]:,}", "")
+    table.caption = "axes: what a mesh may split; -: never split"
+    console.print(table)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _workdir_of(rest: Sequence[str]) -> str:
+    """The workdir, of --workdir or of the arguments that are no flags."""
+    given = [*([FLAGS.workdir] if FLAGS.workdir else []), *rest]
+    if len(given) != 1:
+        raise BadInput(f"give the folder of one run, e.g. runs/digits; {len(given)} were given")
+    return given[0]
+
+
+def _inspect(argv: Sequence[str], console: Console) -> None:
+    if command_line.flag_value(argv, "config") is not None:
+        cfg = command_line.parse_with_config(argv, FLAGS)
+        if not FLAGS.params or FLAGS.workdir or FLAGS.compare:
+            raise BadInput("--config goes with --params alone: it shows a config's parameters")
+        _print_parameters(from_config_dict(cfg).model, console)
+        return
+    workdir = _workdir_of(command_line.parse(argv, FLAGS))
+    if FLAGS.compare:
+        _print_differences(workdir, FLAGS.compare, console)
+    if FLAGS.params:
+        _print_parameters(from_config_dict(read_config(workdir)).model, console)
+    if not FLAGS.compare and not FLAGS.params:
+        _print_checkpoints(workdir, from_config_dict(read_config(workdir)), console)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The program."""
+    jax.config.update("jax_platforms", "cpu")  # an accelerator is the trainer's
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    try:
+        _inspect(argv, console)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise BadInput(f"the run cannot be read: {error}") from error
+    except ImportError as error:
+        raise BadInput(
+            f"the workdir needs a package that is not there ({error}): for gs:// addresses "
+            "pip install 'etils[epath-gcs]'"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main, sys.argv, FLAGS, __doc__, "config"))

@@ -1,0 +1,196 @@
+"""The folder of a run: whose it is, who writes into it, what stands beside its checkpoints.
+
+A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import orbax.checkpoint as ocp
+from etils import epath
+
+from train import config as configs
+from train.data.text.tokenizer import Tokenizer, from_json
+from train.errors import BadInput, warn
+from train.files import write_whole
+from train.processes import is_first
+
+_UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
+
+
+def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
+    """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
+
+    A workdir without a checkpoint holds no run yet, whatever config was recorded.
+
+    Raises:
+      BadInput: the workdir cannot be read, or holds a run with another config or more steps.
+    """
+    with _reported(workdir):
+        path = epath.Path(workdir)
+        steps = saved_steps(path)
+        if steps:
+            _check_same_run(path, cfg, steps[-1])
+        return path
+
+
+@contextlib.contextmanager
+def locked(path: epath.Path) -> Iterator[None]:
+    """Keeps every other trainer out of a local workdir, which is made where it is missing.
+
+    The lock is the kernel's and ends with this process, however it ends; the file stays. Of several
+    processes the first holds it. A gs:// address has no locks.
+
+    Args:
+      path: of the workdir.
+
+    Raises:
+      BadInput: another trainer is at work in it, or it cannot be written.
+    """
+    if "://" in str(path) or not is_first():
+        yield
+        return
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / "lock", "a+")  # noqa: SIM115, closed below: only opening is reported
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{path} is in use: {file.read().strip() or 'another process'} trains there; wait "
+                "for it, stop it, or take another --workdir"
+            ) from None
+        except OSError as error:
+            warn(f"{path} cannot be locked ({error.strerror}): start no second trainer there")
+        with contextlib.suppress(OSError):  # who holds it is good to know, and no more than that
+            file.truncate(0)
+            now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+            file.flush()
+        yield
+
+
+def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> None:
+    """Makes the workdir where it is missing, and records the run in it.
+
+    Args:
+      path: of the workdir.
+      cfg: the run's config.
+      data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
+
+    Raises:
+      BadInput: the workdir cannot be written.
+    """
+    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        _record(path / "config.json", configs.save(cfg))
+        if tokenizer is not None:
+            _record(path / "tokenizer.json", tokenizer.to_json())
+
+
+def _record(path: epath.Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_whole(path, text)
+
+
+@contextlib.contextmanager
+def _reported(workdir: str | epath.Path) -> Iterator[None]:
+    """Reports as bad input what keeps the workdir from being used."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"workdir {workdir} cannot be written ({error.strerror or error}): take another "
+            "--workdir"
+        ) from error
+    except ImportError as error:
+        raise BadInput(
+            f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
+            "pip install 'etils[epath-gcs]'"
+        ) from error
+
+
+def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
+    """Returns the folder of a workdir's checkpoints, as an absolute path."""
+    return epath.Path(workdir).resolve() / "checkpoints"
+
+
+def saved_steps(workdir: str | epath.Path) -> list[int]:
+    """Returns the steps of a workdir's finished checkpoints, sound or not, in ascending order."""
+    folder = checkpoint_folder(workdir)
+    entries = list(folder.iterdir()) if folder.exists() else []
+    return sorted(
+        int(entry.name)
+        for entry in entries
+        if entry.name.isdigit() and ocp.utils.is_checkpoint_finalized(entry)
+    )
+
+
+def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of saves that were cut off before their end."""
+    folder = checkpoint_folder(workdir)
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    finished = {str(step) for step in saved_steps(workdir)}
+    cut = {name: int(match[1]) for name in names if (match := _UNFINISHED.fullmatch(name))}
+    return cut | {name: int(name) for name in names if name.isdigit() and name not in finished}
+
+
+def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
+    conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
+    if conflicts:
+        raise BadInput(
+            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
+            f"Take another --workdir, or delete this one. On resume only "
+            f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
+        )
+    train_steps: Any = cfg.train_steps
+    if train_steps < done:
+        raise BadInput(
+            f"{path} holds a run of {done} steps, config.train_steps={train_steps} was given: give "
+            "as many or more, or take another --workdir"
+        )
+
+
+def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+    """Returns the config of the run in a workdir.
+
+    Raises:
+      BadInput: the workdir holds no run, or its config cannot be read.
+    """
+    record = epath.Path(workdir) / "config.json"
+    if not record.exists():
+        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
+    try:
+        return configs.load(record.read_text())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{record} is not the config of a run ({error}): restore it, or delete the workdir"
+        ) from error
+
+
+def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
+    """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
+
+    Raises:
+      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
+    """
+    path = epath.Path(workdir)
+    record = path / "tokenizer.json"
+    if not saved_steps(path) or read_config(path).task == "images":
+        return None
+    if not record.exists():
+        raise BadInput(f"{record} is missing, without which no text can be read: restore it")
+    try:
+        return from_json(record.read_text())
+    except ValueError as error:
+        raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error
