@@ -27,6 +27,7 @@ from opinions import Opinions
 
 from configs import digits, pydocs, sst2
 from odeformer import VectorField
+from train.evaluate import score
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -125,6 +126,25 @@ def start(monkeypatch, module, *arguments):
 @functools.cache
 def _pristine(module):
     return copy.deepcopy(module.FLAGS)
+
+
+def interrupt_at_second_score():
+    """Returns train.loop's score, but for an interruption at its second call."""
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(*args, **kwargs)
+
+    return interrupted
+
+
+def timeless(line):
+    """A line of metrics.jsonl without what depends on the time of day."""
+    timed = ("_per_sec", "/mfu")
+    return {name: value for name, value in line.items() if not name.endswith(timed)}
 
 
 @pytest.fixture(scope="session")

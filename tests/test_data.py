@@ -1,10 +1,17 @@
 """Data: the fixed splits, the order of the batches, augmentation."""
 
 import collections
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from configs import common
 from train.config import from_config_dict
@@ -144,3 +151,40 @@ def test_refusals(digits):
         load(name="cifar10", fold=1)
     with pytest.raises(BadInput, match="'digit' is neither 'digits' nor a set"):
         load(name="digit")
+
+
+READER = """
+import multiprocessing, time
+from train.config import from_config_dict
+from train.data.pipeline import train_batches
+from train.data.sources import load_splits
+from configs import digits
+
+if __name__ == "__main__":
+    data = load_splits(from_config_dict(digits.get_config()))["train"]
+    batches = train_batches(data, 8, 1000, seed=0, workers=1)
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_workers_leave_signals_to_the_trainer_and_die_with_it(tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text(READER)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    reader = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environ)
+    assert reader.stdout is not None
+    (worker,) = map(int, reader.stdout.readline().split())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    time.sleep(1)
+    os.kill(worker, 0)  # raises where there is none
+    reader.kill()
+    reader.wait()
+    end = time.monotonic() + 30
+    while pathlib.Path(f"/proc/{worker}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

@@ -82,7 +82,7 @@ FLOORS = [
         "train.tasks.language",
         "train.tasks.sentences",
     },
-    {"train.tasks", "train.data.blank", "train.gradient"},
+    {"train.tasks", "train.data.blank", "train.gradient", "train.record"},
     {"train.step", "train.checkpoint"},
     {"train.divergence", "train.evaluate", "train.saver", "train.studies"},
     {"train.loop", "train.report"},

@@ -67,6 +67,7 @@ def trained():
         "fine": dict(depth=dict(solver="rk4", steps=64), mesh=LAYOUTS[0], model=PLAIN, steps=3),
         "memory": "memory",
         "checkpoint": "checkpoint",
+        "sums": "sums",
     }
     return dict(zip(cases, train_cases(list(cases.values())), strict=True))
 
@@ -119,6 +120,12 @@ def test_the_state_is_born_where_it_lies(trained):
 
 def test_a_checkpoint_fits_every_mesh(trained):
     assert trained["checkpoint"] == [True] * 3
+
+
+def test_checksums_do_not_depend_on_the_layout(trained):
+    one, *others = trained["sums"]
+    assert len(others) == 10 and all(found == one for found in others)
+    assert len(set(one.values())) == len(one) == 5
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,14 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, make_tiny_language, make_tiny_sentences, start
-from test_loop import _interrupt_at_second_call
+from conftest import (
+    ROOT,
+    interrupt_at_second_score,
+    make_tiny_language,
+    make_tiny_sentences,
+    start,
+    timeless,
+)
 from test_programs import run
 from test_step import keys_read
 
@@ -49,7 +55,7 @@ def test_what_a_language_run_writes(finished):
 def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
     cfg, whole = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", _interrupt_at_second_call())
+        patch.setattr("train.loop.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, tmp_path)
     # The tokeniser is the run's own: it is not made anew.
@@ -61,7 +67,6 @@ def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
         *(jax.tree.leaves(load_params(w, config)) for w in (whole, tmp_path)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    timeless = lambda line: {k: v for k, v in line.items() if not k.endswith("_per_sec")}
     assert list(map(timeless, read_metrics(tmp_path))) == list(map(timeless, read_metrics(whole)))
 
 

@@ -33,6 +33,7 @@ from train.mesh import (
     put_batch,
 )
 from train.metrics import mean
+from train.record import recorded_config
 from train.step import make_eval_step
 from train.tasks import make_task
 from train.tasks.task import Task
@@ -192,7 +193,7 @@ def compare(
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    workdir, config = command_line.parse_with_run(argv, FLAGS, checkpoint.recorded_config)
+    workdir, config = command_line.parse_with_run(argv, FLAGS, recorded_config)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")

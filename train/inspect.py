@@ -16,10 +16,8 @@ there is none yet, 2 bad input: a folder that holds no run, or whose config.json
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import math
-import platform
 import re
 import sys
 import time
@@ -40,28 +38,28 @@ from odeformer import example_inputs, make_model
 from odeformer.models import ModelConfig
 from odeformer.sharding import parameter_axes
 from train import command_line
-from train.checkpoint import (
-    Damaged,
-    Record,
-    count_parameters,
-    read_record,
-    recorded_config,
-    restore_step,
-)
+from train.checkpoint import count_parameters, restore_step
 from train.checksums import leaf_name
 from train.config import MeshConfig, RunConfig, flatten, from_config_dict
 from train.errors import BadInput, RunError
 from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.progress import describe
+from train.record import Damaged, Record, other_versions, read_record, recorded_config
 from train.saver import best_step
 from train.state import TrainState, abstract_state
-from train.workdir import checkpoint_folder, read_config, saved_steps, unfinished_saves
+from train.workdir import (
+    ASIDE,
+    checkpoint_folder,
+    read_config,
+    saved_steps,
+    unfinished_saves,
+)
 
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
-UNFINISHED, ASIDE = "unfinished", "set aside"
+UNFINISHED, SET_ASIDE = "unfinished", "set aside"
 LOOKS, WAIT_SECS = 3, 1.0  # at what a run that trains may be changing, and between them
-_ASIDE_NAME = re.compile(r"(\d+)\.aside")  # `train.saver` gives it
+_ASIDE_NAME = re.compile(rf"(\d+){re.escape(ASIDE)}")
 _PIPED_WIDTH = 200  # of lines that no terminal breaks
 _COLUMNS: Mapping[str, Any] = {  # of the table -> how they are aligned
     "step": "right",
@@ -89,7 +87,7 @@ class Found:
 
     name: str
     step: int
-    state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or ASIDE
+    state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or SET_ASIDE
     reason: str = ""  # why it is neither sound nor finished
     record: Record | None = None  # where it can be read
     saved: datetime.datetime | None = None  # where that is known
@@ -98,7 +96,7 @@ class Found:
     @property
     def is_finished(self) -> bool:
         """Whether it is one of the run's checkpoints."""
-        return self.state not in (UNFINISHED, ASIDE)
+        return self.state not in (UNFINISHED, SET_ASIDE)
 
 
 def find_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Found]:
@@ -171,7 +169,7 @@ def _list(workdir: str | epath.Path) -> tuple[list[int], list[Found]]:
     for entry in folder.iterdir() if folder.exists() else ():
         if match := _ASIDE_NAME.fullmatch(entry.name):
             reason = "the run went back behind it"
-            others.append(Found(entry.name, int(match[1]), ASIDE, reason))
+            others.append(Found(entry.name, int(match[1]), SET_ASIDE, reason))
     return saved_steps(workdir), others
 
 
@@ -213,21 +211,6 @@ def _size(folder: epath.Path) -> int:
     )
 
 
-def _other_versions(record: Record) -> list[str]:
-    """What the checkpoint was saved with and is not here."""
-    other = []
-    for name, was in record.versions.items():
-        try:
-            now = (
-                platform.python_version() if name == "python" else importlib.metadata.version(name)
-            )
-        except importlib.metadata.PackageNotFoundError:
-            now = "absent"
-        if was != now:
-            other.append(f"{name} {was}, now {now}")
-    return other
-
-
 def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> None:
     found = find_checkpoints(workdir, config)
     finished = [one for one in found if one.is_finished]
@@ -254,7 +237,7 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
     for one in found:
         if one.reason:
             _say(console, f"{one.name} is {one.state}: {one.reason}")
-    if finished and (record := finished[-1].record) and (other := _other_versions(record)):
+    if finished and (record := finished[-1].record) and (other := other_versions(record)):
         _say(console, f"step {done} was saved with {', '.join(other)}")
     recorded_config(workdir)  # refuses one that the checkpoints were not made with
     _check_newest(workdir, finished)

@@ -10,7 +10,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint import check_origin, count_parameters, restore_newest
+from train.checkpoint import count_parameters, restore_newest
 from train.config import RunConfig, from_config_dict
 from train.data.arrays import Split
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
@@ -25,6 +25,7 @@ from train.plots import plot_curves
 from train.processes import AnyProcess, barrier, is_first
 from train.profile import Profile, Span
 from train.progress import RunProgress, describe
+from train.record import check_origin
 from train.saver import CannotSave, Saver
 from train.signals import StopSignals
 from train.spikes import Watch

@@ -12,17 +12,24 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
-from train.checkpoint import RECORD, RECORD_FILE, STATE, Damaged, make_record, read_record
 from train.config import BEST, CheckpointConfig
 from train.data.pipeline import Position
 from train.errors import RunError, warn
 from train.processes import barrier, is_first, on_all
+from train.record import (
+    RECORD,
+    RECORD_FILE,
+    STATE,
+    Damaged,
+    make_record,
+    read_record,
+    tokenizer_digest,
+)
 from train.state import TrainState
-from train.workdir import checkpoint_folder, saved_steps
+from train.workdir import ASIDE, checkpoint_folder, saved_steps, unfinished_saves
 
 ATTEMPTS = 3  # that fail one behind the other before a run moves to its spare folder
 WAITS_SECS = (1, 4, 15)  # between the attempts of a run that is at its end
-_ASIDE = ".aside"  # behind the name of a checkpoint that the run went back behind
 
 
 class CannotSave(RunError):
@@ -64,6 +71,7 @@ class Saver:
         self._failures = 0  # since the last save that succeeded
         self._retry_at: int | None = None
         self._reason = ""
+        self._tokenizer = tokenizer_digest(workdir)
 
     def __enter__(self) -> "Saver":
         return self
@@ -122,15 +130,16 @@ class Saver:
         Each is deleted when its step is saved anew.
         """
         self._settle()
-        for newer in [s for s in saved_steps(self._workdir) if s > step]:
+        behind = [s for s in saved_steps(self._workdir) if s > step]
+        for newer in behind:
             self._keeping.metrics.pop(newer, None)
             if is_first():
-                aside = self._folder / f"{newer}{_ASIDE}"
+                aside = self._folder / f"{newer}{ASIDE}"
                 if aside.exists():
                     aside.rmtree()  # it was set aside before, and this one had replaced it
                 (self._folder / str(newer)).rename(aside)
         barrier("checkpoints were set aside")
-        if self._manager is not None:
+        if behind and self._manager is not None:
             self._manager.reload()
         self._saved = None
 
@@ -144,7 +153,9 @@ class Saver:
         try:
             self._check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager = self._manager or self._open()
-            record = make_record(state, position, self._examples, self._run, metrics)
+            record = make_record(
+                state, position, self._examples, self._run, metrics, self._tokenizer
+            )
             self._keeping.add(step, record.metrics)
             items = {
                 STATE: ocp.args.StandardSave(state),
@@ -170,9 +181,17 @@ class Saver:
         if self._failures:
             warn(f"{self._workdir} takes checkpoints again: step {step} is saved")
         self._saved, self._failures, self._retry_at = step, 0, None
-        aside = self._folder / f"{step}{_ASIDE}"
-        if is_first() and aside.exists():
-            aside.rmtree()
+        if is_first():
+            self._tidy(step)
+
+    def _tidy(self, step: int) -> None:
+        """Deletes what a save replaced: older ones that were cut off, and what was set aside."""
+        with contextlib.suppress(OSError):  # what is left over is no harm, and goes the next time
+            saves = unfinished_saves(self._workdir)
+            replaced = [name for name, cut_off in saves.items() if cut_off <= step]
+            for name in (*replaced, f"{step}{ASIDE}"):
+                if (self._folder / name).exists():
+                    (self._folder / name).rmtree()
 
     def _failed(self, step: int, error: Exception) -> None:
         """Tells of a save that failed, and sets the step of the next attempt."""

@@ -22,6 +22,7 @@ from train.errors import BadInput, warn
 from train.files import write_whole
 from train.processes import is_first
 
+ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
 
 
@@ -110,8 +111,8 @@ def _reported(workdir: str | epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BadInput(
-            f"workdir {workdir} cannot be written ({error.strerror or error}): take another "
-            "--workdir"
+            f"workdir {workdir} cannot be read and written ({error.strerror or error}): take "
+            "another --workdir"
         ) from error
     except ImportError as error:
         raise BadInput(
@@ -167,14 +168,17 @@ def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     Raises:
       BadInput: the workdir holds no run, or its config cannot be read.
     """
-    record = epath.Path(workdir) / "config.json"
-    if not record.exists():
+    with _reported(workdir):
+        record = epath.Path(workdir) / "config.json"
+        content = record.read_bytes() if record.exists() else None
+    if content is None:
         raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
     try:
-        return configs.load(record.read_text())
+        return configs.load(content.decode())
     except (ValueError, AttributeError, TypeError) as error:
         raise BadInput(
-            f"{record} is not the config of a run ({error}): restore it, or delete the workdir"
+            f"{record} is not the config of a run ({error}): put it back; a checkpoint's "
+            "record/record.json holds it, too"
         ) from error
 
 

@@ -1,0 +1,120 @@
+"""What a run's process does; the server that they are forked from has imported this module."""
+
+import atexit
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import flags
+from etils import epath
+
+from train import command_line, loop, processes
+from train.config import CheckpointConfig, MeshConfig
+from train.data.pipeline import Position
+from train.mesh import device_mesh, replicated
+from train.saver import Saver
+from train.signals import StopSignals
+from train.spikes import init_guard
+from train.state import TrainState
+
+LONG_SECS = 120  # that a test never waits for
+
+
+def run(journal, main, *args):
+    """Ends this process with the exit code of a program, as an interpreter would.
+
+    Args:
+      journal: what is printed goes to the file of this name and '.out'.
+      main: the program, called with the journal and the arguments.
+      args: its arguments.
+    """
+    os.setsid()  # else a signal to its group would reach the tests
+    printed = os.open(f"{journal}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    code = command_line.run(lambda _: main(journal, *args), [], flags.FlagValues(), None)
+    # multiprocessing ends its processes without these.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def train(journal, cfg, workdir, group=(), stop_at=None):
+    """Trains as `python -m train` does.
+
+    Args:
+      journal: a file that gets a line 'start STEP', and 'STEP CHECKSUM' for each batch as it is
+        taken: as the checksum of all its arrays.
+      cfg: the run's config.
+      workdir: of the run.
+      group: coordinator, number of processes and this one's number, where there are several; each
+        has two devices.
+      stop_at: a step at which the process tells itself to stop, as its batch is taken.
+    """
+    _keep_journal(journal, stop_at)
+    if group:
+        jax.config.update("jax_num_cpu_devices", 2)
+        processes.start(*group)
+    with processes.failing_alone():
+        loop.train(cfg, workdir)
+
+
+def compute(journal, signals=0):
+    """Computes within the reach of StopSignals, in one call of C that hears no signal.
+
+    Args:
+      journal: gets a line when it begins.
+      signals: that the process sends itself before, at once.
+    """
+    with StopSignals(), open(journal, "w") as file:
+        for _ in range(signals):
+            signal.raise_signal(signal.SIGTERM)
+        print("computing", file=file, flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def save_slowly(journal, workdir):
+    """Saves two small states behind a first signal, the second of them without end."""
+    (epath.Path(workdir) / "config.json").write_text("{}")  # else it counts as vanished
+    whole = replicated(device_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)))
+    state = TrainState(jnp.ones(()), {"w": jnp.ones(4)}, {}, None, init_guard())
+    state = jax.device_put(state, whole)
+    config = CheckpointConfig(every_steps=1, keep=2, best=None, spare_dir=None)
+    with StopSignals(), Saver(epath.Path(workdir), config, {}, 1, 2) as saver:
+        saver.finish(state, Position(1, 0), {})
+
+        def commit(*args, **kwargs):
+            with open(journal, "w") as file:
+                print("committing", file=file)
+            time.sleep(LONG_SECS)
+
+        ocp.StandardCheckpointHandler.finalize = commit
+        saver.finish(state, Position(2, 0), {})
+
+
+def _keep_journal(journal, stop_at):
+    take = loop.train_batches
+
+    def train_batches(data, batch_size, steps, seed, start, *args):
+        with open(journal, "a") as file:
+            print("start", start.step, file=file, flush=True)
+            batches = take(data, batch_size, steps, seed, start, *args)
+            for step, batch in enumerate(batches, start.step + 1):
+                checksum = 0
+                for name in sorted(batch):
+                    checksum = zlib.crc32(batch[name].tobytes(), checksum)
+                print(step, checksum, file=file, flush=True)
+                if step == stop_at:
+                    signal.raise_signal(signal.SIGTERM)
+                yield batch
+
+    loop.train_batches = train_batches
