@@ -81,6 +81,7 @@ def _get_run(variant: str, batch_size: int, epochs: int, drop_path: float) -> co
         dtype="bfloat16",
     )
     cfg.checkpoint.every_steps = 5 * steps_per_epoch
+    cfg.guard.sigmas = 10.0
     cfg.eval.every_steps = 5 * steps_per_epoch
     cfg.log.every_steps = 100
     return cfg

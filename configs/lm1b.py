@@ -61,6 +61,7 @@ def _get_1b() -> common.Config:
     )
     cfg.mesh.fsdp = 16
     cfg.checkpoint.every_steps = 1000
+    cfg.guard.sigmas = 10.0
     cfg.eval.update(every_steps=1000, batch_size=batch_size)
     cfg.log.every_steps = 100
     return cfg

@@ -37,7 +37,7 @@ def spoil(patch, spoilt, task: Any = ImageTask):
     Args:
       patch: a MonkeyPatch.
       spoilt: {(example, one of PLACES): factor}; an infinite one replaces the gradient.
-      task: the class whose batches these are.
+      task: the class whose batches they are.
     """
     EXAMPLES[:], FACTORS[:] = -1, 1
     for row, ((example, place), factor) in enumerate(spoilt.items()):
@@ -124,10 +124,8 @@ def assert_same(a, b):
 
 def timeless(workdir):
     """The lines of metrics.jsonl without the keys of time."""
-    return [
-        {key: value for key, value in line.items() if not key.endswith("_per_sec")}
-        for line in read_metrics(workdir)
-    ]
+    keep = lambda line: {k: v for k, v in line.items() if not k.endswith("_per_sec")}
+    return list(map(keep, read_metrics(workdir)))
 
 
 def make_spoilable():
@@ -286,10 +284,7 @@ SIGMAS = 5.0
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
-    """A run of 130 steps, saved behind step 129, and its bounds of step 130.
-
-    Steps 20 and 128 are spoilt beyond any bound, before there is one.
-    """
+    """A run that is spoilt before there are bounds, saved behind step 129, and those of 130."""
     cfg = make_spoilable()
     cfg.train_steps, cfg.guard.sigmas = 130, SIGMAS
     cfg.checkpoint.every_steps = cfg.eval.every_steps = 129
@@ -308,7 +303,7 @@ def long_run(tmp_path_factory):
     return cfg, workdir, dict(zip(PLACES[1:], zip(bounds, values[129], strict=True), strict=True))
 
 
-@pytest.mark.parametrize("place", PLACES[1:])
+@pytest.mark.parametrize("place", ["loss", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_a_finite_spike(long_run, place, tmp_path, monkeypatch):
     cfg, whole, bounds = long_run
     shutil.copytree(whole / "checkpoints" / "129", tmp_path / "checkpoints" / "129")

@@ -67,20 +67,23 @@ def log(throughput, page, step, nfe=16.0):
     throughput.flush(page, page)
 
 
-def test_metrics_go_one_step_late(monkeypatch):
+@pytest.mark.parametrize("start", [0, 7])
+def test_metrics_go_one_step_late(monkeypatch, start):
+    """And a start that goes on logs the steps of one that never stopped."""
     clock, page = Clock(monkeypatch), Page()
-    throughput, _ = make_throughput(start=7, **{"log.every_steps": 5})
+    throughput, _ = make_throughput(start=start, **{"log.every_steps": 5})
     throughput.flush(page, page)
     assert page.written == []
-    for step in range(8, 21):
+    for step in range(start + 1, 21):
         throughput.flush(page, page)
         throughput.hold(step, {"loss": jnp.float32(step), "nfe": jnp.float32(16)})
         clock.now += 0.5
-    # The first of a start is logged, without a speed: its time is the compiler's.
-    assert [step for step, _ in page.written] == [8, 10, 15]
-    assert page.written[0][1] == {"train/loss": 8.0, "train/nfe": 16.0}
-    assert page.written[1][1]["train/loss"] == 10.0
-    assert page.written[2][1]["train/steps_per_sec"] == pytest.approx(5 / 2.5)
+    assert [step for step, _ in page.written] == ([10, 15] if start else [1, 5, 10, 15])
+    if start == 0:  # without a speed: the first step's time is the compiler's
+        assert page.written[0][1] == {"train/loss": 1.0, "train/nfe": 16.0}
+    assert page.written[-2][1]["train/loss"] == 10.0
+    assert page.written[-2][1]["train/steps_per_sec"] == pytest.approx(1 / 0.5)
+    assert page.written[-1][1]["train/steps_per_sec"] == pytest.approx(5 / 2.5)
     assert page.shown == page.written
 
 

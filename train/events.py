@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -57,6 +58,8 @@ class Events:
             return
         with self._given_up_on_errors():
             for name, value in metrics.items():
+                if not math.isfinite(value):  # of a skipped batch; tensorboardX warns of each
+                    continue
                 self._file.write_event(
                     Event(wall_time=time.time(), step=step, summary=scalar(name, value))
                 )

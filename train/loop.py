@@ -122,6 +122,9 @@ def _restore(run: _Run, before: int | None = None) -> tuple[TrainState, Position
     """The newest sound state, or the initial one, and its place in the data."""
     target = abstract_state(run.config, run.optimizer, run.mesh)
     restored = restore_newest(run.path, target, before)
+    if restored is None and before is not None:
+        # Of the checkpoints from within a streak of skipped batches: the weights are as before it.
+        restored = restore_newest(run.path, target)
     if restored is None:
         state, start = init_state(run.config, run.optimizer, run.mesh), BEGINNING
     else:
@@ -152,7 +155,10 @@ def _bound_of_return(run: _Run, start: Position, diverged: Diverged) -> int:
 
 def _go_back(run: _Run, start: Position, before: int) -> tuple[TrainState, Position]:
     """The newest sound state from before a step, and another order of the data behind it."""
+    run.saver.wait()
     state, position = _restore(run, before)
+    guard = dataclasses.replace(state.guard, in_a_row=0 * state.guard.in_a_row)
+    state = dataclasses.replace(state, guard=guard)
     return state, Position(position.step, start.order + 1)
 
 
@@ -194,6 +200,7 @@ def _train_from(
             is_evaluated = is_last or step % config.eval.every_steps == 0
             is_saved = is_stopping or run.saver.is_due(step)
             if watch.look(step, metrics, now=is_evaluated or is_saved):
+                throughput.flush(writer, progress)
                 raise Diverged(step, batch, metrics, state)
             scores = {}
             if is_evaluated:

@@ -124,6 +124,10 @@ class Saver:
         if self._saved != position.step:
             raise CannotSave(self._state_of_affairs())
 
+    def wait(self) -> None:
+        """Returns when no save is on its way."""
+        self._settle()
+
     def set_aside(self, step: int) -> None:
         """Renames every checkpoint behind `step`, from which the run goes on otherwise.
 

@@ -1,5 +1,7 @@
 """The jitted steps: one of training, one of evaluation."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -94,20 +96,15 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
         accepted, guard = judge(
             state.guard, state.step, metrics["loss"], grad_norm, config.guard.sigmas
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        ema, decay = state.ema, config.optimizer.ema_decay
-        if decay is not None:
-            ema = average(decay, state.step, ema, params)
-        new = TrainState(state.step + 1, params, opt_state, ema, guard)
+        learn = functools.partial(_learn, optimizer, config.optimizer.ema_decay, grads)
+        learnt = jax.lax.cond(accepted, learn, lambda state: state, state)
         metrics |= {
             "grad_norm": grad_norm,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "skipped": guard.skipped,
             "skipped_in_a_row": guard.in_a_row,
         }
-        kept = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, state)
-        return kept.replace(guard=guard), metrics
+        return dataclasses.replace(learnt, guard=guard), metrics
 
     whole = replicated(mesh)
     shardings = state_shardings(config, optimizer, mesh)
@@ -118,6 +115,18 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
         out_shardings=(shardings, whole),
     )
     return step, task.constants() | {"seed": np.uint32(config.seed)}
+
+
+def _learn(
+    optimizer: optax.GradientTransformation, ema_decay: float | None, grads: Any, state: TrainState
+) -> TrainState:
+    """The state behind a batch that is learnt from."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay is not None:
+        ema = average(ema_decay, state.step, ema, params)
+    return TrainState(state.step + 1, params, opt_state, ema, state.guard)
 
 
 def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Array, Keys]:
