@@ -12,6 +12,7 @@ from conftest import ROOT
 from etils import epath
 
 from train.files import write_whole
+from train.progress import RunProgress
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):
@@ -67,6 +68,7 @@ LOOP = """
 import itertools, pathlib, sys
 from etils import epath
 from train.files import write_whole
+from train.progress import RunProgress
 path = epath.Path(sys.argv[1])
 for i in itertools.count():
     write_whole(path, bytes([i % 256]) * 1_000_000)
@@ -120,3 +122,15 @@ def test_a_bucket_is_written_at_once():
     for error in (RuntimeError("403 Forbidden"), PermissionError("403 Forbidden")):
         with pytest.raises(OSError, match="403 Forbidden"):
             write_whole(Bucket(error), "text")
+
+
+def test_a_full_disk_behind_standard_output_stops_no_run(monkeypatch):
+    full = open("/dev/full", "w")  # noqa: SIM115, closing it fails
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        with RunProgress(0, 3) as progress:
+            progress.note("a line")
+            progress.show(1, {"train/loss": 0.5})
+            progress.advance(1)
+    with pytest.raises(OSError, match="No space left"):  # so it was the disk that was written to
+        full.close()

@@ -14,7 +14,7 @@ import pytest
 from conftest import make_tiny, timeless
 from etils import epath
 
-from train import loop, saver
+from train import checkpoint, loop, saver
 from train.checkpoint import restore_newest
 from train.config import CheckpointConfig, from_config_dict
 from train.data.pipeline import Position
@@ -26,7 +26,7 @@ from train.optimizer import make_optimizer
 from train.record import read_record
 from train.saver import CannotSave, Saver, best_step
 from train.state import abstract_state, init_state
-from train.workdir import read_config, record_run, saved_steps
+from train.workdir import check_workdir, find_spare, read_config, record_run, saved_steps
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_a_workdir_that_vanishes_is_warned_of_and_tried_again(workdir, state, ca
     warned = capsys.readouterr().err
     assert tried == [40, 42, 46, 54]  # 2, 4, 8 steps later
     assert warned.count("STEP 40 IS NOT SAVED") == 1 and "has vanished" in warned
-    assert "tries again behind step 46" in warned
+    assert "next attempt is made behind step 46" in warned and "cannot be seen now" in warned
     assert "takes checkpoints again: step 54 is saved" in warned
     assert saved_steps(workdir) == [20, 54]
 
@@ -163,7 +163,9 @@ def test_the_last_state_is_not_given_up_lightly(workdir, state, monkeypatch):
     monkeypatch.setattr(saver.time, "sleep", waits.append)
     with open_saver(workdir) as writer:
         away = workdir.rename(workdir.parent / "away")
-        with pytest.raises(CannotSave, match="takes no checkpoints.*4 attempts.*There is none yet"):
+        with pytest.raises(
+            CannotSave, match="takes no checkpoints.*4 attempts.*no checkpoint to be seen"
+        ):
             writer.finish(state[0], Position(1, 0), {})
         assert waits == list(saver.WAITS_SECS)
         away.rename(workdir)
@@ -180,7 +182,82 @@ def test_what_is_set_aside_is_deleted_when_it_is_replaced(workdir, state):
         assert names() == ["1", "2.aside", "3.aside"]
         saver.finish(state[0], Position(2, 1), {})
         assert names() == ["1", "2", "3.aside"]
-    assert read_record(workdir, 2).position.order == 1
+        assert read_record(workdir, 2).position.order == 1
+        saver.finish(state[0], Position(4, 1), {})
+        assert names() == ["1", "2", "4"]
+
+
+def test_a_run_that_went_back_to_its_start_still_holds_its_workdir(workdir, state):
+    cfg = make_tiny()
+    record_run(workdir, cfg, None)
+    with open_saver(workdir) as saver:
+        saver.finish(state[0], Position(1, 0), {})
+        saver.set_aside(0)
+    check_workdir(workdir, cfg)
+    cfg.seed = 5
+    with pytest.raises(BadInput, match="seed: 0 in the workdir, 5 given"):
+        check_workdir(workdir, cfg)
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted(workdir, state, capsys, monkeypatch):
+    """The new one is saved all the same."""
+    path_type = type(workdir)
+    rmtree = path_type.rmtree
+
+    def fail(path, *args, **kwargs):
+        if path.name == "1":
+            raise OSError(39, "Directory not empty")
+        return rmtree(path, *args, **kwargs)
+
+    monkeypatch.setattr(path_type, "rmtree", fail)
+    with open_saver(workdir, keep=1, best="none") as saver:
+        for step in (1, 2, 3):
+            saver.finish(state[0], Position(step, 0), {"val/loss": 1.0 * step})
+    warned = capsys.readouterr().err
+    assert "step 2 is saved, and an older one cannot be deleted" in warned
+    assert "NOT SAVED" not in warned and saved_steps(workdir)[-1] == 3
+
+
+def test_a_checkpoint_under_another_steps_name(workdir, state, capsys):
+    with open_saver(workdir) as saver:
+        for step in (1, 2):
+            saver.finish(state[0], Position(step, 0), {})
+    (workdir / "checkpoints" / "2").rename(workdir / "checkpoints" / "7")
+    restored = restore_newest(workdir, state[1])
+    assert restored is not None and restored[1].position.step == 1
+    assert "it is the checkpoint of step 2" in capsys.readouterr().err
+
+
+def test_one_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, state, capsys, monkeypatch):
+    with open_saver(workdir) as saver:
+        saver.finish(state[0], Position(1, 0), {})
+    read, tried = checkpoint.read_arrays, []
+
+    def read_at_second_try(*args):
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError(5, "Input/output error")
+        return read(*args)
+
+    monkeypatch.setattr(checkpoint, "read_arrays", read_at_second_try)
+    assert restore_newest(workdir, state[1]) is not None
+    assert len(tried) == 2 and capsys.readouterr().err == ""
+
+
+def test_the_spare_folder_of_a_run(workdir, state, tmp_path):
+    cfg, spare = make_tiny(), epath.Path(tmp_path) / "spare"
+    assert find_spare(workdir, cfg, None) is None
+    assert find_spare(workdir, cfg, f"{workdir}/../run") is None  # it has moved there
+    assert find_spare(workdir, cfg, str(spare)) == spare and not spare.exists()
+    for path in (workdir, spare):
+        record_run(path, cfg, None)
+        with open_saver(path) as saver:
+            saver.finish(state[0], Position(3, 0), {})
+    assert find_spare(workdir, cfg, str(spare)) == spare
+    with open_saver(spare) as saver:
+        saver.finish(state[0], Position(4, 0), {})
+    with pytest.raises(BadInput, match="went on in its spare folder, to step 4: give --workdir"):
+        find_spare(workdir, cfg, str(spare))
 
 
 def break_behind(monkeypatch, step, workdir):

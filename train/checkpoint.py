@@ -13,11 +13,11 @@ from odeformer.errors import unknown
 from train import config as configs
 from train.checksums import checksums, leaf_name
 from train.config import MeshConfig, RunConfig
-from train.errors import BadInput, warn
+from train.errors import BadInput, first_line, warn
 from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.processes import is_first, on_all
-from train.record import STATE, Damaged, Record, first_line, read_record, recorded_config
+from train.record import STATE, Damaged, Record, read_record, recorded_config
 from train.state import TrainState, abstract_state
 from train.stored import read_arrays
 from train.workdir import checkpoint_folder, saved_steps, unfinished_saves
@@ -53,28 +53,31 @@ def restore_newest(
     Args:
       workdir: of the run.
       target: the state's shapes, dtypes and shardings.
-      before: a step that the checkpoint must lie before; None for any.
+      before: a step that the checkpoint is to lie before, if one that is sound does; None for any.
 
     Raises:
       BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
     """
     folder = checkpoint_folder(workdir)
-    damaged = {}
     for name in unfinished_saves(workdir):
         _report(f"{folder / name} is unfinished: its save was cut off, and it is left out")
-    for step in reversed(saved_steps(workdir)):
-        if before is not None and step >= before:
-            continue
-        try:
-            return restore_step(workdir, step, target)
-        except Damaged as error:
-            damaged[step] = str(error)
-            _report(f"{folder / str(step)} is damaged and not used: {error}")
+    steps = saved_steps(workdir)[::-1]
+    if before is not None:
+        steps.sort(key=lambda step: step >= before)  # and in descending order as they were
+    damaged = {}
+    for step in steps:
+        for is_last in (False, True):  # what could not be read for a moment is not damaged
+            try:
+                return restore_step(workdir, step, target)
+            except Damaged as error:
+                damaged[step] = str(error)
+            if is_last:
+                _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
     if damaged:
         listed = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
         raise BadInput(
             f"{folder} holds no sound checkpoint:{listed}\nPut one back from a copy, or take "
-            "another --workdir; nothing was changed"
+            "another --workdir; none of them was changed"
         )
     return None
 
@@ -102,6 +105,8 @@ def _read_arrays(folder: epath.Path, target: TrainState) -> TrainState:
     try:
         return read_arrays(folder, target)
     except Exception as error:  # orbax and tensorstore raise whatever a broken file leads to
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            raise  # the device is full
         raise Damaged(f"its arrays cannot be read: {first_line(error)}") from error
 
 

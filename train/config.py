@@ -83,7 +83,7 @@ class CheckpointConfig:
 
     every_steps: int
     keep: int  # the newest ones
-    best: str | None  # beside them the best by this metric of the validation split, as 'val/loss'
+    best: str | None  # beside them the best by this metric of the validation split; or 'none'
     spare_dir: str | None  # where a run that can no longer save into its workdir saves itself
 
 
@@ -136,7 +136,7 @@ class RunConfig:
 _WORDS = {
     "data.packing": PACKINGS,
     "parallel.mode": ("jit", "shard_map"),
-    "checkpoint.best": BEST,
+    "checkpoint.best": (*BEST, "none"),
 }
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from train.checksums import leaf_name
 from train.config import RunConfig
 from train.data.pipeline import BatchOrder
+from train.errors import warn
 from train.files import write_whole
 from train.gradient import make_gradient
 from train.mesh import on_mesh, replicated
@@ -80,7 +81,10 @@ def report(
     }
     path = workdir / "divergence.json"
     if is_first():
-        write_whole(path, json.dumps(values, indent=2) + "\n")
+        try:
+            write_whole(path, json.dumps(values, indent=2) + "\n")
+        except OSError as error:
+            warn(f"{path} cannot be written: {error}")
     width = max(map(len, gradients))
     lines = "".join(
         f"\n  {name:{width}}  gradient {gradients[name]:<12.4g} parameters {parameters[name]:.4g}"

@@ -20,6 +20,14 @@ class Stopped(Exception):
     """A run that stopped before its end, its state saved; the text says how it is gone on with."""
 
 
+def first_line(error: BaseException) -> str:
+    """Returns 'TYPE: TEXT', in a line, of what an error was caused by."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 def warn(text: str) -> None:
     """Prints 'warning: TEXT' to standard error, at once; of what does not stop the program.
 

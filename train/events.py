@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.summary import scalar
 
 from train.errors import warn
+from train.files import is_local
 
 FLUSH_SECS = 120  # the least time between two flushes of `write`: to gs:// each sends all events
 
@@ -43,8 +44,8 @@ class Events:
                 )
                 return
         with self._given_up_on_errors():
-            if "://" not in str(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            if is_local(folder):
+                folder.mkdir(exist_ok=True)
             self._file = EventsWriter(str(folder / "events"))
             start = SessionLog(status=SessionLog.START)
             self._file.write_event(

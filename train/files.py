@@ -6,6 +6,11 @@ import os
 from etils import epath
 
 
+def is_local(path: epath.Path) -> bool:
+    """Returns whether a path is one of a file system, not of a store such as gs://."""
+    return "://" not in str(path)
+
+
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Writes a file that holds the new content or, whenever the process dies, what it held before.
 
@@ -21,7 +26,7 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
       OSError: the file cannot be written; what was there is there still.
     """
     data = content.encode() if isinstance(content, str) else content
-    if "://" in str(path):
+    if not is_local(path):
         _write_object(path, data)
         return
     beside = path.parent / f".{path.name}.tmp"

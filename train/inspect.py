@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import json
 import math
-import re
 import sys
 import time
 from collections import Counter
@@ -49,17 +48,16 @@ from train.record import Damaged, Record, other_versions, read_record, recorded_
 from train.saver import best_step
 from train.state import TrainState, abstract_state
 from train.workdir import (
-    ASIDE,
     checkpoint_folder,
     read_config,
     saved_steps,
+    set_aside_saves,
     unfinished_saves,
 )
 
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
 UNFINISHED, SET_ASIDE = "unfinished", "set aside"
 LOOKS, WAIT_SECS = 3, 1.0  # at what a run that trains may be changing, and between them
-_ASIDE_NAME = re.compile(rf"(\d+){re.escape(ASIDE)}")
 _PIPED_WIDTH = 200  # of lines that no terminal breaks
 _COLUMNS: Mapping[str, Any] = {  # of the table -> how they are aligned
     "step": "right",
@@ -163,13 +161,14 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, 
 
 def _list(workdir: str | epath.Path) -> tuple[list[int], list[Found]]:
     """The steps of the finished checkpoints, and what else lies beside them."""
-    folder, others = checkpoint_folder(workdir), []
-    for name, step in unfinished_saves(workdir).items():
-        others.append(Found(name, step, UNFINISHED, "its save was cut off, or is on its way"))
-    for entry in folder.iterdir() if folder.exists() else ():
-        if match := _ASIDE_NAME.fullmatch(entry.name):
-            reason = "the run went back behind it"
-            others.append(Found(entry.name, int(match[1]), SET_ASIDE, reason))
+    others = [
+        Found(name, step, state, reason)
+        for saves, state, reason in (
+            (unfinished_saves(workdir), UNFINISHED, "its save was cut off, or is on its way"),
+            (set_aside_saves(workdir), SET_ASIDE, "the run went back behind it"),
+        )
+        for name, step in saves.items()
+    ]
     return saved_steps(workdir), others
 
 

@@ -34,7 +34,15 @@ from train.step import make_eval_step, make_train_step
 from train.tasks import make_task
 from train.tasks.task import Task
 from train.throughput import Throughput
-from train.workdir import check_workdir, locked, read_tokenizer, record_run
+from train.workdir import (
+    check_workdir,
+    find_spare,
+    has_vanished,
+    locked,
+    read_tokenizer,
+    record_run,
+    saved_steps,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +52,7 @@ class _Run:
     cfg: ml_collections.ConfigDict
     config: RunConfig
     path: epath.Path
+    spare: epath.Path | None  # where it moves when its path takes no more
     mesh: Mesh
     splits: Mapping[str, Split]
     task: Task
@@ -60,8 +69,8 @@ def train(
     """Trains a run to its end, or goes on with it where its workdir says it stopped.
 
     A run that was interrupted, in whatever way, ends as one that was not: bit for bit on the same
-    devices with the same versions, times of day apart. SIGTERM and SIGINT stop it behind the step
-    it is at.
+    devices with the same versions, times and speeds apart. SIGTERM and SIGINT stop it behind the
+    step it is at.
 
     Args:
       cfg: the run's config.
@@ -81,8 +90,7 @@ def train(
     mesh = device_mesh(config.mesh)
     check_fits(config, mesh)
     path = check_workdir(workdir, cfg)
-    if config.checkpoint.spare_dir is not None:
-        check_workdir(config.checkpoint.spare_dir, cfg)
+    spare = find_spare(path, cfg, config.checkpoint.spare_dir)
     splits = load_splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats)
@@ -98,6 +106,7 @@ def train(
                 cfg,
                 config,
                 path,
+                spare,
                 mesh,
                 splits,
                 task,
@@ -122,9 +131,6 @@ def _restore(run: _Run, before: int | None = None) -> tuple[TrainState, Position
     """The newest sound state, or the initial one, and its place in the data."""
     target = abstract_state(run.config, run.optimizer, run.mesh)
     restored = restore_newest(run.path, target, before)
-    if restored is None and before is not None:
-        # Of the checkpoints from within a streak of skipped batches: the weights are as before it.
-        restored = restore_newest(run.path, target)
     if restored is None:
         state, start = init_state(run.config, run.optimizer, run.mesh), BEGINNING
     else:
@@ -154,8 +160,14 @@ def _bound_of_return(run: _Run, start: Position, diverged: Diverged) -> int:
 
 
 def _go_back(run: _Run, start: Position, before: int) -> tuple[TrainState, Position]:
-    """The newest sound state from before a step, and another order of the data behind it."""
+    """The newest sound state from before a step, and another order of the data behind it.
+
+    Where none lies before it, the newest: its weights are the same, as every batch since that step
+    was skipped.
+    """
     run.saver.wait()
+    if has_vanished(run.path):
+        raise RunError(f"the run diverged, and {run.path} with its checkpoints has vanished")
     state, position = _restore(run, before)
     guard = dataclasses.replace(state.guard, in_a_row=0 * state.guard.in_a_row)
     state = dataclasses.replace(state, guard=guard)
@@ -168,9 +180,9 @@ def _train_from(
     """Trains from a place in the data to the end of the run, and tests the result."""
     config, mesh, first = run.config, run.mesh, is_first()
     with (
-        MetricsWriter(run.path, start.step, enabled=first) as writer,
         RunProgress(start.step, config.train_steps, visible=first) as progress,
         Profile(run.path, profile_steps, start.step, config.train_steps, progress.note) as profile,
+        MetricsWriter(run.path, start.step, enabled=first) as writer,
     ):
         progress.note(_headline(run, state, start))
         throughput = Throughput(config, run.task, mesh, start.step)
@@ -249,17 +261,21 @@ def _move(
     error: CannotSave,
 ) -> None:
     """Saves a run in its spare folder, and stops it."""
-    if run.config.checkpoint.spare_dir is None:
+    spare = run.spare
+    if spare is None:
         raise error
-    spare = epath.Path(run.config.checkpoint.spare_dir)
     try:
         with locked(spare):
+            check_workdir(spare, run.cfg)  # another run may have moved there
+            further = [step for step in saved_steps(spare) if step > position.step]
+            if further:
+                raise RunError(f"{spare} holds a checkpoint of step {further[-1]}")
+            barrier("the spare folder was read")
             if is_first():
                 record_run(spare, run.cfg, run.splits["train"])
             barrier("the run is recorded in its spare folder")
             writer.copy_to(spare)
             with run.saver.elsewhere(spare) as saver:
-                saver.set_aside(position.step)
                 saver.finish(state, position, scores)
     except (BadInput, OSError, RunError) as second:
         raise RunError(f"{error} Nor does the spare folder: {second}") from second

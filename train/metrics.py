@@ -12,7 +12,7 @@ from etils import epath
 
 from train.errors import BadInput, warn
 from train.events import Events
-from train.files import write_whole
+from train.files import is_local, write_whole
 
 REWRITE_SECS = 10  # the least time between two writings of a file that cannot be appended to
 
@@ -43,7 +43,7 @@ class MetricsWriter:
         kept = [line for line in read_metrics(workdir) if line["step"] <= start_step]
         kept = [line for line in kept if not any(key.startswith("test/") for key in line)]
         self._lines = [_line(line) for line in kept]
-        self._is_local = "://" not in str(workdir)
+        self._is_local = is_local(workdir)
         config = workdir / "config.json"
         self._config = config if self._is_local and config.exists() else None
         self._has_warned = False

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from train.errors import BadInput
+from train.errors import BadInput, warn
 
 
 class Span(NamedTuple):
@@ -124,8 +124,12 @@ class Profile:
             self._traced = None
             jax.profiler.stop_trace()
             made = pathlib.Path(name)
-            for file in (path for path in made.rglob("*") if path.is_file()):
-                target = self._folder / file.relative_to(made).as_posix()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
+            try:
+                for file in (path for path in made.rglob("*") if path.is_file()):
+                    target = self._folder / file.relative_to(made).as_posix()
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(file.read_bytes())
+            except OSError as error:
+                warn(f"the trace cannot be written into {self._folder}: {error}")
+                return
         self._note(f"profile: {self._folder}")

@@ -1,5 +1,6 @@
 """What a person watching a run sees: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -53,7 +54,8 @@ class RunProgress:
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # standard output may be a file on a full disk
+            self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def describe(metrics: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ from etils import epath
 from train import config as configs
 from train.checksums import checksums, leaf_name
 from train.data.pipeline import Position
-from train.errors import BadInput, warn
+from train.errors import BadInput, first_line, warn
 from train.processes import is_first
 from train.state import TrainState
 from train.workdir import checkpoint_folder, read_config, saved_steps
@@ -121,11 +121,18 @@ def read_record(workdir: str | epath.Path, step: int) -> Record:
         raise Damaged(f"its {RECORD_FILE} cannot be read: {first_line(error)}") from error
     if digest != _digest(values):
         raise Damaged(f"its {RECORD_FILE} is not what was saved")
-    leaves = {
-        name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
-        for name, leaf in values.pop("leaves").items()
-    }
-    return Record(**values | {"position": Position(**values["position"]), "leaves": leaves})
+    try:
+        leaves = {
+            name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
+            for name, leaf in values.pop("leaves").items()
+        }
+        values |= {"position": Position(**values["position"]), "leaves": leaves}
+        record = Record(**values)
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"its {RECORD_FILE} is of another version of the trainer") from error
+    if record.position.step != step:
+        raise Damaged(f"it is the checkpoint of step {record.position.step}")
+    return record
 
 
 def check_origin(record: Record, workdir: str | epath.Path, examples: int) -> None:
@@ -198,14 +205,6 @@ def _check_files(record: Record, workdir: str | epath.Path) -> None:
             f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
             f"copy whose SHA-256 is {record.tokenizer}, or take another --workdir"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error was caused by."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def _digest(values: Mapping[str, Any]) -> str:

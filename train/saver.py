@@ -14,7 +14,8 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext, Preservati
 
 from train.config import BEST, CheckpointConfig
 from train.data.pipeline import Position
-from train.errors import RunError, warn
+from train.errors import RunError, first_line, warn
+from train.files import is_local
 from train.processes import barrier, is_first, on_all
 from train.record import (
     RECORD,
@@ -26,7 +27,14 @@ from train.record import (
     tokenizer_digest,
 )
 from train.state import TrainState
-from train.workdir import ASIDE, checkpoint_folder, saved_steps, unfinished_saves
+from train.workdir import (
+    ASIDE,
+    checkpoint_folder,
+    has_vanished,
+    saved_steps,
+    set_aside_saves,
+    unfinished_saves,
+)
 
 ATTEMPTS = 3  # that fail one behind the other before a run moves to its spare folder
 WAITS_SECS = (1, 4, 15)  # between the attempts of a run that is at its end
@@ -40,8 +48,9 @@ class Saver:
     """Saves the states of a run.
 
     A save is on its way when `save` returns. One that failed is told of, loudly, and tried again
-    behind a later step, while training goes on. No checkpoint is deleted before a newer one is
-    there, nor one that was set aside before its step is saved anew.
+    behind a later step, while training goes on; of several processes all agree that it failed. No
+    checkpoint is deleted before a newer one is there, nor one that was set aside before the run is
+    saved at its step or behind it.
     """
 
     def __init__(
@@ -76,8 +85,9 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._settle()
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None or jax.process_count() == 1:  # the others may never come to agree
+            self._settle()
         self._close()
 
     def is_due(self, step: int) -> bool:
@@ -100,7 +110,9 @@ class Saver:
         self._settle()
         self._start(state, position, metrics)
         if self._failures >= ATTEMPTS and self._config.spare_dir is not None:
-            raise CannotSave(self._state_of_affairs())
+            self._settle()
+            if self._failures:
+                raise CannotSave(self._state_of_affairs())
 
     def finish(self, state: TrainState, position: Position, metrics: Mapping[str, float]) -> None:
         """Returns when a state is saved.
@@ -135,7 +147,8 @@ class Saver:
         """
         self._settle()
         behind = [s for s in saved_steps(self._workdir) if s > step]
-        for newer in behind:
+        barrier("checkpoints to set aside are known")
+        for newer in reversed(behind):  # so that what a kill leaves is older than what it took
             self._keeping.metrics.pop(newer, None)
             if is_first():
                 aside = self._folder / f"{newer}{ASIDE}"
@@ -145,7 +158,8 @@ class Saver:
         barrier("checkpoints were set aside")
         if behind and self._manager is not None:
             self._manager.reload()
-        self._saved = None
+        if self._saved is not None and self._saved > step:
+            self._saved = None
 
     def elsewhere(self, workdir: epath.Path) -> "Saver":
         """Returns a saver of the same run for another workdir."""
@@ -154,6 +168,7 @@ class Saver:
     def _start(self, state: TrainState, position: Position, metrics: Mapping[str, float]) -> None:
         """Starts a save, or notes that it failed."""
         step, self._retry_at = position.step, None
+        trouble: Exception | None = None
         try:
             self._check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager = self._manager or self._open()
@@ -166,52 +181,71 @@ class Saver:
                 RECORD: ocp.args.JsonSave(record.to_json()),
             }
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-            self._pending = step
         except Exception as error:  # orbax and tensorstore raise whatever a broken disk leads to
-            self._failed(step, error)
+            trouble = error
+        if on_all(trouble is None):
+            self._pending = step
+        else:
+            self._failed(step, trouble)
 
     def _settle(self, wait: bool = True) -> None:
-        """Takes note of how the save that is on its way has ended."""
+        """Takes note of how the save that is on its way has ended.
+
+        Args:
+          wait: for its end; else nothing is done before, nor ever where several processes are to
+            agree on it.
+        """
         if self._pending is None or self._manager is None:
             return
-        if not wait and self._manager.is_saving_in_progress():
+        if not wait and (jax.process_count() > 1 or self._manager.is_saving_in_progress()):
             return
         step, self._pending = self._pending, None
+        trouble: Exception | None = None
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # as above
-            self._failed(step, error)
+            trouble = error
+            if self._is_saved(step):
+                warn(f"step {step} is saved, and an older one cannot be deleted: {error}")
+                self._close()
+                trouble = None
+        if not on_all(trouble is None):
+            self._failed(step, trouble)
             return
-        if self._failures:
+        if self._failures and is_first():
             warn(f"{self._workdir} takes checkpoints again: step {step} is saved")
         self._saved, self._failures, self._retry_at = step, 0, None
         if is_first():
             self._tidy(step)
 
     def _tidy(self, step: int) -> None:
-        """Deletes what a save replaced: older ones that were cut off, and what was set aside."""
+        """Deletes what a save replaced: older ones that were cut off, or set aside."""
         with contextlib.suppress(OSError):  # what is left over is no harm, and goes the next time
-            saves = unfinished_saves(self._workdir)
-            replaced = [name for name, cut_off in saves.items() if cut_off <= step]
-            for name in (*replaced, f"{step}{ASIDE}"):
-                if (self._folder / name).exists():
-                    (self._folder / name).rmtree()
+            left = unfinished_saves(self._workdir) | set_aside_saves(self._workdir)
+            for name in [name for name, at in left.items() if at <= step]:
+                (self._folder / name).rmtree()
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _failed(self, step: int, error: Exception | None) -> None:
         """Tells of a save that failed, and sets the step of the next attempt."""
-        if jax.process_count() > 1:  # which cannot tell how the others fared
-            raise CannotSave(f"step {step} of {self._workdir} cannot be saved: {error}") from error
         self._failures += 1
-        self._reason = " ".join(str(error).split())[:300] or type(error).__name__
+        self._reason = "another process failed" if error is None else first_line(error)
         every = self._config.every_steps
         wait = min(every, max(every // 10, 1) * 2 ** (self._failures - 1))
         self._retry_at = step + wait
         self._keeping.metrics.pop(step, None)
         self._close()
-        warn(
-            f"STEP {step} IS NOT SAVED: {self._reason}\n  training goes on, and tries again behind "
-            f"step {self._retry_at}. {self._newest()}"
-        )
+        if is_first() or error is not None:
+            warn(
+                f"STEP {step} IS NOT SAVED: {self._reason}\n  The next attempt is made behind step "
+                f"{self._retry_at}, or at the run's end; until then training goes on. "
+                f"{self._newest()}"
+            )
+
+    def _is_saved(self, step: int) -> bool:
+        try:
+            return step in saved_steps(self._workdir)
+        except OSError:
+            return False
 
     def _open(self) -> ocp.CheckpointManager:
         handlers = {
@@ -237,10 +271,10 @@ class Saver:
         workdir that has vanished is not made anew: it may be a disk that is no longer mounted.
         """
         trouble: OSError | None = None
-        if is_first() and "://" not in str(self._workdir):
+        if is_first() and is_local(self._workdir):
             probe = self._folder / ".probe"
             try:
-                if not (self._workdir / "config.json").exists():
+                if has_vanished(self._workdir):
                     raise FileNotFoundError(f"{self._workdir} has vanished")
                 self._folder.mkdir(exist_ok=True)
                 probe.write_text("can this be written?")
@@ -258,7 +292,11 @@ class Saver:
             steps = saved_steps(self._workdir)
         except OSError:
             steps = []
-        return f"The newest checkpoint is of step {steps[-1]}." if steps else "There is none yet."
+        if steps:
+            return f"The newest checkpoint is of step {steps[-1]}."
+        if self._saved is not None:
+            return f"That of step {self._saved} cannot be seen now."
+        return "There is no checkpoint to be seen."
 
     def _state_of_affairs(self) -> str:
         return (

@@ -1,6 +1,7 @@
 """Requests to stop, by SIGTERM (of schedulers and preemptions) or SIGINT (Ctrl-C)."""
 
 import builtins
+import contextlib
 import os
 import signal
 import sys
@@ -76,4 +77,5 @@ def _in_notebook() -> bool:
 
 def _tell(text: str) -> None:
     """Prints without the buffer, which the code that was interrupted may hold."""
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())
+    with contextlib.suppress(OSError):  # standard error may be a file on the disk that is full
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

@@ -134,6 +134,11 @@ def from_study_dict(cfg: Any) -> Study:
             f"study: folds={cfg.folds}: a run of task {cfg.config.task!r} has a test split of its "
             "own; set folds to None, and give seeds"
         )
+    if cfg.config.checkpoint.spare_dir is not None:
+        raise BadInput(
+            "study: config.checkpoint.spare_dir is for a single run; leave it out, and start the "
+            "study again where a disk was full"
+        )
     if cfg.matched is not None and cfg.matched.by not in MATCHES:
         raise BadInput(f"study: matched.by: {unknown('cost', cfg.matched.by, MATCHES)}")
     rows = [_grid_row(cfg.config, choice) for choice in _choices(cfg.grid.to_dict())]

@@ -19,10 +19,11 @@ from etils import epath
 from train import config as configs
 from train.data.text.tokenizer import Tokenizer, from_json
 from train.errors import BadInput, warn
-from train.files import write_whole
+from train.files import is_local, write_whole
 from train.processes import is_first
 
 ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
+_SET_ASIDE = re.compile(rf"(\d+){re.escape(ASIDE)}")
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
 
 
@@ -36,10 +37,36 @@ def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> 
     """
     with _reported(workdir):
         path = epath.Path(workdir)
-        steps = saved_steps(path)
-        if steps:
-            _check_same_run(path, cfg, steps[-1])
+        if _holds_run(path):
+            _check_same_run(path, cfg, max(saved_steps(path), default=0))
         return path
+
+
+def find_spare(
+    path: epath.Path, cfg: ml_collections.ConfigDict, spare_dir: str | None
+) -> epath.Path | None:
+    """Returns the folder that a run moves to when its workdir takes no more; None for none.
+
+    A run that has moved there has none any more.
+
+    Args:
+      path: of the workdir.
+      cfg: the run's config.
+      spare_dir: as its config names the folder.
+
+    Raises:
+      BadInput: another run is there, or this one went on there.
+    """
+    if spare_dir is None or epath.Path(spare_dir).resolve() == path.resolve():
+        return None
+    spare = check_workdir(spare_dir, cfg)
+    here, there = saved_steps(path), saved_steps(spare)
+    if max(there, default=0) > max(here, default=0):
+        raise BadInput(
+            f"the run of {path} went on in its spare folder, to step {there[-1]}: give "
+            f"--workdir={spare}, or take another config.checkpoint.spare_dir"
+        )
+    return spare
 
 
 @contextlib.contextmanager
@@ -55,7 +82,7 @@ def locked(path: epath.Path) -> Iterator[None]:
     Raises:
       BadInput: another trainer is at work in it, or it cannot be written.
     """
-    if "://" in str(path) or not is_first():
+    if not is_local(path) or not is_first():
         yield
         return
     with _reported(path):
@@ -146,6 +173,22 @@ def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
     return cut | {name: int(name) for name in names if name.isdigit() and name not in finished}
 
 
+def set_aside_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of checkpoints that their run went back behind."""
+    folder = checkpoint_folder(workdir)
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    return {name: int(match[1]) for name in names if (match := _SET_ASIDE.fullmatch(name))}
+
+
+def has_vanished(path: epath.Path) -> bool:
+    """Returns whether a local workdir, in which the run was recorded, is not there any more."""
+    return is_local(path) and not (path / "config.json").exists()
+
+
+def _holds_run(path: epath.Path) -> bool:
+    return bool(saved_steps(path) or set_aside_saves(path))
+
+
 def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
     conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
     if conflicts:
@@ -171,6 +214,11 @@ def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     with _reported(workdir):
         record = epath.Path(workdir) / "config.json"
         content = record.read_bytes() if record.exists() else None
+    if content is None and _holds_run(epath.Path(workdir)):
+        raise BadInput(
+            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        )
     if content is None:
         raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
     try:
@@ -190,7 +238,7 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
     """
     path = epath.Path(workdir)
     record = path / "tokenizer.json"
-    if not saved_steps(path) or read_config(path).task == "images":
+    if not _holds_run(path) or read_config(path).task == "images":
         return None
     if not record.exists():
         raise BadInput(f"{record} is missing, without which no text can be read: restore it")
