@@ -2,9 +2,14 @@
 
 import copy
 import functools
+import io
 import os
 import pathlib
+import runpy
+import subprocess
+import sys
 import tempfile
+import warnings
 
 from jaxlib import version as jaxlib_version
 
@@ -121,6 +126,20 @@ def start(monkeypatch, module, *arguments):
     """Runs a program's main in this process, on flags that no other start has parsed."""
     monkeypatch.setattr(module, "FLAGS", copy.deepcopy(_pristine(module)))
     module.main([module.__name__, *arguments])
+
+
+def run(module, *arguments):
+    """What a program comes to, without a process of its own: its exit code and what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    command = [module, *arguments]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", command)
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        warnings.filterwarnings("ignore", message=".* found in sys.modules")
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(module, run_name="__main__")
+    return subprocess.CompletedProcess(command, end.value.code, out.getvalue(), err.getvalue())
 
 
 @functools.cache

@@ -31,7 +31,8 @@ def test_notebook_is_stored_clean(path):
     assert "colab-badge.svg" in notebook.cells[0].source
 
 
-@pytest.mark.parametrize("name", ["quickstart", pytest.param("language", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quickstart", "language"])
 def test_notebook_runs(name, tmp_path):
     path = ROOT / "colabs" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)

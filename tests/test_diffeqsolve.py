@@ -56,9 +56,12 @@ def test_counts_of_adaptive_steps_are_exact(smooth, name):
 def test_adaptive_solves_agree_with_a_fine_fixed_one(float64, smooth):
     field, y0, params = smooth
     y0, params = widen((y0, params))
-    exact = integrate(field, y0, params, t1=4.0, solver="dopri8", steps=200).y1
-    solve = lambda rtol: integrate(
-        field, y0, params, t1=4.0, solver="tsit5", rtol=rtol, atol=rtol, max_steps=1000
+    exact = jax.jit(lambda: integrate(field, y0, params, t1=4.0, solver="dopri8", steps=200).y1)()
+    solve = jax.jit(
+        lambda rtol: integrate(
+            field, y0, params, t1=4.0, solver="tsit5", rtol=rtol, atol=rtol, max_steps=1000
+        ),
+        static_argnums=0,
     )
     loose, middle, tight = solve(1e-3), solve(1e-6), solve(1e-9)
     assert int(loose.accepted) > 1
@@ -82,7 +85,7 @@ def test_per_sample_answers_do_not_depend_on_the_batch(float64, smooth):
         assert together.nfe[i].tolist() == alone.nfe[0].tolist()
     assert together.nfe.shape == (3, 2) and together.result.shape == (3,)
     assert len(set(together.nfe[:, 0].tolist())) > 1
-    shared = integrate(field, stiff, params, t1=3.0, solver="tsit5", rtol=1e-5)
+    shared = jax.jit(lambda y: integrate(field, y, params, t1=3.0, solver="tsit5", rtol=1e-5))(stiff)
     assert float(jnp.abs(shared.y1 - together.y1).max()) > 0
 
 
@@ -100,8 +103,8 @@ def test_running_out_of_steps_is_told(float64, smooth, adjoint):
     for solution in (plain, timed):
         assert int(solution.result) == 1
         assert int(solution.accepted + solution.rejected) == 8
-    exact = [integrate(field, y0, params, t1=t, solver="dopri8", steps=4).y1 for t in (0.1, 0.2)]
-    np.testing.assert_allclose(timed.ys[:2], jnp.stack(exact), atol=1e-4)
+    exact = jax.jit(lambda t: integrate(field, y0, params, t1=t, solver="dopri8", steps=4).y1)
+    np.testing.assert_allclose(timed.ys[:2], jnp.stack([exact(0.1), exact(0.2)]), atol=1e-4)
     assert bool(jnp.isinf(timed.ys[2:]).all())
     assert bool(jnp.isfinite(plain.y1).all())
     if adjoint == "backsolve":
@@ -148,7 +151,9 @@ def test_gradients_through_the_states_at_given_times(float64, smooth, ends, kwar
 
 def test_states_at_given_times_of_adaptive_steps(smooth):
     field, y0, params = smooth
-    solve = functools.partial(integrate, field, y0, params, solver="tsit5", rtol=1e-6)
+    solve = lambda **kwargs: jax.jit(
+        lambda y: integrate(field, y, params, solver="tsit5", rtol=1e-6, **kwargs)
+    )(y0)
     solution = solve(ts=[0.0, 0.37, 1.0])
     np.testing.assert_allclose(solution.ys[0], y0)
     np.testing.assert_allclose(solution.ys[1], solve(t1=0.37).y1, rtol=1e-4)
@@ -210,12 +215,10 @@ def test_weights_leave_entries_out_of_the_error_norm():
     """A stiff entry of weight 0 costs no step, and one of weight 1 does."""
     y0, rates = jnp.array([1.0, 1.0]), jnp.array([1.0, 40.0])
     params = {"rate": rates, "mask": jnp.ones(2)}
-    solve = lambda weights: integrate(
-        DECAY, y0, params, solver="tsit5", rtol=1e-4, max_steps=500, weights=weights
-    )
-    alone = integrate(
-        DECAY, y0[:1], {"rate": rates[:1], "mask": 1.0}, solver="tsit5", rtol=1e-4, max_steps=500
-    )
+    controls = dict(solver="tsit5", rtol=1e-4, max_steps=500)
+    solve = jax.jit(lambda weights: integrate(DECAY, y0, params, weights=weights, **controls))
+    first = {"rate": rates[:1], "mask": 1.0}
+    alone = jax.jit(lambda y: integrate(DECAY, y, first, **controls))(y0[:1])
     left_out, counted = solve(jnp.array([1.0, 0.0])), solve(jnp.ones(2))
     assert int(left_out.accepted) == int(alone.accepted) < int(counted.accepted)
     assert left_out.nfe.tolist() == alone.nfe.tolist()
@@ -234,15 +237,15 @@ def test_params_with_an_axis_of_samples():
 
     solve = functools.partial(integrate, VectorField((term,)), solver="tsit5", rtol=1e-4)
     params = {"rate": jnp.array([1.0, 9.0]), "mask": masks}
-    together = solve(y0, params, per_sample=True, params_axes={"rate": None, "mask": 0})
+    spread = functools.partial(solve, per_sample=True, params_axes={"rate": None, "mask": 0})
+    together = jax.jit(spread)(y0, params)
     assert set(seen) == {((1, 2), (1, 2))}
+    solve_one = jax.jit(solve)
     for n in (1, 2):
-        alone = solve(y0[n : n + 1], {**params, "mask": masks[n : n + 1]})
+        alone = solve_one(y0[n : n + 1], {**params, "mask": masks[n : n + 1]})
         np.testing.assert_allclose(together.y1[n], alone.y1[0], rtol=1e-6)
         assert together.nfe[n].tolist() == alone.nfe.tolist()
-    gradient = jax.grad(
-        lambda p: solve(y0, p, per_sample=True, params_axes={"rate": None, "mask": 0}).y1.sum()
-    )(params)
+    gradient = jax.jit(jax.grad(lambda p: spread(y0, p).y1.sum()))(params)
     np.testing.assert_allclose(gradient["rate"][0], -2 * np.exp(-1), rtol=1e-3)
 
 
@@ -263,8 +266,9 @@ def test_weights_and_axes_that_do_not_fit(changes, message):
 def test_weights_of_one_for_all_samples():
     """They are broadcast to the state under per_sample too."""
     params = {"rate": jnp.array([1.0, 40.0]), "mask": 1.0}
-    solve = lambda weights: integrate(
-        DECAY, jnp.ones((3, 2)), params, solver="tsit5", rtol=1e-4, per_sample=True, weights=weights
+    controls = dict(solver="tsit5", rtol=1e-4, per_sample=True)
+    solve = jax.jit(
+        lambda weights: integrate(DECAY, jnp.ones((3, 2)), params, weights=weights, **controls)
     )
     light, heavy = solve(jnp.array([1.0, 0.0])), solve(jnp.array([1.0, 1.0]))
     assert light.accepted.shape == (3,) and int(light.accepted[0]) < int(heavy.accepted[0])

@@ -130,10 +130,12 @@ def test_counts_of_fixed_steps_are_exact(dtype, adjoint):
 def test_states_at_given_times_of_fixed_steps(smooth, adjoint):
     field, y0, params = smooth
     ts = [0.0, 0.5, 0.75, 2.0]
-    whole = integrate(field, y0, params, t1=2.0, steps=8, ts=ts, adjoint=adjoint)
+    solve = lambda t, **kwargs: jax.jit(
+        lambda y: integrate(field, y, params, t1=t, steps=int(4 * t), **kwargs)
+    )(y0)
+    whole = solve(2.0, ts=ts, adjoint=adjoint)
     for t, y in zip(ts, whole.ys, strict=True):
-        expected = y0 if t == 0 else integrate(field, y0, params, t1=t, steps=int(4 * t)).y1
-        np.testing.assert_allclose(y, expected, rtol=1e-5)
+        np.testing.assert_allclose(y, solve(t).y1 if t else y0, rtol=1e-5)
     np.testing.assert_allclose(whole.ys[-1], whole.y1, rtol=1e-6)
     with pytest.raises(ValueError, match=r"0 \+ n \* 0.25 up to 2; \[0.3\] was given"):
         integrate(field, y0, params, t1=2.0, steps=8, ts=[0.3], adjoint=adjoint)
@@ -143,13 +145,18 @@ def test_states_at_given_times_of_fixed_steps(smooth, adjoint):
 def test_forward_mode_and_vmap(smooth, name):
     field, y0, params = smooth
     solve = lambda p: integrate(field, y0, p, solver=name, steps=2).y1
-    _, tangent = jax.jvp(solve, (params,), (params,))
-    _, pullback = jax.vjp(solve, params)
-    (cotangent,) = pullback(tangent)
+
+    @jax.jit
+    def transformed(params):
+        _, tangent = jax.jvp(solve, (params,), (params,))
+        y1, pullback = jax.vjp(solve, params)
+        many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+        return tangent, pullback(tangent)[0], jax.vmap(solve)(many)[0], y1
+
+    tangent, cotangent, one_of_many, alone = transformed(params)
     inner = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, cotangent, params))
     np.testing.assert_allclose(inner, jnp.vdot(tangent, tangent), rtol=1e-4)
-    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
-    np.testing.assert_allclose(jax.vmap(solve)(many)[0], solve(params), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one_of_many, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kwargs", [dict(steps=3), dict(steps=3, solver="strang"), dict(steps=1)])
@@ -168,7 +175,7 @@ def test_strict_shard_map(smooth, kwargs):
     sharded = jax.jit(
         jax.shard_map(gradient, mesh=mesh, in_specs=(split, whole), out_specs=whole, check_vma=True)
     )
-    assert relative_error(sharded(y0, params), gradient(y0, params)) < 1e-6
+    assert relative_error(sharded(y0, params), jax.jit(gradient)(y0, params)) < 1e-6
 
 
 @pytest.mark.slow
@@ -196,14 +203,17 @@ def test_one_key_a_step_shared_by_its_stages():
         )
         return -y
 
-    integrate(VectorField((term,)), jnp.ones(2), None, t1=2.0, steps=2, solver="heun", key=key)
+    solve = lambda **kwargs: jax.jit(
+        lambda y: integrate(VectorField((term,)), y, None, key=key, **kwargs).y1
+    )(jnp.ones(2))
+    solve(t1=2.0, steps=2, solver="heun")
     jax.effects_barrier()
     keys = [k for _, k in sorted(seen, key=lambda pair: pair[0])]
     assert len(keys) == 4 and len(set(keys)) == 2
     expected = [jax.random.key_data(jax.random.fold_in(key, n)).tobytes() for n in range(2)]
     assert set(keys) == set(expected)
     seen.clear()
-    integrate(VectorField((term,)), jnp.ones(2), None, solver="tsit5", rtol=1e-3, key=key)
+    solve(solver="tsit5", rtol=1e-3)
     jax.effects_barrier()
     assert len(seen) > 6 and {k for _, k in seen} == {jax.random.key_data(key).tobytes()}
 

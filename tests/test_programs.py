@@ -1,12 +1,11 @@
 """The programs, as a user starts them: flags, help, exit codes."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT, run
 
-ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = "--config=configs/digits.py"
 TINY = [
     "--config.train_steps=2",
@@ -18,16 +17,10 @@ TINY = [
 ]
 
 
-def run(module, *args):
-    return subprocess.run(
-        [sys.executable, "-m", module, *args], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("program") / "run"
-    done = run("train", DIGITS, f"--workdir={workdir}", *TINY)
+    done = run("train.__main__", DIGITS, f"--workdir={workdir}", *TINY)
     assert done.returncode == 0, done.stderr
     assert "step      1/2" in done.stdout and "test  loss" in done.stdout
     return workdir
@@ -53,14 +46,17 @@ def test_evaluate_compares_solvers(trained):
 
 
 def test_help():
-    done = run("train", DIGITS, "--help")
+    done = run("train.__main__", DIGITS, "--help")
     assert done.returncode == 0
     for text in ("--workdir", "python -m train --config=", "depth.solver = rk4"):
         assert text in done.stdout
 
 
 def test_bad_input_is_told_in_a_line(tmp_path):
-    done = run("train", f"--workdir={tmp_path}/run", DIGITS, "--config.depth.solver=rk5")
+    """In a process of its own, whose exit code is the program's."""
+    command = [sys.executable, "-m", "train", f"--workdir={tmp_path}/run", DIGITS]
+    command.append("--config.depth.solver=rk5")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: config.depth: unknown solver 'rk5'")
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()

@@ -10,10 +10,10 @@ from conftest import (
     interrupt_at_second_score,
     make_tiny_language,
     make_tiny_sentences,
+    run,
     start,
     timeless,
 )
-from test_programs import run
 from test_step import keys_read
 
 from odeformer import LM, TextClassifier, generate
@@ -156,7 +156,7 @@ def test_a_classifier_run(opinions_dir, tmp_path, capsys, monkeypatch):
     assert any("train/sentences_per_sec" in line for line in read_metrics(tmp_path))
     model, variables = load_model(tmp_path, {"depth.solver": "bosh3", "depth.rtol": 1e-2})
     assert isinstance(model, TextClassifier) and model.config.depth.rtol == 1e-2
-    assert model.apply(variables, np.array([[1, 2, 3]])).shape == (1, 2)
+    assert jax.jit(model.apply)(variables, np.array([[1, 2, 3]])).shape == (1, 2)
     start(monkeypatch, evaluate, f"--workdir={tmp_path}", "--solvers=euler,bosh3")
     table = capsys.readouterr().out
     assert table.count("bosh3") == 2 and "F1" in table
