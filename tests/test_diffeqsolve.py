@@ -85,7 +85,9 @@ def test_per_sample_answers_do_not_depend_on_the_batch(float64, smooth):
         assert together.nfe[i].tolist() == alone.nfe[0].tolist()
     assert together.nfe.shape == (3, 2) and together.result.shape == (3,)
     assert len(set(together.nfe[:, 0].tolist())) > 1
-    shared = jax.jit(lambda y: integrate(field, y, params, t1=3.0, solver="tsit5", rtol=1e-5))(stiff)
+    shared = jax.jit(lambda y: integrate(field, y, params, t1=3.0, solver="tsit5", rtol=1e-5))(
+        stiff
+    )
     assert float(jnp.abs(shared.y1 - together.y1).max()) > 0
 
 
