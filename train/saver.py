@@ -141,10 +141,7 @@ class Saver:
         self._settle()
 
     def set_aside(self, step: int) -> None:
-        """Renames every checkpoint behind `step`, from which the run goes on otherwise.
-
-        Each is deleted when its step is saved anew.
-        """
+        """Renames every checkpoint behind `step`, from which the run goes on otherwise."""
         self._settle()
         behind = [s for s in saved_steps(self._workdir) if s > step]
         barrier("checkpoints to set aside are known")
