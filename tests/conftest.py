@@ -1,10 +1,12 @@
 """Fixtures shared by the tests."""
 
+import contextlib
 import copy
 import functools
 import io
 import os
 import pathlib
+import resource
 import runpy
 import subprocess
 import sys
@@ -28,6 +30,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 import jax
 import jax.numpy as jnp
 import pytest
+from etils import epath
 from opinions import Opinions
 
 from configs import digits, pydocs, sst2
@@ -69,6 +72,7 @@ def relative_error(tree, reference) -> float:
     return float(norm(difference) / norm(reference))
 
 
+@jax.jit
 def noisy(variables, scale=0.1):
     """The variables, none of them zero, so that no part of a model is without effect."""
     leaves, tree = jax.tree.flatten(variables)
@@ -82,6 +86,7 @@ def make_tiny():
     cfg = digits.get_config()
     cfg.train_steps, cfg.batch_size = 6, 32
     cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
+    cfg.depth.solver = "heun"
     cfg.optimizer.warmup_steps = 2
     cfg.checkpoint.update(every_steps=3, keep=2)
     cfg.eval.update(every_steps=3, batch_size=128)
@@ -164,6 +169,26 @@ def timeless(line):
     """A line of metrics.jsonl without what depends on the time of day."""
     timed = ("_per_sec", "/mfu")
     return {name: value for name, value in line.items() if not name.endswith(timed)}
+
+
+@contextlib.contextmanager
+def full_disk(limit=0):
+    """Has every file of this process fail to grow beyond `limit` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run's folder, with its config.json, which may be moved away."""
+    path = epath.Path(tmp_path) / "run"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def test_program_hardly_grows_with_depth():
     y = jax.ShapeDtypeStruct((2, 5, 16), jnp.float32)
 
     def program(layers):
-        stack, apply = make_stack(layers=layers, solver="rk4")
+        stack, apply = make_stack(layers=layers, solver="heun")
         params = jax.eval_shape(stack.init, jax.random.key(0), y)["params"]["groups"]
         loss = lambda params, y: apply(params, y).y1.sum()
         text = jax.jit(jax.grad(loss)).lower(params, y).compile().as_text()
@@ -127,8 +127,7 @@ def test_program_hardly_grows_with_depth():
     "solver",
     [
         "euler",
-        "rk4",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lie_trotter", "strang")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lie_trotter", "strang", "rk4")),
     ],
 )
 def test_memory_of_the_hand_written_scan(solver):
@@ -146,7 +145,7 @@ def test_memory_of_the_hand_written_scan(solver):
     assert sizes[0] <= 1.03 * sizes[1]
 
 
-@pytest.mark.parametrize("solver", ["rk4", "tsit5"])
+@pytest.mark.parametrize("solver", ["rk4", pytest.param("tsit5", marks=pytest.mark.slow)])
 def test_checkpoint_stores_one_state_a_step(solver):
     field = TransformerField(width=64, heads=4, mlp=256)
     y = jax.ShapeDtypeStruct((8, 33, 64), jnp.float32)

@@ -2,13 +2,12 @@
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, full_disk
 from etils import epath
 
 from train.files import write_whole
@@ -43,14 +42,10 @@ def test_a_failure_leaves_the_old_content(failing, tmp_path, monkeypatch):
 
 def test_half_a_file_is_not_left(tmp_path):
     path = epath.Path(tmp_path) / "file"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
+    with full_disk(limit=1000):
         write_whole(path, bytes(1000))
         with pytest.raises(OSError, match="too large"):
             write_whole(path, bytes(1001))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == bytes(1000)
     assert os.listdir(tmp_path) == ["file"]
 

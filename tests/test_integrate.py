@@ -19,16 +19,19 @@ ADAPTIVE = dict(rtol=1e-9, atol=1e-9, max_steps=256)
 GRADIENTS = [
     *(dict(solver="rk4", steps=12, adjoint=adjoint) for adjoint in checks.ADJOINTS[:4]),
     *(dict(solver="strang", steps=6, adjoint=adjoint) for adjoint in checks.ADJOINTS[:4]),
-    dict(solver="lie_trotter", steps=6),
-    dict(solver="euler", steps=6),
-    dict(solver="dopri8", steps=2),
-    dict(solver="tsit5", steps=3, adjoint="recursive"),
     dict(solver="rk4", steps=24, adjoint="backsolve"),
     *(
         dict(solver="tsit5", adjoint=adjoint, **ADAPTIVE)
         for adjoint in ("checkpoint", "direct", "backsolve")
     ),
 ]
+MORE_GRADIENTS = [
+    dict(solver="lie_trotter", steps=6),
+    dict(solver="euler", steps=6),
+    dict(solver="dopri8", steps=2),
+    dict(solver="tsit5", steps=3, adjoint="recursive"),
+]
+QUICK = ("lie_trotter", "euler", "heun", "tsit5")  # of each kind: split, one stage, more, adaptive
 
 
 def widen(tree):
@@ -36,7 +39,9 @@ def widen(tree):
 
 
 @pytest.mark.parametrize(
-    "kwargs", GRADIENTS, ids=lambda kwargs: "-".join(map(str, kwargs.values()))
+    "kwargs",
+    [*GRADIENTS, *(pytest.param(kwargs, marks=pytest.mark.slow) for kwargs in MORE_GRADIENTS)],
+    ids=lambda kwargs: "-".join(map(str, kwargs.values())),
 )
 def test_gradients_against_finite_differences(float64, smooth, kwargs):
     field, y0, params = smooth
@@ -91,7 +96,11 @@ def test_single_steps_outside_a_scan_are_recomputed_too():
 
 @pytest.mark.parametrize(
     ("dtype", "adjoint"),
-    [(jnp.float32, "checkpoint"), (jnp.bfloat16, "checkpoint"), (jnp.bfloat16, "recursive")],
+    [
+        (jnp.float32, "checkpoint"),
+        pytest.param(jnp.bfloat16, "checkpoint", marks=pytest.mark.slow),
+        (jnp.bfloat16, "recursive"),
+    ],
 )
 def test_counts_of_fixed_steps_are_exact(dtype, adjoint):
     """Executed evaluations, counted by the field itself, for T from 1 to 96."""
@@ -141,7 +150,13 @@ def test_states_at_given_times_of_fixed_steps(smooth, adjoint):
         integrate(field, y0, params, t1=2.0, steps=8, ts=[0.3], adjoint=adjoint)
 
 
-@pytest.mark.parametrize("name", solvers.NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in solvers.NAMES
+    ],
+)
 def test_forward_mode_and_vmap(smooth, name):
     field, y0, params = smooth
     solve = lambda p: integrate(field, y0, p, solver=name, steps=2).y1

@@ -32,7 +32,7 @@ def test_what_a_run_writes(finished):
     assert [line["step"] for line in lines if "val/loss" in line] == [3, 6]
     assert {"test/loss", "test/accuracy", "test/nfe"} <= set(lines[-1])
     first = lines[0]
-    assert first["train/nfe"] == 16 and first["train/failed_solves"] == 0
+    assert first["train/nfe"] == 8 and first["train/failed_solves"] == 0
     assert first["train/learning_rate"] == 0.0 and lines[1]["train/learning_rate"] > 0
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]

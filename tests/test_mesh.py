@@ -49,14 +49,6 @@ def trained():
         **{i: dict(mesh=LAYOUTS[i], **euler) for i in QUICK},
         "one": dict(devices=1, **euler),
         "shard_map": dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map"), **euler),
-        "adaptive": dict(
-            depth=dict(solver="tsit5", rtol=1e-5, max_steps=64),
-            mesh=LAYOUTS[0],
-            parallel=dict(mode="shard_map"),
-            model=PLAIN,
-            steps=3,
-        ),
-        "fine": dict(depth=dict(solver="rk4", steps=64), devices=1, model=PLAIN, steps=3),
         "memory": "memory",
         "checkpoint": "checkpoint",
         "sums": "sums",
@@ -74,8 +66,16 @@ def test_shards_by_themselves_train_as_a_whole(trained):
     check_same(trained["shard_map"]["losses"], trained["one"]["losses"])
 
 
-def test_shards_take_adaptive_steps_of_their_own(trained):
-    adaptive, fine = trained["adaptive"], trained["fine"]
+@pytest.mark.slow
+def test_shards_take_adaptive_steps_of_their_own():
+    same = dict(mesh=LAYOUTS[0], model=PLAIN, steps=3)
+    depth = dict(solver="tsit5", rtol=1e-5, max_steps=64)
+    adaptive, fine = train_cases(
+        [
+            dict(depth=depth, parallel=dict(mode="shard_map"), **same),
+            dict(depth=dict(solver="rk4", steps=64), **same),
+        ]
+    )
     np.testing.assert_allclose(adaptive["losses"], fine["losses"], rtol=1e-4)
     np.testing.assert_allclose(adaptive["norms"], fine["norms"], rtol=1e-3)
 

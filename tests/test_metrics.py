@@ -1,12 +1,11 @@
 """What a run's metrics outlive: full disks, workdirs that vanish, starts that were killed."""
 
-import contextlib
 import os
-import resource
 import struct
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
@@ -14,26 +13,6 @@ from train import events
 from train.errors import warn
 from train.metrics import MetricsWriter, read_metrics, read_scores, write_scores
 from train.plots import plot_curves
-
-
-@contextlib.contextmanager
-def full_disk(limit=0):
-    """Has every file of this process fail to grow beyond `limit` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    """A run's folder, which may be moved away."""
-    path = epath.Path(tmp_path) / "run"
-    path.mkdir()
-    (path / "config.json").write_text("{}")
-    return path
 
 
 def losses(workdir):

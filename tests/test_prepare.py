@@ -8,7 +8,6 @@ import http.server
 import io
 import os
 import pathlib
-import resource
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import full_disk
 
 from train.data.archive import Archive
 from train.data.mnist import FILES
@@ -313,13 +313,11 @@ def test_data_dir_that_cannot_be_written(cifar100, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="file cannot be written .*another --data_dir"):
         prepare(images, tmp_path / "file", path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # as on a full disk
-    try:
-        with pytest.raises(BadInput, match="data cannot be written .*File too large"):
-            prepare(images, tmp_path / "data", path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        full_disk(limit=20_000),
+        pytest.raises(BadInput, match="data cannot be written .*File too large"),
+    ):
+        prepare(images, tmp_path / "data", path)
     assert list((tmp_path / "data").iterdir()) == []
     with pytest.raises(BadInput, match="gs://bucket is not local"):
         prepare(images, "gs://bucket", path)

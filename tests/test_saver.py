@@ -1,9 +1,7 @@
 """Saving while a run trains: what is kept, and what follows when the workdir takes nothing."""
 
-import contextlib
 import itertools
 import re
-import resource
 import shutil
 import time
 
@@ -11,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from conftest import make_tiny, timeless
+from conftest import full_disk, make_tiny, timeless
 from etils import epath
 
 from train import checkpoint, loop, saver
@@ -35,15 +33,6 @@ def state():
     config = from_config_dict(make_tiny())
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
     return init_state(config, optimizer, mesh), abstract_state(config, optimizer, mesh)
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    """A workdir whose run is recorded."""
-    path = epath.Path(tmp_path) / "run"
-    path.mkdir()
-    (path / "config.json").write_text("{}")
-    return path
 
 
 def open_saver(workdir, every_steps=1, keep=2, best="val/loss", spare_dir=None, train_steps=100):
@@ -125,15 +114,6 @@ def test_a_workdir_that_vanishes_is_warned_of_and_tried_again(workdir, state, ca
     assert saved_steps(workdir) == [20, 54]
 
 
-@contextlib.contextmanager
-def files_limited_to(size):
-    """A disk that is as good as full: no file can grow beyond the size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_disk_that_is_too_small(workdir, state, capsys, monkeypatch):
     monkeypatch.setattr(saver.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     with open_saver(workdir) as writer:
@@ -146,7 +126,7 @@ def test_a_save_that_fails_in_the_background(workdir, state, capsys):
     """Its step is not counted as saved, no older one is deleted for it, and it is made up for."""
     with open_saver(workdir, keep=1) as saver:
         saver.finish(state[0], Position(1, 0), {})
-        with files_limited_to(4_000):
+        with full_disk(limit=4_000):
             saver.save(state[0], Position(2, 0), {})
             saver.set_aside(2)  # waits
         assert "STEP 2 IS NOT SAVED" in capsys.readouterr().err
@@ -260,6 +240,14 @@ def test_the_spare_folder_of_a_run(workdir, state, tmp_path):
         find_spare(workdir, cfg, str(spare))
 
 
+def make_quick():
+    """A run that is compiled in a second or two."""
+    cfg = make_tiny()
+    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
+    cfg.depth.update(layers=1, share=1, solver="euler")
+    return cfg
+
+
 def break_behind(monkeypatch, step, workdir):
     """Puts a file where the checkpoints are, as soon as a step's is there."""
     folder, put = workdir / "checkpoints", loop.put_batch
@@ -278,7 +266,7 @@ def break_behind(monkeypatch, step, workdir):
 
 @pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_moves_to_its_spare_folder(tmp_path, monkeypatch, capsys, goes_on):
-    cfg = make_tiny()
+    cfg = make_quick()
     cfg.checkpoint.update(every_steps=1, spare_dir=str(tmp_path / "spare"))
     with monkeypatch.context() as patch:
         break_behind(patch, 2, tmp_path / "run")
@@ -311,7 +299,7 @@ def test_a_spare_folder_that_is_refused_at_the_start(tmp_path, state):
 
 def test_a_run_that_cannot_be_saved_at_its_end_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(saver, "WAITS_SECS", (0,))
-    cfg = make_tiny()
+    cfg = make_quick()
     break_behind(monkeypatch, 3, tmp_path / "run")
     with pytest.raises(RunError, match="takes no checkpoints"):
         train(cfg, tmp_path / "run")

@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_model(stepped):
     chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), batch["label"][:, None], 1)
     np.testing.assert_allclose(scores["loss"], -chosen[:, 0], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(scores["correct"], logits.argmax(-1) == batch["label"])
-    assert set(np.asarray(scores["nfe"])) == {16} and not np.asarray(scores["failed"]).any()
+    assert set(np.asarray(scores["nfe"])) == {8} and not np.asarray(scores["failed"]).any()
 
 
 def test_mixing_reaches_the_loss():
