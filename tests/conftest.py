@@ -86,7 +86,6 @@ def make_tiny():
     cfg = digits.get_config()
     cfg.train_steps, cfg.batch_size = 6, 32
     cfg.model.update(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1)
-    cfg.depth.solver = "heun"
     cfg.optimizer.warmup_steps = 2
     cfg.checkpoint.update(every_steps=3, keep=2)
     cfg.eval.update(every_steps=3, batch_size=128)

@@ -35,6 +35,7 @@ def test_readme_names_every_solver_and_preset():
         assert f"`{name}`" in text, name
 
 
+@pytest.mark.slow
 def test_readme_code_runs():
     """The library's examples, as a reader would paste them."""
     text = (ROOT / "README.md").read_text()

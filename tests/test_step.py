@@ -23,13 +23,20 @@ from train.step import lower_train_step, make_eval_step, make_train_step
 from train.tasks import make_task
 
 
+def make_quick():
+    """The tiny config under a solver that is compiled in half the time of RK4."""
+    cfg = make_tiny()
+    cfg.depth.solver = "heun"
+    return cfg
+
+
 def make(**augment):
     """A tiny run without dropout: its config, training split, mesh, state and first batch."""
-    cfg = make_tiny()
+    cfg = make_quick()
     cfg.model.update(dropout=0.0, drop_path=0.0)
     cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     cfg.data.augment.update(augment)
-    cfg.optimizer.update(warmup_steps=0, label_smoothing=0.1, clip_norm=0.5)
+    cfg.optimizer.update(warmup_steps=0, label_smoothing=0.1, clip_norm=0.25)
     config = from_config_dict(cfg)
     data = load_splits(config)["train"]
     mesh = device_mesh(config.mesh)
@@ -61,13 +68,13 @@ def test_a_step_is_the_one_written_by_hand(stepped):
     norm = optax.global_norm(gradient)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
-    assert norm > 0.5  # so that it is clipped
+    assert norm > 0.25  # so that it is clipped
 
     rate, options = metrics["learning_rate"], config.optimizer
     np.testing.assert_allclose(rate, options.learning_rate, rtol=1e-6)
 
     def updated(path, parameter, slope):
-        slope = slope * (0.5 / norm)
+        slope = slope * (0.25 / norm)
         step = slope / (jnp.abs(slope) + 1e-8)  # Adam's first, both moments corrected
         decay = options.weight_decay if path[-1].key == "kernel" else 0.0
         return parameter - rate * (step + decay * parameter)
@@ -152,12 +159,12 @@ def test_every_key_is_read(tmp_path):
     """Each field is read by a run, or while a step with everything on is traced."""
 
     def action():
-        train(make_tiny(), tmp_path)
+        train(make_quick(), tmp_path)
         config, data, mesh, _, batch = make(
             crop_padding_px=1, crop_min_area=0.5, flip=True, randaugment_ops=1, erasing=0.5,
             mixup=0.8, cutmix=1.0,
         )  # fmt: skip
         lower_train_step(config, make_task(config, data), mesh, batch)
 
-    read, every = keys_read(action, make_tiny())
+    read, every = keys_read(action, make_quick())
     assert every - read == ELSEWHERE
