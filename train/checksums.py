@@ -37,15 +37,17 @@ def checksums(tree: Any) -> dict[str, str]:
     """
     names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     leaves = jax.tree.leaves(tree)
-    summing = _summing(leaves[0].sharding.mesh)
-    sums = jax.device_get([summing(leaf) for leaf in leaves])
+    sums = jax.device_get(_summing(leaves[0].sharding.mesh)(leaves))
     return {name: f"{a:08x}{b:08x}" for name, (a, b) in zip(names, sums, strict=True)}
 
 
 @functools.lru_cache(maxsize=8)
 def _summing(mesh: Mesh) -> Any:
-    """The jitted function of a leaf -> its sums, uint32 [2], whole on every device."""
-    return jax.jit(lambda leaf: _sums(_words(leaf)), out_shardings=replicated(mesh))
+    """The jitted function of leaves -> their sums, uint32 [leaves, 2], whole on every device."""
+    return jax.jit(
+        lambda leaves: jnp.stack([_sums(_words(leaf)) for leaf in leaves]),
+        out_shardings=replicated(mesh),
+    )
 
 
 def _words(leaf: jax.Array) -> jax.Array:
