@@ -43,7 +43,10 @@ def checksums(tree: Any) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=8)
 def _summing(mesh: Mesh) -> Any:
-    """The jitted function of leaves -> their sums, uint32 [leaves, 2], whole on every device."""
+    """The jitted function of leaves -> their sums, uint32 [leaves, 2], whole on every device.
+
+    One program for all: many of several devices on their way at once can wait for one another.
+    """
     return jax.jit(
         lambda leaves: jnp.stack([_sums(_words(leaf)) for leaf in leaves]),
         out_shardings=replicated(mesh),
