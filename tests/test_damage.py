@@ -15,7 +15,7 @@ import traceback
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny
+from conftest import make_tiny, timeless
 from test_processes import finish, launch_both, restored
 
 from train.checkpoint import evaluation_config, restore_newest
@@ -291,7 +291,6 @@ def test_a_run_goes_on_behind_a_damage(run, tmp_path, capsys):
     state, record = restore_newest(tmp_path, make_target())
     assert same(values(state), saved[6])
     assert record == read_record(workdir, 6)
-    timeless = lambda line: {k: v for k, v in line.items() if not k.endswith("_per_sec")}
     lines, whole = (list(map(timeless, read_metrics(path))) for path in (tmp_path, workdir))
     assert lines == whole
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]

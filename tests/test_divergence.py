@@ -21,7 +21,7 @@ from test_spikes import (
     make_spoilable,
     read_state,
     spoil,
-    timeless,
+    timeless_lines,
 )
 
 import train.__main__ as program
@@ -145,7 +145,7 @@ def test_a_run_that_goes_back_resumes_bit_for_bit(returned, call, tmp_path, monk
             train(cfg, tmp_path)
     train(cfg, tmp_path)
     assert_same(read_state(tmp_path, cfg, END)[0], read_state(whole, cfg, END)[0])
-    assert timeless(tmp_path) == timeless(whole)
+    assert timeless_lines(tmp_path) == timeless_lines(whole)
 
 
 def test_a_save_on_its_way_is_waited_for(tmp_path, monkeypatch):

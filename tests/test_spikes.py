@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny, make_tiny_language
+from conftest import make_tiny, make_tiny_language, timeless
 
 from train import spikes
 from train.checkpoint import restore_step
@@ -122,10 +122,9 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
-def timeless(workdir):
+def timeless_lines(workdir):
     """The lines of metrics.jsonl without the keys of time."""
-    keep = lambda line: {k: v for k, v in line.items() if not k.endswith("_per_sec")}
-    return list(map(keep, read_metrics(workdir)))
+    return list(map(timeless, read_metrics(workdir)))
 
 
 def make_spoilable():
@@ -246,7 +245,7 @@ def test_resumed_amid_bad_batches(spoilt_run, step, tmp_path, monkeypatch):
             train(cfg, tmp_path)
     train(cfg, tmp_path)
     assert_same(read_state(tmp_path, cfg, 13)[0], read_state(whole, cfg, 13)[0])
-    assert timeless(tmp_path) == timeless(whole)
+    assert timeless_lines(tmp_path) == timeless_lines(whole)
 
 
 @pytest.mark.slow
