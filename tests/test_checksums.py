@@ -1,16 +1,25 @@
 """Checksums: they see any change, and are the same however the arrays lie on the devices."""
 
+import dataclasses
+import json
 import struct
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import make_tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
+from train.checkpoint import restore_step
 from train.checksums import checksums
-from train.config import MeshConfig
+from train.config import MeshConfig, from_config_dict
+from train.data.pipeline import Position
 from train.mesh import device_mesh
+from train.optimizer import make_optimizer
+from train.record import Damaged, read_record
+from train.saver import Saver
+from train.state import abstract_state, init_state
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool"]
 WIDE = ["float64", "int64"]
@@ -116,3 +125,29 @@ def test_leaves_that_are_exchanged():
     here, there = checksums(put({"a": a, "b": b})), checksums(put({"a": b, "b": a}))
     assert here["a"] == there["b"] != here["b"] == there["a"]
     assert checksum(a) != checksum(np.ascontiguousarray(a.T))
+
+
+def test_every_array_of_a_state_is_compared(workdir):
+    """Weights, optimiser, average and counts: with other checksums each of them is wrong."""
+    config = from_config_dict(make_tiny())
+    optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
+    target = abstract_state(config, optimizer, mesh)
+    with Saver(workdir, config.checkpoint, {}, examples=1, train_steps=1) as saver:
+        saver.finish(init_state(config, optimizer, mesh), Position(1, 0), {})
+
+    record = read_record(workdir, 1)
+    (file,) = workdir.glob("checkpoints/1/*/record.json")
+    assert len(record.leaves) == len(jax.tree.leaves(target))
+    for part in ("step", "params", "opt_state", "ema", "guard"):
+        others = {
+            name: dataclasses.replace(leaf, checksum=f"{int(leaf.checksum, 16) ^ 1:016x}")
+            for name, leaf in record.leaves.items()
+            if name.split("/")[0] == part
+        }
+        changed = dataclasses.replace(record, leaves=record.leaves | others)
+        file.write_text(json.dumps(changed.to_json()))
+        with pytest.raises(Damaged, match=f"^{len(others)} of its arrays .* {part}.* is the first"):
+            restore_step(workdir, 1, target)
+
+    file.write_text(json.dumps(record.to_json()))
+    restore_step(workdir, 1, target)

@@ -67,20 +67,38 @@ def test_finer_steps_approach_the_flow(state):
     assert fine.nfe.tolist() == [[192, 192]] * 2
 
 
-def test_the_field_is_told_the_time_in_layers():
+@pytest.mark.parametrize(("share", "steps"), [(1, 1), (2, 2), (2, 4), (4, 4)])
+def test_the_field_is_told_the_time_in_layers(share, steps):
+    """Layers written by hand, which add an embedding of their time to both normed states.
+
+    Step s of group g stands at t = g share + s share / steps; the embedding is W [sin(t / w_i),
+    cos(t / w_i)] + b, the w_i growing geometrically from 1 to 100.
+    """
     timed = TransformerField(width=16, heads=2, mlp=32, time="additive")
-    y = jnp.ones((1, 3, 16))
-    stack = ODEStack(DepthConfig(layers=4, share=2), timed)
-    params = jax.jit(stack.init)(jax.random.key(0), y)["params"]["groups"]
-    kernel = params["time_embedding"]["projection"]["kernel"]
-    params["time_embedding"]["projection"]["kernel"] = jnp.ones_like(kernel)
-    by_group = jax.tree.map(lambda leaf: leaf.at[1].set(leaf[0]), params)
-    second = ODEStack(DepthConfig(layers=2, share=2), timed)
-    first = jax.tree.map(lambda leaf: leaf[:1], by_group)
-    half = second.apply({"params": {"groups": first}}, y).y1
-    again = second.apply({"params": {"groups": first}}, half).y1
-    whole = stack.apply({"params": {"groups": by_group}}, y).y1
-    assert float(jnp.abs(whole - again).max()) > 1e-4  # group 1 sees t = 2, 3, not 0, 1
+    y = jax.random.normal(jax.random.key(0), (2, 3, 16))
+    stack = ODEStack(DepthConfig(layers=4, share=share, steps=steps), timed)
+    params = noisy(jax.jit(stack.init)(jax.random.key(1), y)["params"]["groups"])
+    h = share / steps
+
+    def slope(p, t, y):
+        angles = t / 100 ** (np.arange(32) / 31)
+        embedding = p["time_embedding"]["projection"]
+        shift = np.concatenate([np.sin(angles), np.cos(angles)]) @ embedding["kernel"]
+        shift += embedding["bias"]
+        # A norm's bias is added where the embedding is.
+        shifted = {
+            name: {**p[name], "bias": p[name]["bias"] + shift}
+            for name in ("attention_norm", "mlp_norm")
+        }
+        return handwritten.attention({**p, **shifted}, y) + handwritten.mlp({**p, **shifted}, y)
+
+    expected = y
+    for group in range(4 // share):
+        p = jax.tree.map(lambda leaf, group=group: leaf[group], params)
+        for step in range(steps):
+            expected = expected + h * slope(p, group * share + step * h, expected)
+    found = jax.jit(stack.apply)({"params": {"groups": params}}, y).y1
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_draw_masks_of_their_own():
@@ -97,17 +115,31 @@ def test_groups_draw_masks_of_their_own():
     np.testing.assert_allclose(kept / y.size, [0.25, 0.5, 0.25], atol=0.08)
 
 
-def test_drop_path_grows_over_the_depth_of_the_stack():
-    """Whatever layers the field was made with."""
-    y = jax.random.normal(jax.random.key(0), (64, 3, 16))
-    few, many = (
-        ODEStack(DepthConfig(layers=2), FIELD.clone(drop_path=0.5, layers=layers))
-        for layers in (2, 1000)
-    )
-    variables = jax.jit(few.init)(jax.random.key(1), y)
-    rngs = {"dropout": jax.random.key(2)}
-    run = lambda stack: jax.jit(lambda: stack.apply(variables, y, train=True, rngs=rngs).y1)()
-    np.testing.assert_array_equal(run(few), run(many))
+@pytest.mark.parametrize("share", [1, 2, 4])
+def test_drop_path_grows_over_the_layers_of_the_stack(share):
+    """Layer l of L is dropped with probability r l / (L - 1), whatever the field was made with.
+
+    The field's slope is 1 wherever it is not dropped, so that a sample's state tells which of its
+    layers were kept: it is the sum of their 1 / (1 - rate).
+    """
+    rates = 0.6 * np.arange(4) / 3
+    y = jnp.zeros((4000, 1, 16))
+    stack = ODEStack(DepthConfig(layers=4, share=share), FIELD.clone(drop_path=0.6, layers=1000))
+    shapes = jax.eval_shape(stack.init, jax.random.key(0), y)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    bias = params["params"]["groups"]["mlp_layer"]["down"]["bias"]
+    params["params"]["groups"]["mlp_layer"]["down"]["bias"] = jnp.ones_like(bias)
+    rngs = {"dropout": jax.random.key(0)}
+    y1 = np.asarray(jax.jit(lambda: stack.apply(params, y, train=True, rngs=rngs).y1)())
+    np.testing.assert_array_equal(y1, np.broadcast_to(y1[..., :1], y1.shape))
+
+    kept = np.array([(1, a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    sums = kept @ (1 / (1 - rates))
+    law = np.where(kept, 1 - rates, rates).prod(axis=1)
+    distance = np.abs(y1[:, 0, :1] - sums)
+    assert distance.min(axis=1).max() < 1e-5  # no other sum occurs
+    shares = np.bincount(distance.argmin(axis=1), minlength=8) / len(y1)
+    np.testing.assert_allclose(shares, law, atol=0.04)  # 5 standard deviations
 
 
 def test_program_hardly_grows_with_depth():

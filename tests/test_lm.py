@@ -109,23 +109,36 @@ def test_rotary_attention_depends_on_distance_alone():
     np.testing.assert_allclose(shifted, apply(model, variables), atol=1e-5)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_written_by_hand(tied):
-    model, variables = make(positions="learned", tied=tied)
+@pytest.mark.parametrize(
+    ("positions", "tied"), [("learned", True), ("learned", False), ("rotary", True)]
+)
+def test_logits_written_by_hand(positions, tied):
+    """Rotary positions in complex numbers: q_m conj(k_n) exp(i (m - n) / 10000^(2j / K))."""
+    model, variables = make(positions=positions, tied=tied)
     p = variables["params"]
     assert ("head" in p) != tied
     causal = jnp.tril(jnp.ones((7, 7), bool))
+    distance = np.subtract.outer(np.arange(7), np.arange(7))
+    turns = np.exp(1j * distance[..., None] / 10_000 ** (np.arange(0, 8, 2) / 8))
+
+    def product(q, k):
+        if positions == "learned":
+            return q @ k.swapaxes(-1, -2)
+        q, k = (x[..., :4] + 1j * x[..., 4:] for x in (q, k))
+        return jnp.einsum("bhmk,bhnk,mnk->bhmn", q, k.conj(), turns).real
 
     def attention(layer, x):
         qkv = jnp.einsum("bnd,dchk->cbhnk", x, layer["qkv"]["kernel"])
         q, k, v = qkv + layer["qkv"]["bias"][:, None, :, None]
-        scores = jnp.where(causal, q @ k.swapaxes(-1, -2) / np.sqrt(8), -jnp.inf)
+        scores = jnp.where(causal, product(q, k) / np.sqrt(8), -jnp.inf)
         mixed = jax.nn.softmax(scores) @ v
         return jnp.einsum("bhnk,hkd->bnd", mixed, layer["out"]["kernel"]) + layer["out"]["bias"]
 
     @jax.jit
     def by_hand(p):
-        y = p["embedding"]["embedding"][TOKENS] + p["position_embedding"]["embedding"][:7]
+        y = p["embedding"]["embedding"][TOKENS]
+        if positions == "learned":
+            y = y + p["position_embedding"]["embedding"][:7]
         for n in range(2):
             theta = jax.tree.map(lambda leaf, n=n: leaf[n], p["depth"]["groups"])
             slope = attention(

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny
+from conftest import interrupt_at_second_score, make_tiny, timeless
 
 from train.checkpoint import evaluation_config, load_model
 from train.config import from_config_dict
@@ -13,6 +13,8 @@ from train.data.sources import load_splits
 from train.errors import BadInput
 from train.loop import train
 from train.metrics import read_metrics, read_scores
+from train.record import read_record
+from train.workdir import saved_steps
 
 SOLVER = "heun"  # whose program is compiled in half the time of RK4's
 
@@ -49,12 +51,42 @@ def test_what_a_run_writes(finished):
 def test_loaded_model_scores_as_the_run_said(finished):
     cfg, workdir = finished
     model, variables = load_model(workdir)
-    test = load_splits(from_config_dict(cfg))["test"]
-    logits = jax.jit(model.apply)(variables, test.standardise(test.to_unit(test.images)))
-    accuracy = float((np.asarray(logits).argmax(-1) == test.labels).mean())
-    assert accuracy == pytest.approx(read_metrics(workdir)[-1]["test/accuracy"], abs=1e-6)
+    splits, lines = load_splits(from_config_dict(cfg)), read_metrics(workdir)
+    losses = {}
+    for name, split in (("val", "validation"), ("test", "test")):
+        data = splits[split]
+        logits = jax.jit(model.apply)(variables, data.standardise(data.to_unit(data.images)))
+        log = np.asarray(jax.nn.log_softmax(logits), np.float64)
+        losses[name] = -log[np.arange(len(log)), data.labels].mean()
+        accuracy = (log.argmax(-1) == data.labels).mean()
+
+        told = [line for line in lines if f"{name}/loss" in line][-1]
+        assert told[f"{name}/loss"] == pytest.approx(losses[name], rel=1e-5)
+        assert told[f"{name}/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert abs(losses["val"] - losses["test"]) > 1e-3  # else one could stand for the other
+
     other, _ = load_model(workdir, {"depth.solver": "tsit5", "depth.rtol": 1e-3})
     assert other.config.depth.rtol == 1e-3
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(finished, tmp_path):
+    """Bit for bit: every array of its last checkpoint, its metrics and its scores."""
+    cfg, whole = finished
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.score", interrupt_at_second_score())
+        with pytest.raises(KeyboardInterrupt):
+            train(cfg, tmp_path)
+    assert saved_steps(tmp_path) == [3]
+    train(cfg, tmp_path)
+
+    assert saved_steps(tmp_path) == saved_steps(whole) == [3, 6]
+    was, now = (read_record(workdir, 6) for workdir in (whole, tmp_path))
+    assert now.leaves == was.leaves and now.position == was.position
+    assert list(map(timeless, read_metrics(tmp_path))) == list(map(timeless, read_metrics(whole)))
+    expected, found = read_scores(whole), read_scores(tmp_path)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def test_a_finished_run_is_not_trained_again(finished):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import make_tiny
+from jax.sharding import PartitionSpec
 
 from odeformer import LM, TextClassifier, ViT, presets
 from odeformer.models import example_inputs
@@ -52,6 +53,8 @@ def trained():
         "memory": "memory",
         "checkpoint": "checkpoint",
         "sums": "sums",
+        "padded": "padded",
+        "traffic": "traffic",
     }
     return dict(zip(cases, train_cases(list(cases.values())), strict=True))
 
@@ -64,6 +67,32 @@ def test_one_device_equals_eight(trained, layout):
 
 def test_shards_by_themselves_train_as_a_whole(trained):
     check_same(trained["shard_map"]["losses"], trained["one"]["losses"])
+
+
+def test_shards_weigh_as_many_tokens_as_they_have(trained):
+    """Of two shards one has mostly padding: loss and gradient are those of the whole batch."""
+    whole, by_shard = trained["padded"]["losses"]
+    assert by_shard == pytest.approx(whole, rel=1e-6)
+    assert trained["padded"]["distance"] < 1e-5
+
+
+def test_what_devices_send_inside_the_loops(trained):
+    """Counted by hand, on data 2 x fsdp 2 x tensor 2: a kernel in the wrong order sends more.
+
+    Kernels are gathered over fsdp once forwards and once backwards a group, and their gradients
+    scattered once. Of the solver's evaluations (midpoint: 2 forwards, 1 recomputed, 2 backwards)
+    each adds up, over tensor, one array of the state's size for attention and one for the MLP.
+    """
+    sent = {(kind, depth): size for kind, depth, size in trained["traffic"]}
+    groups, steps, width, mlp, rows, tokens = 2, 2, 16, 32, 16, 16
+    kernels = 4 * groups * (4 * width * width + 2 * width * mlp) // 2  # of float32, over tensor
+    assert sent["all-gather", 1] == 2 * kernels
+    assert sent["reduce-scatter", 1] == kernels
+
+    state = 4 * rows * tokens * width // 4  # over data and fsdp
+    evaluations = (2 + 1 + 2) * steps * groups
+    loop = {kind: size for (kind, depth), size in sent.items() if depth == 2}
+    assert loop == {"all-reduce": 2 * evaluations * state}
 
 
 @pytest.mark.slow
@@ -142,6 +171,27 @@ def test_every_kernel_and_embedding_has_names(model):
         if where[-1] in ("kernel", "embedding") and "projection" not in where:
             assert "width" in spec, where
     assert names <= set(RULES)
+
+
+def test_the_axes_that_products_sum_over():
+    """Into heads and the MLP each device computes its own columns; out of them it sums its rows."""
+    config = presets.lm("gpt_nano", tied=False, time="additive", positions="learned")
+    model = LM(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(config))["params"]
+    axes = parameter_axes(shapes)
+    layer = axes["depth"]["groups"]
+    attention, mlp = layer["attention_layer"], layer["mlp_layer"]
+    assert attention["qkv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
+    assert attention["qkv"]["bias"] == PartitionSpec(None, None, "heads", None)
+    assert attention["out"]["kernel"] == PartitionSpec(None, "heads", None, "width")
+    assert mlp["up"]["kernel"] == PartitionSpec(None, "width", "mlp")
+    assert mlp["up"]["bias"] == PartitionSpec(None, "mlp")
+    assert mlp["down"]["kernel"] == PartitionSpec(None, "mlp", "width")
+    assert axes["embedding"]["embedding"] == PartitionSpec("vocabulary", "width")
+    assert axes["position_embedding"]["embedding"] == PartitionSpec(None, "width")
+    assert axes["head"]["kernel"] == PartitionSpec("width", "vocabulary")
+    for whole in (attention["out"]["bias"], mlp["down"]["bias"], layer["mlp_norm"]["scale"]):
+        assert whole == PartitionSpec(None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 """The train step against one written by hand; the evaluation step; that both read every key."""
 
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import make_tiny, relative_error
+from conftest import make_tiny, noisy, relative_error
 
 from odeformer import ViT
 from train.augment.mixing import mix
+from train.augment.pipeline import augment
 from train.config import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
@@ -30,10 +31,11 @@ def make_quick():
     return cfg
 
 
-def make(**augment):
-    """A tiny run without dropout: its config, training split, mesh, state and first batch."""
+def make(seed=0, dropout=0.0, **augment):
+    """A tiny run: its config, training split, mesh, state and first batch."""
     cfg = make_quick()
-    cfg.model.update(dropout=0.0, drop_path=0.0)
+    cfg.seed = seed
+    cfg.model.update(dropout=dropout, drop_path=0.0)
     cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     cfg.data.augment.update(augment)
     cfg.optimizer.update(warmup_steps=0, label_smoothing=0.1, clip_norm=0.25)
@@ -99,17 +101,39 @@ def test_scores_are_those_of_the_model(stepped):
     assert set(np.asarray(scores["nfe"])) == {8} and not np.asarray(scores["failed"]).any()
 
 
-def test_mixing_reaches_the_loss():
-    config, data, mesh, state, batch = make(mixup=1.0)
-    params = jax.device_get(state.params)
-    _, metrics = make_train_step(config, make_task(config, data), mesh)(state, batch)
+def test_what_is_random_follows_from_seed_step_draw_and_index():
+    """The loss under dropout, mixing and augmentation, with keys derived by hand.
+
+    Dropout and mixing are drawn from the seed and the step, an image's augmentation from the seed,
+    the number of its draw and its index.
+    """
+    config, data, mesh, state, batch = make(seed=3, dropout=0.2, mixup=1.0, shift_px=2.0)
+    state = replace(state, params=noisy(state.params, 0.3))  # whose logits are not all small
+    params, settings = jax.device_get(state.params), config.data.augment
+    step = make_train_step(config, make_task(config, data), mesh)
+
+    @jax.jit
+    def by_hand(number, draw):
+        dropout, mixing, sample = jax.random.split(jax.random.key(3), 3)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(sample, draw), i))(
+            batch["index"]
+        )
+        images = data.to_unit(jnp.asarray(batch["image"]))
+        images = augment(settings, keys, images, data.standardise, data.mean)
+        mixing = jax.random.fold_in(mixing, number)
+        images, targets = mix(settings, mixing, images, batch["label"], 10, 0.1)
+        rngs = {"dropout": jax.random.fold_in(dropout, number)}
+        logits = ViT(config.model).apply({"params": params}, images, train=True, rngs=rngs)
+        return -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+    losses = []
+    for number, draw in ((0, 0), (5, 0), (0, 5)):
+        now = jax.tree.map(jnp.copy, replace(state, step=jnp.int32(number)))  # it is donated
+        _, metrics = step(now, {**batch, "draw": np.full_like(batch["draw"], draw)})
+        np.testing.assert_allclose(metrics["loss"], by_hand(number, draw), rtol=1e-5)
+        losses.append(float(metrics["loss"]))
     assert "accuracy" not in metrics  # labels are mixed
-    mix_key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed), 3)[1], 0)
-    images = data.standardise(data.to_unit(jnp.asarray(batch["image"])))
-    images, targets = mix(config.data.augment, mix_key, images, batch["label"], 10, 0.1)
-    logits = ViT(config.model).apply({"params": params}, images)
-    expected = -(targets * jax.nn.log_softmax(logits)).sum(-1).mean()
-    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert np.diff(np.sort(losses)).min() > 1e-2  # each of the two numbers matters
 
 
 def keys_read(action, cfg):

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from odeformer import flops
+from train import report
 from train.errors import BadInput
-from train.studies import from_study_dict
+from train.studies import from_study_dict, replica_config
 from train.study import run_study
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -110,19 +111,60 @@ def test_refusals(changes, message):
         from_study_dict(make_study(**changes))
 
 
-def small():
-    study = make_study()
+def small(**changes):
+    study = make_study(**changes)
     study.matched = None
     study.grid = dict(depth=dict(solver=("lie_trotter", "euler")))
     return study
 
 
+def test_a_replica_has_its_own_seed_and_fold():
+    """And is otherwise its row."""
+    study = from_study_dict(small(seeds=(3, 5)))
+    row = study.rows[0]
+    configs = [replica_config(row, replica) for replica in study.replicas]
+    assert [(cfg.seed, cfg.data.fold) for cfg in configs] == [(3, 0), (3, 1), (5, 0), (5, 1)]
+
+    for cfg in configs:
+        cfg.seed, cfg.data.fold = row.cfg.seed, row.cfg.data.fold
+        assert cfg.to_dict() == row.cfg.to_dict()
+
+
+def test_a_claims_difference_is_the_row_minus_the_baseline():
+    """Means of scores that are known, in points and in nats."""
+    study = from_study_dict(small())
+    correct = {"euler": ([1, 1, 1, 0], [1, 1, 0, 0]), "lie_trotter": ([1, 0, 0, 0], [1, 0, 0, 0])}
+    loss = {"euler": ([0.25] * 4, [0.5] * 4), "lie_trotter": ([1.0] * 4, [0.75] * 4)}
+    scores = {
+        f"{solver}, share 1": {
+            (fold, 0): {
+                "correct": np.array(correct[solver][fold], np.float32),
+                "loss": np.array(loss[solver][fold], np.float32),
+            }
+            for fold in (0, 1)
+        }
+        for solver in correct
+    }
+    results = [
+        {"row": row, "test/accuracy": 0.0, "test/loss": 0.0, "secs_per_step": None}
+        for row in scores
+    ]
+    table = report.markdown(study, results, scores)
+    (line,) = (line for line in table.splitlines() if "parallel beats sequential" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:3] == ["euler, share 1", "lie_trotter, share 1"]
+
+    # Over replicas, and over examples: (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
+    means = [cells[place].split()[0] for place in (3, 4, 6, 7)]
+    assert means == ["+37.50", "+37.50", "-0.5000", "-0.5000"]
+
+
 def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
-    study, runs = from_study_dict(small()), []
+    study, runs = from_study_dict(small(seeds=(4,))), []
     from train import study as program
 
     def counted(cfg, workdir):
-        runs.append((cfg.depth.solver, cfg.data.fold))
+        runs.append((cfg.depth.solver, cfg.data.fold, cfg.seed))
         if len(runs) == 3:
             raise KeyboardInterrupt
         return train(cfg, workdir)
@@ -134,18 +176,18 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
     run_study(study, tmp_path, Console(quiet=True))
     # replica by replica; the run that was interrupted is begun again, the finished ones are not
-    first, second = [("lie_trotter", 0), ("euler", 0)], [("lie_trotter", 1), ("euler", 1)]
+    first, second = ([(solver, fold, 4) for solver in ("lie_trotter", "euler")] for fold in (0, 1))
     assert runs == [*first, second[0], *second]
 
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 4
+    assert len(lines) == 4 and {line["seed"] for line in lines} == {4}
     table = (tmp_path / "table.md").read_text()
     of_euler = [100 * line["test/accuracy"] for line in lines if line["row"] == "euler, share 1"]
     assert f"| {np.mean(of_euler):.2f} ± " in table
     assert table.count("parallel beats sequential") == 1
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
 
-    other = small()
+    other = small(seeds=(4,))
     other.config.optimizer.learning_rate = 1.0
     with pytest.raises(BadInput, match="optimizer.learning_rate: 0.003 in the workdir, 1.0 given"):
         run_study(from_study_dict(other), tmp_path, Console(quiet=True))

@@ -131,6 +131,25 @@ def test_sentence_scores(sentences):
     assert metrics["f1"] == pytest.approx(f1_score(batch["label"], logits.argmax(-1)))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_sentence_loss_with_smoothed_labels(sentences, smoothing, opinions_dir):
+    """Of a distribution: 1 - s of it on the label, s spread evenly over both classes."""
+    config, splits, *_ = sentences
+    cfg = make_tiny_sentences(opinions_dir)
+    cfg.optimizer.label_smoothing = smoothing
+    task = make_task(from_config_dict(cfg), splits["train"])
+    batch = first_batch(config, splits)
+    keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), config.batch_size))
+    _, targets = task.prepare(batch, keys, task.constants())
+
+    logits = np.random.default_rng(0).normal(0, 2, (config.batch_size, 2))
+    loss, metrics = task.loss(jnp.asarray(logits), targets)
+    wanted = (1 - smoothing) * np.eye(2)[batch["label"]] + smoothing / 2
+    log = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(loss, -(wanted * log).sum(axis=1).mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"], (log.argmax(1) == batch["label"]).mean())
+
+
 def test_f1_of_several_classes_is_their_mean(sentences):
     *_, task = sentences
     task._classes = 3

@@ -25,16 +25,18 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from odeformer import make_model
+from train import compiled
 from train.checkpoint import restore_step
 from train.checksums import checksums
 from train.config import MeshConfig, from_config_dict
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
+from train.gradient import make_gradient
 from train.mesh import check_fits, device_mesh, on_mesh, put_batch
 from train.optimizer import make_optimizer
 from train.saver import Saver
 from train.state import abstract_state, init_state, jit_init
-from train.step import make_train_step
+from train.step import lower_train_step, make_train_step
 from train.tasks import make_task
 
 ONE = dict(data=1, fsdp=1, tensor=1)
@@ -79,6 +81,48 @@ def case(devices=8, steps=10, **changes):
         norms.append(float(metrics["grad_norm"]))
         assert float(metrics["failed_solves"]) == 0
     return dict(losses=losses, norms=norms, kept=shardings(state) == before)
+
+
+def padded():
+    """A batch of text whose first half is mostly padding, whole and by two shards on their own.
+
+    Returns the loss of each, and the distance of their gradients over the norm of the first.
+    """
+    losses, gradients = [], []
+    for mode, devices in (("jit", 1), ("shard_map", 2)):
+        config = configure(
+            kind="language",
+            depth=dict(solver="euler"),
+            mesh=dict(data=devices),
+            parallel=dict(mode=mode),
+        )
+        mesh = device_mesh(config.mesh, jax.devices()[:devices])
+        data = load_splits(config)["train"]
+        task = make_task(config, data)
+        batch = next(train_batches(data, config.batch_size, 1, config.seed))
+        batch["segments"][: config.batch_size // 2, 5:] = 0  # the first shard's
+        batch = put_batch(mesh, batch, config.batch_size)
+
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        params = init_state(config, optimizer, mesh).params
+        gradient = jax.jit(make_gradient(config, task))
+        with on_mesh(mesh, config.model):
+            inputs, targets = task.prepare(batch, None, {})
+            found, metrics = gradient(params, inputs, targets, jax.random.key(2))
+        losses.append(float(metrics["loss"]))
+        gradients.append(jax.device_get(found))
+    return dict(losses=losses, distance=conftest.relative_error(*gradients[::-1]))
+
+
+def traffic():
+    """What a step's devices send inside its loops, [kind, loops around it, bytes] each."""
+    mesh = dict(data=2, fsdp=2, tensor=2)
+    config = configure(depth=dict(solver="midpoint"), mesh=mesh)
+    data = load_splits(config)["train"]
+    batch = next(train_batches(data, config.batch_size, 1, config.seed))
+    lowered = lower_train_step(config, make_task(config, data), device_mesh(config.mesh), batch)
+    found = compiled.summarise(compiled.collectives(lowered.compile().as_text()))
+    return [[one.kind, one.depth, one.bytes] for one in found if one.depth]
 
 
 def memory():
@@ -162,7 +206,14 @@ def per_sample():
 
 
 if __name__ == "__main__":
-    extras = dict(memory=memory, checkpoint=checkpoint, sums=sums, per_sample=per_sample)
+    extras = dict(
+        memory=memory,
+        checkpoint=checkpoint,
+        sums=sums,
+        per_sample=per_sample,
+        padded=padded,
+        traffic=traffic,
+    )
     cases = json.loads(sys.argv[1])
     results = [extras[one]() if isinstance(one, str) else case(**one) for one in cases]
     print(json.dumps(results))
