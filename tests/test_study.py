@@ -154,6 +154,8 @@ def test_a_claims_difference_is_the_row_minus_the_baseline():
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:3] == ["euler, share 1", "lie_trotter, share 1"]
 
+    assert "not a verdict" in table.splitlines()[-1]
+
     # Over replicas, and over examples: (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
     means = [cells[place].split()[0] for place in (3, 4, 6, 7)]
     assert means == ["+37.50", "+37.50", "-0.5000", "-0.5000"]

@@ -17,6 +17,12 @@ from train.studies import Row, Study
 
 # by row, by (fold, seed): what `train.metrics.read_scores` returns
 Scores = Mapping[str, Mapping[tuple[int, int], Mapping[str, np.ndarray]]]
+_BOTH = "both intervals exclude 0"
+_LIMITS = (
+    "The 95 % intervals are corrected neither for the number of claims nor, over folds, for the "
+    "overlap of their training sets: a difference whose intervals exclude 0 is an observation, not "
+    "a verdict."
+)
 _PLOTTED = {  # by task: metric, factor, label
     "images": ("test/accuracy", 100, "test accuracy, %"),
     "language": ("test/loss", 1, "test loss, nats a token"),
@@ -80,7 +86,7 @@ def markdown(study: Study, results: Sequence[Mapping[str, Any]], scores: Scores)
         rows.append(f"| {' | '.join(cells)} |")
     claims = [
         "| claim | row | against | accuracy, points: over replicas | over examples "
-        "| distinguishable | loss, nats: over replicas | over examples | distinguishable |",
+        f"| {_BOTH} | loss, nats: over replicas | over examples | {_BOTH} |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for claim in study.claims:
@@ -94,7 +100,7 @@ def markdown(study: Study, results: Sequence[Mapping[str, Any]], scores: Scores)
             *_difference_cells(loss, 4),
         ]
         claims.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, "", *claims, ""])
+    return "\n".join([*rows, "", *claims, "", _LIMITS, ""])
 
 
 def _name(row: Row) -> str:
@@ -121,8 +127,8 @@ def _difference_cells(difference: Difference, digits: int) -> list[str]:
             return f"{value.mean:+.{digits}f}"
         return f"{value.mean:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
 
-    verdict = "**yes**" if difference.is_distinguishable else "no"
-    return [interval(difference.over_replicas), interval(difference.over_examples), verdict]
+    both = "yes" if difference.is_distinguishable else "no"
+    return [interval(difference.over_replicas), interval(difference.over_examples), both]
 
 
 def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
