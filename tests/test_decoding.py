@@ -107,7 +107,7 @@ def test_time_positions_and_head(solver, changes):
 def test_bfloat16():
     model, variables = make(SINGLE | {"solver": "heun"}, dtype="bfloat16")
     assert init_cache(model.config, 1).k.dtype == jnp.bfloat16
-    compare(model, variables, *ONES, atol=0.1)
+    compare(model, variables, *ONES, atol=0.01)  # 0.004 was seen, of logits up to 1.3
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import noisy
+from conftest import noisy, relative_error
 
 from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
@@ -111,7 +111,8 @@ def test_bfloat16_logits_are_float32_and_near():
     half = ViT(dataclasses.replace(SMALL, dtype="bfloat16"))
     logits = apply(half, variables)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, apply(model, variables), atol=0.05)
+    error = relative_error(logits, apply(model, variables))
+    assert 1e-4 < error < 0.015  # 0.007 was seen; a rounding is 0.004
 
 
 def test_float64(float64):
