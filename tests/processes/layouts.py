@@ -15,11 +15,8 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8"
     " --xla_cpu_collective_call_terminate_timeout_seconds=300"
 )
-TESTS = pathlib.Path(__file__).parent.parent
-sys.path[:0] = [
-    str(TESTS.parent),
-    str(TESTS),
-]  # this checkout's packages, wherever one is installed
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # this checkout, whatever is installed
 
 import conftest
 import jax
