@@ -60,9 +60,9 @@ def test_loaded_model_scores_as_the_run_said(finished):
         losses[name] = -log[np.arange(len(log)), data.labels].mean()
         accuracy = (log.argmax(-1) == data.labels).mean()
 
-        told = [line for line in lines if f"{name}/loss" in line][-1]
-        assert told[f"{name}/loss"] == pytest.approx(losses[name], rel=1e-5)
-        assert told[f"{name}/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        last = [line for line in lines if f"{name}/loss" in line][-1]
+        assert last[f"{name}/loss"] == pytest.approx(losses[name], rel=1e-5)
+        assert last[f"{name}/accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert abs(losses["val"] - losses["test"]) > 1e-3  # else one could stand for the other
 
     other, _ = load_model(workdir, {"depth.solver": "tsit5", "depth.rtol": 1e-3})
