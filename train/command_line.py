@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from odeformer.errors import unknown
 from train.config import RunConfig, flatten, for_evaluation, from_config_dict
 from train.errors import BadInput, ProcessError, RunError, Stopped
+from train.files import expand
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
 
@@ -59,6 +60,26 @@ def run(
         print("interrupted", file=sys.stderr)
         return FAILED
     return DONE
+
+
+class _PathParser(flags.ArgumentParser):
+    """Of flags that name a file or folder, whose `~` is replaced."""
+
+    syntactic_help = "a path, in which ~ is the home folder, or an address such as gs://"
+
+    def parse(self, argument: str) -> str:
+        return expand(argument)
+
+
+def define_path(name: str, help_text: str, own_flags: flags.FlagValues) -> None:
+    """Defines a flag that names a file or folder, None by default; its `~` is replaced.
+
+    Args:
+      name: of the flag.
+      help_text: what --help prints.
+      own_flags: the program's flags; the flag is added.
+    """
+    flags.DEFINE(_PathParser(), name, None, help_text, flag_values=own_flags)
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
@@ -106,11 +127,14 @@ def parse_with_config(
     Raises:
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
+    base = _load(flag_value(argv, name), name) if cfg is None else cfg
+    _check_keys(argv, base, name)
     if cfg is None:
-        _check_keys(argv, _load(flag_value(argv, name), name), name)
+        argv = [
+            _with_home(arg, name, before) for before, arg in zip(["", *argv], argv, strict=False)
+        ]
         config_flags.DEFINE_config_file(name, flag_values=own_flags, sys_argv=list(argv))
     else:
-        _check_keys(argv, cfg, name)
         config_flags.DEFINE_config_dict(name, cfg, flag_values=own_flags, sys_argv=list(argv))
     rest = parse(argv, own_flags)
     if rest:
@@ -140,6 +164,7 @@ def parse_with_run(
     workdir = flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
+    workdir = expand(workdir)
     cfg = parse_with_config(argv, own_flags, read_config(workdir))
     return workdir, from_config_dict(for_evaluation(cfg.to_dict(), changed_keys(argv)))
 
@@ -148,6 +173,7 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
     """Returns the config of a FILE.py or FILE.py:argument, without its overrides."""
     if not spec:
         raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
+    spec = _expand_file(spec)
     if not pathlib.Path(spec.partition(":")[0]).is_file():
         raise BadInput(f"--{name}: {spec.partition(':')[0]} is not a file")
     values = flags.FlagValues()
@@ -163,6 +189,22 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
     if not isinstance(loaded, ml_collections.ConfigDict):
         raise BadInput(f"--{name}: get_config() of {spec} does not return a ConfigDict")
     return loaded
+
+
+def _expand_file(spec: str) -> str:
+    """Returns a FILE.py or FILE.py:argument with the file's `~` replaced."""
+    file, colon, argument = spec.partition(":")
+    return expand(file) + colon + argument
+
+
+def _with_home(argument: str, name: str, before: str) -> str:
+    """Returns --NAME=FILE.py, or the FILE.py behind --NAME, with its `~` replaced."""
+    flag, equals, spec = argument.partition("=")
+    if before.lstrip("-") == name and before.startswith("-"):
+        return _expand_file(argument)
+    if flag.startswith("-") and flag.lstrip("-") == name and equals:
+        return f"{flag}={_expand_file(spec)}"
+    return argument
 
 
 def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
