@@ -7,7 +7,7 @@ state saved: the same command goes on.
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,6 +15,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
+from train import overrides
 from train.config import RunConfig, flatten, for_evaluation, from_config_dict
 from train.errors import BadInput, ProcessError, RunError, Stopped
 from train.files import expand
@@ -128,7 +129,9 @@ def parse_with_config(
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
     base = _load(flag_value(argv, name), name) if cfg is None else cfg
-    _check_keys(argv, base, name)
+    hints = overrides.hints_of(base)
+    _check_keys(argv, base, name, hints)
+    argv, values = overrides.split(argv, name, hints)
     if cfg is None:
         argv = [
             _with_home(arg, name, before) for before, arg in zip(["", *argv], argv, strict=False)
@@ -140,6 +143,7 @@ def parse_with_config(
     if rest:
         raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     parsed: Any = own_flags[name].value
+    overrides.assign(parsed, values, hints)
     return parsed
 
 
@@ -215,11 +219,14 @@ def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str) -> None:
+def _check_keys(
+    argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str, hints: Mapping[str, Any]
+) -> None:
     """Refuses --config.key where the config has no such key."""
     keys = flatten(cfg.to_dict())
+    groups = {key for key in hints if key in cfg}  # that may be None as a whole
     for key in changed_keys(argv, name):
-        if key not in keys:
+        if key not in keys and key not in groups:
             raise BadInput(str(unknown("config key", key, sorted(keys))))
 
 
@@ -233,7 +240,10 @@ def _print_help(
         print(f"  --{flag.name}\n      {flag.help}{default}")
     if config_flag is None:
         return
-    print(f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}.")
+    print(
+        f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}: None for one "
+        "that may be without a value, 8,16 for a pair."
+    )
     spec = flag_value(argv, config_flag)
     if spec:
         print(f"\nThe keys of {spec}:")

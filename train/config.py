@@ -235,13 +235,15 @@ def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[s
       changed: the keys that were changed, as 'depth.solver'.
     """
     depth = {**given["depth"], "adjoint": "checkpoint", "policy": None}
-    fixed = not {"depth.rtol", "depth.atol", "depth.max_steps"} & set(changed) and (
-        "depth.steps" in changed
+    asked = {key for key in depth if f"depth.{key}" in changed and depth[key] is not None}
+    fixed = not {"rtol", "atol", "max_steps"} & asked and (
+        "steps" in asked
+        or ("depth.rtol" in changed and depth["rtol"] is None)
         or (depth["solver"] in solvers.NAMES and not solvers.is_adaptive(depth["solver"]))
     )
     if fixed:
         depth |= {"rtol": None, "atol": None, "max_steps": None, "per_sample": False}
-    elif "depth.rtol" in changed and "depth.steps" not in changed:
+    elif "rtol" in asked and "steps" not in asked:
         depth["steps"] = None
     mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     mesh |= {key: given["mesh"][key] for key in mesh if f"mesh.{key}" in changed}
