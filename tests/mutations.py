@@ -36,6 +36,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("depth.rtol", "depth.atol"), _POSITIVE),
     "seed": (-1, 2**32, 10**12),
     "data.validation": (-1,),
+    "data.test_fraction": (-0.5, 1.0, 1 - 1e-9, 1.5, NAN, INF),
     "data.workers": (-1, 10**12),
     "data.held_out": (0.0, -0.5, 0.5, 1.5, NAN, INF),
     "data.augment.crop_padding_px": (-1, 10**12),
