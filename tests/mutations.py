@@ -85,7 +85,12 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"model.image_size": [8, 0]},
         {"model.positions": "sincos", "model.width": 6, "model.heads": 2},
         {"data.repeats": 33, "batch_size": 32},
-        {"data.repeats": 2**20, "batch_size": 2**21, "train_steps": 2**12},
+        {
+            "data.repeats": 2**20,
+            "batch_size": 2**21,
+            "train_steps": 2**12,
+            "optimizer.warmup_steps": 0,
+        },
         {"data.augment.crop_padding_px": 300},
         {"data.augment.randaugment_ops": 1, "model.channels": 2},
     ],

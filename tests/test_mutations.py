@@ -173,7 +173,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "checkpoint.every_steps": (1, 10**12),
     "checkpoint.keep": (1, 10**12),
     "checkpoint.best": (None, "val/loss", "val/accuracy"),
-    "checkpoint.spare_dir": (None, "x"),
+    "checkpoint.spare_dir": (None, "/x"),
     "guard.sigmas": (None, 1e-30, LARGEST),
     "guard.in_a_row": (1, 2**31 - 1),
     "guard.returns": (0, 2**31 - 1),

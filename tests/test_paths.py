@@ -87,6 +87,22 @@ def test_every_key_that_is_a_path_is_expanded():
             assert full[group][name] == os.path.expanduser("~/x"), key
 
 
+def test_the_same_place_is_the_same_config_in_any_folder(home, monkeypatch):
+    stored = make_tiny_language()
+    stored.data.files = "../home/texts"
+    stored = configs.load(configs.save(stored)).to_dict()
+    monkeypatch.chdir(home)
+    other = make_tiny_language()
+    for files in ("texts", "~/texts", str(home / "texts"), "../home/texts/"):
+        other.data.files = files
+        assert configs.resume_conflicts(stored, other.to_dict()) == []
+    other.data.files = "../texts"
+    assert configs.resume_conflicts(stored, other.to_dict()) == [
+        f"data.files: '{home}/texts' in the workdir, '{home.parent}/texts' given"
+    ]
+
+
+@pytest.mark.slow
 def test_a_run_is_resumed_from_another_folder(home, monkeypatch):
     """Every way of naming the same files is the same config, wherever it is given."""
     (home / "texts").mkdir()
@@ -115,6 +131,14 @@ def test_a_run_is_resumed_from_another_folder(home, monkeypatch):
     cfg.data.files = "/other"
     with pytest.raises(BadInput, match="data.files: '.*home/texts' in the workdir, '/other' given"):
         check_workdir("~/run", cfg)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a [b]/run"])
+def test_a_workdir_whose_checkpoints_would_not_be_found(tiny, tmp_path, name):
+    with pytest.raises(BadInput, match="cannot be read back from a folder with brackets"):
+        check_workdir(tmp_path / name, tiny)
+    assert not (tmp_path / name).exists()
+    assert check_workdir(tmp_path / "[", tiny) == epath.Path(tmp_path / "[")
 
 
 def test_programs_expand_their_files(home):

@@ -187,15 +187,21 @@ def test_both_readers_give_the_pixels_of_every_file(load, channels):
         np.testing.assert_array_equal(varying[i], fixed[i][2:30, 2:30], err_msg=name)
 
 
-def test_sets_that_are_not_of_pixels(load):
+def test_sets_that_are_not_of_pixels():
     floats = tfds.features.Image(shape=(8, 8, 1), dtype=np.float32)
     with pytest.raises(BadInput, match="images of depths are of float32: .* uint8 or uint16"):
         tfds_images._check_image("depths", floats)
-    with pytest.raises(BadInput, match=r"varying4 are of shape \(None, None, 4\): .*1 or 3"):
-        load("varying4")
+    frames = tfds.features.Image(shape=(4, 8, 8, 3))
+    with pytest.raises(BadInput, match=r"are of shape \(4, 8, 8, 3\): .* 1 to 4 channels"):
+        tfds_images._check_image("films", frames)
 
 
-def test_alpha_is_kept_where_the_set_has_it():
+def test_alpha_is_kept_where_the_set_has_it(load):
+    for channels in (2, 4):
+        fixed, varying = load(f"fixed{channels}")[:, 2:30, 2:30], load(f"varying{channels}")
+        np.testing.assert_array_equal(varying[..., -1], fixed[..., -1])
+        seen = fixed[..., -1] == 255  # to scale what is not seen wholly takes its colour's accuracy
+        np.testing.assert_array_equal(varying[seen], fixed[seen])
     content, *_ = FILES["RGBA"]
     np.testing.assert_array_equal(np.asarray(Encoded(content).decode(4)[0]), quarters(RGBA))
     kept = np.asarray(Encoded(FILES["LA"][0]).decode(2)[0])
@@ -272,6 +278,12 @@ def test_pixels_without_a_brightest_value_are_refused():
     Image.fromarray(np.zeros((4, 4), np.float32)).save(buffer, "TIFF")
     with pytest.raises(ValueError, match="pixels of mode F, of 32 bits, have no brightest value"):
         Encoded(buffer.getvalue())
+
+
+def test_alpha_of_varying_size_is_standardised_to_one_either_way():
+    (_, alpha), (_, deviation) = published_moments(2)
+    assert [(level - alpha) / deviation for level in (0, 1)] == [-1, 1]
+    assert published_moments(4)[0][:3] == published_moments(3)[0]
 
 
 def test_grey_images_of_varying_size_are_standardised_by_the_luma():

@@ -55,5 +55,6 @@ def as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
     full = with_absolute_paths(given)
     for key, value in _LATER.get(full.get("task", ""), {}).items():
         group, _, name = key.partition(".")
-        full[group] = {name: value, **full[group]}
+        if isinstance(full.get(group), Mapping):  # else it is refused where it is read
+            full[group] = {name: value, **full[group]}
     return full

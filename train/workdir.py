@@ -6,6 +6,7 @@ A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenize
 import contextlib
 import datetime
 import fcntl
+import fnmatch
 import os
 import re
 import socket
@@ -33,13 +34,28 @@ def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> 
     A workdir without a checkpoint holds no run yet, whatever config was recorded.
 
     Raises:
-      BadInput: the workdir cannot be read, or holds a run with another config or more steps.
+      BadInput: the workdir cannot be read, its name cannot be that of a workdir, or it holds a run
+        with another config or more steps.
     """
     with _reported(workdir):
         path = as_path(workdir)
+        _check_name(path)
         if _holds_run(path):
             _check_same_run(path, cfg, max(saved_steps(path), default=0))
         return path
+
+
+def _check_name(path: epath.Path) -> None:
+    """Refuses a folder in which orbax would save checkpoints and not find them again.
+
+    It looks for the files of each process by a pattern of the whole path, which '[1]' is part of.
+    """
+    for part in path.resolve().parts if is_local(path) else ():
+        if not fnmatch.fnmatchcase(part, part):
+            raise BadInput(
+                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
+                f"its name, as {part!r}: take a --workdir without"
+            )
 
 
 def find_spare(

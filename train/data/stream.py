@@ -166,15 +166,17 @@ class Records:
 def published_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and standard deviation of ImageNet's pixels by channel, as published.
 
-    Of one channel: those of the colours' luma, their deviations taken to go together.
+    Of grey: those of the colours' luma, their deviations taken to go together. Of alpha: 0.5 each,
+    which moves it to [-1, 1].
 
     Args:
-      channels: 3, or 1 for grey.
+      channels: 1 (grey), 2 (grey and alpha), 3 or 4 (colours and alpha).
     """
-    if channels == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
-    mean, std = (float(np.dot(_LUMA, moment)) for moment in (IMAGENET_MEAN, IMAGENET_STD))
-    return (mean,), (std,)
+    moments = [IMAGENET_MEAN, IMAGENET_STD]
+    if channels < 3:
+        moments = [(float(np.dot(_LUMA, moment)),) for moment in moments]
+    alpha = (0.5,) if channels % 2 == 0 else ()
+    return moments[0] + alpha, moments[1] + alpha
 
 
 def read_records(source: Any, index: Sequence[int] | np.ndarray) -> list[Any]:

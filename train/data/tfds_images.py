@@ -94,11 +94,10 @@ def _check_image(name: str, image: Any) -> None:
             f"config.data.name: the images of {name} are of {np.dtype(image.np_dtype)}: a set "
             "whose images are of uint8 or uint16 is needed"
         )
-    channels = (1, 3) if None in image.shape[:2] else tuple(MODES)
-    if len(image.shape) != 3 or image.shape[-1] not in channels:
+    if len(image.shape) != 3 or image.shape[-1] not in MODES:
         raise BadInput(
             f"config.data.name: the images of {name} are of shape {image.shape}: height, width and "
-            f"channels are needed, of the last {' or '.join(map(str, channels))}"
+            "1 to 4 channels are needed"
         )
 
 
