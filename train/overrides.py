@@ -33,7 +33,9 @@ def hints_of(cfg: ml_collections.ConfigDict) -> dict[str, Any]:
     hints: dict[str, Any] = {k: type(v) for k, v in values if isinstance(v, str | int | float)}
     if "grid" not in cfg:
         return hints | _run_hints(cfg)
-    return hints | {f"config.{k}": hint for k, hint in _run_hints(cfg.config).items()} | _STUDY
+    run = cfg.get("config")
+    inner = _run_hints(run) if isinstance(run, ml_collections.ConfigDict) else {}
+    return hints | {f"config.{k}": hint for k, hint in inner.items()} | _STUDY
 
 
 def _run_hints(cfg: Any) -> dict[str, Any]:
