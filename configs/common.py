@@ -161,6 +161,7 @@ def get_data(name: str, **augment: Any) -> Config:
             data_dir=config_dict.placeholder(str),
             fold=config_dict.placeholder(int),
             validation=0,
+            test_fraction=0.0,
             repeats=1,
             workers=0,
             skip_corrupt=False,

@@ -95,6 +95,54 @@ def test_files_are_read_as_they_are(tmp_path, capsys):
     assert len("".join(map("".join, matched.values()))) == 105
 
 
+def found(place):
+    """The text of all files that a pattern names, in the order of the alphabet."""
+    splits = load_documents(language(files=str(place), held_out=0.3))
+    return "".join(sorted("".join(map("".join, splits.values()))))
+
+
+def test_names_with_brackets_are_names(tmp_path):
+    folder = tmp_path / "texts [old]" / "a*"
+    folder.mkdir(parents=True)
+    (tmp_path / "texts o").mkdir()
+    (tmp_path / "texts o" / "b.txt").write_text("wrong")
+    (folder / "b.txt").write_text("abc")
+    (folder / "c[1].txt").write_text("def")
+    for place in (tmp_path / "texts [old]", folder, folder / "*", folder / "*.txt"):
+        assert found(place) == "abcdef", place
+    assert found(tmp_path / "texts [old]" / "**" / "*.txt") == "abcdef"
+    assert found(tmp_path / "*" / "a*" / "c[1].txt") == "def"
+    assert found(folder / "c[1].txt") == "def"
+    assert found(folder / "[bx].txt") == "abc"  # no such file: a pattern
+
+
+def test_links_are_followed_in_every_way_of_naming(tmp_path, capsys):
+    texts, away = tmp_path / "texts", tmp_path / "away"
+    (texts / "deep").mkdir(parents=True)
+    (away / "in").mkdir(parents=True)
+    (texts / "a.txt").write_text("abc")
+    (away / "in" / "d.txt").write_text("def")
+    (texts / "link").symlink_to(away)
+    (texts / "back").symlink_to(texts)  # a loop
+    (texts / "deep" / "back").symlink_to(tmp_path)
+    (texts / "same.txt").symlink_to(texts / "a.txt")  # read once
+    for place in (texts, texts / "**", texts / "**" / "*.txt", tmp_path / "t*" / "**" / "*"):
+        assert found(place) == "abcdef", place
+    assert found(texts / "*" / "in" / "*") == found(texts / "link") == "def"
+    assert capsys.readouterr().err == ""
+    (texts / "lost.txt").symlink_to(tmp_path / "nothing")
+    assert found(texts) == "abcdef"
+    assert capsys.readouterr().err == f"{texts}/lost.txt: a link to nothing, left out\n"
+
+
+def test_hidden_files_are_read_where_they_are_named(tmp_path):
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / ".a").write_text("abc")
+    (tmp_path / "d").write_text("def")
+    assert found(tmp_path) == found(tmp_path / "**" / "*") == found(tmp_path / "*") == "def"
+    assert found(tmp_path / ".h*" / ".*") == found(tmp_path / ".hidden" / ".a") == "abc"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -131,6 +179,9 @@ SETS = {
     "glue_like": (dict(train=20, validation=5, test=6), ["sentence"]),
     "untested": (dict(train=20, validation=5), ["text"]),
     "single": (dict(train=20), ["sentence", "other"]),
+    "two": (dict(train=2), ["text"]),
+    "one": (dict(train=1, test=1), ["text"]),
+    "unmarked": (dict(train=20, test=6), ["text"]),
     "pairs": (dict(train=20, test=6), ["premise", "hypothesis"]),
     "bad_label": (dict(train=20, test=6), ["text"]),
     "unlabelled": (dict(train=20, test=6), []),
@@ -142,7 +193,11 @@ def text_of(split, i):
 
 
 def label_of(name, split, i):
-    hidden = (name, split) == ("glue_like", "test") or (name, split, i) == ("bad_label", "train", 7)
+    hidden = (name, split) in (("glue_like", "test"), ("unmarked", "test")) or (name, split, i) == (
+        "bad_label",
+        "train",
+        7,
+    )
     return -1 if hidden else int(i >= 10)
 
 
@@ -227,6 +282,22 @@ def test_sentence_splits_of_a_set(data_dir, monkeypatch):
         )
 
 
+@pytest.mark.parametrize("name", ["single", "unmarked"])
+def test_sentences_with_a_training_split_alone_are_cut(data_dir, name):
+    """'unmarked' has a test split without labels, which is no split to test on."""
+    splits = load_sentences(sentences(name, data_dir=data_dir))
+    assert list(splits) == NAMES
+    assert [len(split.texts) for split in splits.values()] == [10, 5, 5]
+    parts = [text for split in splits.values() for text in split.texts]
+    assert sorted(parts) == sorted(texts("train", range(20)))
+    for split in splits.values():
+        numbers = [int(text.split()[1].strip("\ufffd")) for text in split.texts]
+        assert numbers == sorted(numbers) and split.labels.tolist() == [n // 10 for n in numbers]
+    assert 0 < splits["test"].labels.sum() < 5
+    again = load_sentences(sentences(name, data_dir=data_dir))
+    assert all(again[part].texts == splits[part].texts for part in NAMES)
+
+
 def test_sentences_as_tokens(data_dir):
     splits = sources.load_sentences(sentences("glue_like", data_dir=data_dir), 9, 257)
     test = splits["test"]
@@ -246,7 +317,16 @@ def test_sentences_as_tokens(data_dir):
         (load_documents, language("whole1"), "neither 'pydocs' nor 'files' nor a set that"),
         (load_documents, language("imdb_reviews"), "imdb_reviews is not prepared in"),
         (load_sentences, sentences("whole1"), "name='whole1' is not a set that"),
-        (load_sentences, sentences("single"), "no labelled split 'test' or 'validation'"),
+        (
+            load_sentences,
+            sentences("two"),
+            "two has no split but 'train', and 2 training examples, ",
+        ),
+        (
+            load_documents,
+            language("one"),
+            "no validation split beside .*, and 1 training example, ",
+        ),
         (load_sentences, sentences("bad_label"), "bad_label/train: record 7 has label -1"),
         (load_sentences, sentences("whole", label_key="text"), "label_key='text' names no class"),
     ],

@@ -141,6 +141,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "batch_size": (1, 2**31 - 1),
     "seed": (0, 2**32 - 1),
     "data.validation": (0, 10**12),
+    "data.test_fraction": (0.0, 0, 0.9999),
     "data.workers": (0, 1024),
     "data.fold": (None, 0, 4),
     "data.repeats": (1, 5, 8),  # it need not divide the batch
@@ -172,7 +173,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "checkpoint.every_steps": (1, 10**12),
     "checkpoint.keep": (1, 10**12),
     "checkpoint.best": (None, "val/loss", "val/accuracy"),
-    "checkpoint.spare_dir": (None, "x"),
+    "checkpoint.spare_dir": (None, "/x"),
     "guard.sigmas": (None, 1e-30, LARGEST),
     "guard.in_a_row": (1, 2**31 - 1),
     "guard.returns": (0, 2**31 - 1),

@@ -127,9 +127,9 @@ def test_a_large_jpeg_is_decoded_smaller_without_being_seen(records, monkeypatch
     whole = Image.open(io.BytesIO(FILES["large.jpg"]))
     box = (232.0, 40.0, 792.0, 600.0)
     wanted = np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box), np.int32)
-    sizes, load = [], Image.Image.convert
+    sizes, resize = [], Image.Image.resize
     monkeypatch.setattr(
-        Image.Image, "convert", lambda self, mode: (sizes.append(self.size), load(self, mode))[1]
+        Image.Image, "resize", lambda self, *args: (sizes.append(self.size), resize(self, *args))[1]
     )
     np.testing.assert_allclose(one(records(), "large.jpg"), wanted, atol=3)
     assert sizes == [(128, 80)]

@@ -33,7 +33,9 @@ class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self):
         features = {
-            "image": tfds.features.Image(shape=(6, 5, 3), encoding_format="png"),
+            "image": tfds.features.Image(
+                shape=(None, None, 3) if "varying" in self.name else (6, 5, 3)
+            ),
             "label": tfds.features.ClassLabel(num_classes=4),
         }
         if self.name == "tiny_unlabelled":
@@ -43,13 +45,14 @@ class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        names = ["train"] if self.name == "tiny_untested" else ["train", "test"]
+        alone = "untested" in self.name or "varying" in self.name
+        names = ["train"] if alone else ["train", "test"]
         return {name: self._generate_examples(name) for name in names}
 
     def _generate_examples(self, split):
         for i, image in enumerate(IMAGES[split]):
             content = encode(image)
-            if (self.name, split, i) == ("tiny_broken", "train", 3):
+            if "broken" in self.name and (split, i) == ("train", 3):
                 content = content[:40]
             label = {} if self.name == "tiny_unlabelled" else {"label": i % 4}
             yield i, {"image": io.BytesIO(content), **label}
@@ -67,10 +70,18 @@ class TinyUntested(Tiny, skip_registration=True):
     pass
 
 
+class TinyUntestedBroken(Tiny, skip_registration=True):
+    pass
+
+
+class TinyVarying(Tiny, skip_registration=True):
+    pass
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for builder in (Tiny, TinyBroken, TinyUnlabelled, TinyUntested):
+    for builder in (Tiny, *Tiny.__subclasses__()):
         builder(data_dir=folder, file_format="array_record").download_and_prepare()
     return str(folder)
 
@@ -109,13 +120,55 @@ def test_a_record_that_cannot_be_decoded(load, capsys):
     assert train.labels.tolist() == [i % 4 for i in range(15) if i != 3]
 
 
+def numbers(split):
+    """Which of the training images a split holds."""
+    contents = [image.tobytes() for image in IMAGES["train"]]
+    return [contents.index(image.tobytes()) for image in split.images]
+
+
+def test_a_training_split_alone_is_cut_by_a_fixed_seed(load):
+    splits = load("tiny_untested", test_fraction=0.3)
+    parts = {name: numbers(split) for name, split in splits.items()}
+    assert {name: len(part) for name, part in parts.items()} == dict(train=9, validation=5, test=6)
+    assert sorted(n for part in parts.values() for n in part) == list(range(20))
+    assert parts["test"] != list(range(14, 20))  # drawn, not the last ones of a set that is sorted
+    for name, part in parts.items():
+        assert part == sorted(part) and splits[name].labels.tolist() == [n % 4 for n in part]
+    again = load("tiny_untested", test_fraction=0.3, validation=1)  # another validation split
+    assert numbers(again["test"]) == parts["test"]
+    assert set(numbers(again["train"])) > set(parts["train"])
+
+
+def test_a_training_split_of_images_of_varying_size_is_cut_likewise(load):
+    fixed = load("tiny_untested", test_fraction=0.3)
+    for name, split in load("tiny_varying", test_fraction=0.3).items():
+        batch = split.gather(np.arange(len(split)))
+        assert batch["label"].tolist() == fixed[name].labels.tolist()
+        assert batch["index"].tolist() == list(range(len(split)))
+
+
+def test_a_record_of_a_part_is_named_by_its_number_in_the_set(load):
+    message = r"tiny_untested_broken/train, its part for \w+: record 3 cannot be decoded"
+    with pytest.raises(BadInput, match=message):
+        load("tiny_untested_broken", test_fraction=0.3)
+    splits = load("tiny_untested_broken", test_fraction=0.3, skip_corrupt=True)
+    assert sorted(n for split in splits.values() for n in numbers(split)) == [
+        n for n in range(20) if n != 3
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
         ("tiny", dict(validation=0), "between 1 and 19 of its 20 training examples"),
         ("tiny", dict(validation=20), "validation=20: tiny has no validation split"),
         ("tiny_unlabelled", {}, "has the features image: a set with 'image' and a class 'label'"),
-        ("tiny_untested", {}, "no examples in a split 'validation'; it has {'train': 20}"),
+        ("tiny_untested", {}, "test_fraction=0: tiny_untested has a split 'train' of 20 examples"),
+        ("tiny_untested", dict(test_fraction=0.01), "0 to test on, 5 to validate on and 15 to tra"),
+        ("tiny_untested", dict(test_fraction=0.75), "15 to test on, 5 to validate on and 0 to tra"),
+        ("tiny_untested", dict(test_fraction=0.3, validation=0), "6 to test on, 0 to validate on"),
+        ("tiny", dict(test_fraction=0.1), "no effect: tiny has a split 'test' to test on; set it"),
+        ("digits", dict(test_fraction=0.1), "no effect: 'digits' has a test split of its own"),
         ("tinny", {}, "'tinny' is neither 'digits' nor a set"),
         (
             "cifar100",

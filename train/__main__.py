@@ -30,7 +30,7 @@ from train.loop import train
 from train.profile import parse_span
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
 flags.DEFINE_string(
     "profile_steps",
     None,

@@ -7,7 +7,7 @@ state saved: the same command goes on.
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,8 +15,10 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
+from train import overrides
 from train.config import RunConfig, flatten, for_evaluation, from_config_dict
 from train.errors import BadInput, ProcessError, RunError, Stopped
+from train.files import expand
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
 
@@ -59,6 +61,26 @@ def run(
         print("interrupted", file=sys.stderr)
         return FAILED
     return DONE
+
+
+class _PathParser(flags.ArgumentParser):
+    """Of flags that name a file or folder, whose `~` is replaced."""
+
+    syntactic_help = "a path, in which ~ is the home folder, or an address such as gs://"
+
+    def parse(self, argument: str) -> str:
+        return expand(argument)
+
+
+def define_path(name: str, help_text: str, own_flags: flags.FlagValues) -> None:
+    """Defines a flag that names a file or folder, None by default; its `~` is replaced.
+
+    Args:
+      name: of the flag.
+      help_text: what --help prints.
+      own_flags: the program's flags; the flag is added.
+    """
+    flags.DEFINE(_PathParser(), name, None, help_text, flag_values=own_flags)
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
@@ -106,16 +128,22 @@ def parse_with_config(
     Raises:
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
+    base = _load(flag_value(argv, name), name) if cfg is None else cfg
+    hints = overrides.hints_of(base)
+    _check_keys(argv, base, name, hints)
+    argv, values = overrides.split(argv, name, hints)
     if cfg is None:
-        _check_keys(argv, _load(flag_value(argv, name), name), name)
+        argv = [
+            _with_home(arg, name, before) for before, arg in zip(["", *argv], argv, strict=False)
+        ]
         config_flags.DEFINE_config_file(name, flag_values=own_flags, sys_argv=list(argv))
     else:
-        _check_keys(argv, cfg, name)
         config_flags.DEFINE_config_dict(name, cfg, flag_values=own_flags, sys_argv=list(argv))
     rest = parse(argv, own_flags)
     if rest:
         raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     parsed: Any = own_flags[name].value
+    overrides.assign(parsed, values, hints)
     return parsed
 
 
@@ -140,6 +168,7 @@ def parse_with_run(
     workdir = flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
+    workdir = expand(workdir)
     cfg = parse_with_config(argv, own_flags, read_config(workdir))
     return workdir, from_config_dict(for_evaluation(cfg.to_dict(), changed_keys(argv)))
 
@@ -148,6 +177,7 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
     """Returns the config of a FILE.py or FILE.py:argument, without its overrides."""
     if not spec:
         raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
+    spec = _expand_file(spec)
     if not pathlib.Path(spec.partition(":")[0]).is_file():
         raise BadInput(f"--{name}: {spec.partition(':')[0]} is not a file")
     values = flags.FlagValues()
@@ -165,6 +195,22 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
     return loaded
 
 
+def _expand_file(spec: str) -> str:
+    """Returns a FILE.py or FILE.py:argument with the file's `~` replaced."""
+    file, colon, argument = spec.partition(":")
+    return expand(file) + colon + argument
+
+
+def _with_home(argument: str, name: str, before: str) -> str:
+    """Returns --NAME=FILE.py, or the FILE.py behind --NAME, with its `~` replaced."""
+    flag, equals, spec = argument.partition("=")
+    if before.lstrip("-") == name and before.startswith("-"):
+        return _expand_file(argument)
+    if flag.startswith("-") and flag.lstrip("-") == name and equals:
+        return f"{flag}={_expand_file(spec)}"
+    return argument
+
+
 def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
     """Returns the keys that --config.key=value flags set, e.g. {'depth.solver'}."""
     prefix = f"{name}."
@@ -173,11 +219,14 @@ def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def _check_keys(argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str) -> None:
+def _check_keys(
+    argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str, hints: Mapping[str, Any]
+) -> None:
     """Refuses --config.key where the config has no such key."""
     keys = flatten(cfg.to_dict())
+    groups = {key for key in hints if key in cfg}  # that may be None as a whole
     for key in changed_keys(argv, name):
-        if key not in keys:
+        if key not in keys and key not in groups:
             raise BadInput(str(unknown("config key", key, sorted(keys))))
 
 
@@ -191,7 +240,10 @@ def _print_help(
         print(f"  --{flag.name}\n      {flag.help}{default}")
     if config_flag is None:
         return
-    print(f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}.")
+    print(
+        f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}: None for one "
+        "that may be without a value, 8,16 for a pair."
+    )
     spec = flag_value(argv, config_flag)
     if spec:
         print(f"\nThe keys of {spec}:")

@@ -21,6 +21,7 @@ from train.data.config import (
 )
 from train.errors import BadInput
 from train.ranges import LARGEST_FLOAT, check_ranges
+from train.stored_config import as_stored, with_absolute_paths
 
 CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log")
 
@@ -151,6 +152,7 @@ def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunC
         of the wrong type or out of range.
     """
     given = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else dict(cfg)
+    given = with_absolute_paths(given)
     accepted = {field.name for field in dataclasses.fields(RunConfig)} | {"depth"}
     for key in given:
         if key not in accepted:
@@ -197,7 +199,7 @@ def save(cfg: ml_collections.ConfigDict) -> str:
 
 def load(text: str) -> ml_collections.ConfigDict:
     """Returns the ConfigDict that `save` wrote."""
-    return to_config_dict(json.loads(text))
+    return to_config_dict(as_stored(json.loads(text)))
 
 
 def flatten(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -213,7 +215,7 @@ def flatten(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def resume_conflicts(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Returns a line for each key that differs and may not on resume."""
-    old, new = flatten(saved), flatten(given)
+    old, new = flatten(as_stored(saved)), flatten(as_stored(given))
     return [
         f"{key}: {old.get(key)!r} in the workdir, {new.get(key)!r} given"
         for key in sorted(old.keys() | new.keys())
@@ -233,13 +235,15 @@ def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[s
       changed: the keys that were changed, as 'depth.solver'.
     """
     depth = {**given["depth"], "adjoint": "checkpoint", "policy": None}
-    fixed = not {"depth.rtol", "depth.atol", "depth.max_steps"} & set(changed) and (
-        "depth.steps" in changed
+    asked = {key for key in depth if f"depth.{key}" in changed and depth[key] is not None}
+    fixed = not {"rtol", "atol", "max_steps"} & asked and (
+        "steps" in asked
+        or ("depth.rtol" in changed and depth["rtol"] is None)
         or (depth["solver"] in solvers.NAMES and not solvers.is_adaptive(depth["solver"]))
     )
     if fixed:
         depth |= {"rtol": None, "atol": None, "max_steps": None, "per_sample": False}
-    elif "depth.rtol" in changed and "depth.steps" not in changed:
+    elif "rtol" in asked and "steps" not in asked:
         depth["steps"] = None
     mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     mesh |= {key: given["mesh"][key] for key in mesh if f"mesh.{key}" in changed}

@@ -52,7 +52,7 @@ _COLUMNS = {  # of the table, by metric
 }
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
 flags.DEFINE_integer(
     "step", None, "Of the checkpoint; by default the newest sound one.", flag_values=FLAGS
 )

@@ -1,14 +1,61 @@
-"""Files that are whole whenever the process dies."""
+"""Paths as a person gives them, and files that are whole whenever the process dies."""
 
 import contextlib
 import os
 
 from etils import epath
 
+from train.errors import BadInput
+
 
 def is_local(path: epath.Path) -> bool:
     """Returns whether a path is one of a file system, not of a store such as gs://."""
     return "://" not in str(path)
+
+
+def expand(path: str) -> str:
+    """Returns a path with `~` and `~NAME` replaced by the folder they stand for.
+
+    Args:
+      path: as a person gave it; an address such as gs:// is returned as it is.
+
+    Raises:
+      BadInput: a home of no one's.
+    """
+    if "://" in path:
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        home = expanded.partition("/")[0]
+        raise BadInput(
+            f"{path}: {home} is nobody's home: give the whole path, or ./{path} for a name that "
+            "begins with ~"
+        )
+    return expanded
+
+
+def absolute(path: str) -> str:
+    """Returns a path as `expand` does, from the root on, so that it holds in any current folder.
+
+    Args:
+      path: as a person gave it; an address such as gs:// is returned as it is.
+
+    Raises:
+      BadInput: a home of no one's.
+    """
+    return path if "://" in path else os.path.abspath(expand(path))
+
+
+def as_path(path: str | os.PathLike[str]) -> epath.Path:
+    """Returns a path that a person gave, expanded, to be worked with.
+
+    Args:
+      path: of a file or a folder, or an address such as gs://.
+
+    Raises:
+      BadInput: a home of no one's.
+    """
+    return epath.Path(expand(os.fspath(path)))
 
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:

@@ -23,7 +23,7 @@ from train.record import recorded_config
 from train.workdir import read_tokenizer
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Folder or gs:// address of the run.", flag_values=FLAGS)
+command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
 flags.DEFINE_integer(
     "step", None, "Of the checkpoint; by default the newest sound one.", flag_values=FLAGS
 )

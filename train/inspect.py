@@ -41,6 +41,7 @@ from train.checkpoint import count_parameters, restore_step
 from train.checksums import leaf_name
 from train.config import MeshConfig, RunConfig, flatten, from_config_dict
 from train.errors import BadInput, RunError
+from train.files import expand
 from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.progress import describe
@@ -70,11 +71,9 @@ _COLUMNS: Mapping[str, Any] = {  # of the table -> how they are aligned
 }
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "workdir", None, "Folder or gs:// address of the run; or give it alone.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "compare", None, "Show where its config differs from this run's or file's.", flag_values=FLAGS
+command_line.define_path("workdir", "Folder or gs:// address of the run; or give it alone.", FLAGS)
+command_line.define_path(
+    "compare", "Show where its config differs from this run's or file's.", FLAGS
 )
 flags.DEFINE_bool("params", False, "Show the model's parameters.", flag_values=FLAGS)
 
@@ -331,7 +330,7 @@ def _workdir_of(rest: Sequence[str]) -> str:
     given = [*([FLAGS.workdir] if FLAGS.workdir else []), *rest]
     if len(given) != 1:
         raise BadInput(f"give the folder of one run, e.g. runs/digits; {len(given)} were given")
-    return given[0]
+    return expand(given[0])
 
 
 def _inspect(argv: Sequence[str], console: Console) -> None:

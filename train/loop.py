@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint import count_parameters, restore_newest
-from train.config import RunConfig, from_config_dict
+from train.config import RunConfig, from_config_dict, to_config_dict
 from train.data.arrays import Split
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.sources import load_splits
@@ -31,6 +31,7 @@ from train.signals import StopSignals
 from train.spikes import Watch
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_eval_step, make_train_step
+from train.stored_config import with_absolute_paths
 from train.tasks import make_task
 from train.tasks.task import Task
 from train.throughput import Throughput
@@ -87,6 +88,7 @@ def train(
       RunError: the run diverged too often, or its last state cannot be saved.
     """
     config = from_config_dict(cfg)
+    cfg = to_config_dict(with_absolute_paths(cfg.to_dict()))  # as it is stored
     mesh = device_mesh(config.mesh)
     check_fits(config, mesh)
     path = check_workdir(workdir, cfg)

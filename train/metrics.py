@@ -12,7 +12,7 @@ from etils import epath
 
 from train.errors import BadInput, warn
 from train.events import Events
-from train.files import is_local, write_whole
+from train.files import as_path, is_local, write_whole
 
 REWRITE_SECS = 10  # the least time between two writings of a file that cannot be appended to
 
@@ -135,7 +135,7 @@ def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
     Raises:
       BadInput: a line is damaged.
     """
-    path = epath.Path(workdir) / "metrics.jsonl"
+    path = as_path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
     *whole, _ = path.read_bytes().split(b"\n")
@@ -163,7 +163,7 @@ def write_scores(workdir: epath.Path, scores: Mapping[str, np.ndarray]) -> None:
 
 def read_scores(workdir: str | epath.Path) -> dict[str, np.ndarray]:
     """Returns what `write_scores` wrote."""
-    with (epath.Path(workdir) / "test_scores.npz").open("rb") as file:
+    with (as_path(workdir) / "test_scores.npz").open("rb") as file:
         return dict(np.load(file))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 from matplotlib.figure import Figure
 
-from train.files import write_whole
+from train.files import as_path, write_whole
 from train.metrics import read_metrics
 
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb", "test": "#d1242f"}
@@ -33,7 +33,7 @@ def plot_curves(workdir: str | epath.Path) -> epath.Path:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    path = epath.Path(workdir) / "curves.png"
+    path = as_path(workdir) / "curves.png"
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     write_whole(path, content.getvalue())

@@ -34,21 +34,20 @@ from train.data.cifar import Cifar10, Cifar100
 from train.data.mnist import MNIST, FashionMNIST
 from train.data.shakespeare import TinyShakespeare
 from train.errors import BadInput
+from train.files import expand
 
 BUILDERS = (Cifar10, Cifar100, MNIST, FashionMNIST, TinyShakespeare)
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+command_line.define_path(
     "data_dir",
-    None,
     f"Folder of the prepared sets; by default that of tensorflow-datasets, {DATA_DIR}.",
-    flag_values=FLAGS,
+    FLAGS,
 )
-flags.DEFINE_string(
+command_line.define_path(
     "archive",
-    None,
     "The set's official file, or a folder that holds its files; by default they are downloaded.",
-    flag_values=FLAGS,
+    FLAGS,
 )
 
 
@@ -104,7 +103,7 @@ def prepare(
     """
     if "://" in str(data_dir):
         raise BadInput(f"--data_dir={data_dir} is not local: prepare into a local folder, copy it")
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = pathlib.Path(expand(str(data_dir)))
     name, version = source.builder.name, str(source.builder.VERSION)
     target = data_dir / name / version
     if target.exists():
@@ -183,7 +182,7 @@ def _locate(
     """Returns the paths of the official files, checked: those given, or fetched into the folder."""
     if given is None:
         return {archive.name: fetch(archive, folder, progress) for archive in archives}
-    given = pathlib.Path(given).expanduser()
+    given = pathlib.Path(expand(str(given)))
     if len(archives) > 1 and not given.is_dir():
         names = ", ".join(archive.name for archive in archives)
         raise BadInput(f"--archive={given} is not a folder: give one that holds {names}")

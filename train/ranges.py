@@ -31,6 +31,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": _whole(0, _UINT32, "2**32"),
     "data.repeats": _COUNT,
     "data.validation": _NOT_NEGATIVE,
+    "data.test_fraction": _FRACTION,
     "data.workers": ("in [0, 1024]", lambda value: 0 <= value <= 1024),
     "data.held_out": ("in (0, 0.5)", lambda value: 0 < value < 0.5),
     "data.token_dropout": _FRACTION,

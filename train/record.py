@@ -20,8 +20,10 @@ from train import config as configs
 from train.checksums import checksums, leaf_name
 from train.data.pipeline import Position
 from train.errors import BadInput, first_line, warn
+from train.files import as_path
 from train.processes import is_first
 from train.state import TrainState
+from train.stored_config import as_stored
 from train.workdir import checkpoint_folder, read_config, saved_steps
 
 STATE, RECORD, RECORD_FILE = "state", "record", "record.json"
@@ -101,7 +103,7 @@ def make_record(
 
 def tokenizer_digest(workdir: str | epath.Path) -> str | None:
     """Returns the SHA-256 of a workdir's tokenizer.json; None where there is none."""
-    path = epath.Path(workdir) / "tokenizer.json"
+    path = as_path(workdir) / "tokenizer.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
@@ -186,7 +188,8 @@ def recorded_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
 
 def _check_files(record: Record, workdir: str | epath.Path) -> None:
     """Raises BadInput where what stands beside the checkpoints is not what they were made with."""
-    was, now = configs.flatten(record.config), configs.flatten(read_config(workdir).to_dict())
+    was = configs.flatten(as_stored(record.config))
+    now = configs.flatten(read_config(workdir).to_dict())
     other = [
         f"{key}: {was.get(key)!r} in checkpoint {record.position.step}, {now.get(key)!r} in it"
         for key in sorted(was.keys() | now.keys())

@@ -23,14 +23,14 @@ from rich.console import Console
 from train import command_line, report
 from train.config import resume_conflicts
 from train.errors import BadInput
-from train.files import write_whole
+from train.files import as_path, write_whole
 from train.loop import train
 from train.metrics import read_metrics, read_scores
 from train.studies import Replica, Row, Study, from_study_dict, replica_config
 from train.workdir import read_config
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Folder or gs:// address of the study.", flag_values=FLAGS)
+command_line.define_path("workdir", "Folder or gs:// address of the study.", FLAGS)
 flags.DEFINE_bool("dry_run", False, "Print the runs and what they cost.", flag_values=FLAGS)
 
 
@@ -51,7 +51,7 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
     Raises:
       BadInput: a config that is refused, or a workdir that holds another study.
     """
-    path = epath.Path(workdir)
+    path = as_path(workdir)
     if jax.config.values["jax_compilation_cache_dir"] is None:  # replicas are one program
         jax.config.update("jax_compilation_cache_dir", str(path / "compilation_cache"))
     runs = [(row, replica) for replica in study.replicas for row in study.rows]

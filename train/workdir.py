@@ -6,6 +6,7 @@ A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenize
 import contextlib
 import datetime
 import fcntl
+import fnmatch
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ from etils import epath
 from train import config as configs
 from train.data.text.tokenizer import Tokenizer, from_json
 from train.errors import BadInput, warn
-from train.files import is_local, write_whole
+from train.files import as_path, is_local, write_whole
 from train.processes import is_first
 
 ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
@@ -33,13 +34,28 @@ def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> 
     A workdir without a checkpoint holds no run yet, whatever config was recorded.
 
     Raises:
-      BadInput: the workdir cannot be read, or holds a run with another config or more steps.
+      BadInput: the workdir cannot be read, its name cannot be that of a workdir, or it holds a run
+        with another config or more steps.
     """
     with _reported(workdir):
-        path = epath.Path(workdir)
+        path = as_path(workdir)
+        _check_name(path)
         if _holds_run(path):
             _check_same_run(path, cfg, max(saved_steps(path), default=0))
         return path
+
+
+def _check_name(path: epath.Path) -> None:
+    """Refuses a folder in which orbax would save checkpoints and not find them again.
+
+    It looks for the files of each process by a pattern of the whole path, which '[1]' is part of.
+    """
+    for part in path.resolve().parts if is_local(path) else ():
+        if not fnmatch.fnmatchcase(part, part):
+            raise BadInput(
+                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
+                f"its name, as {part!r}: take a --workdir without"
+            )
 
 
 def find_spare(
@@ -57,7 +73,7 @@ def find_spare(
     Raises:
       BadInput: another run is there, or this one went on there.
     """
-    if spare_dir is None or epath.Path(spare_dir).resolve() == path.resolve():
+    if spare_dir is None or as_path(spare_dir).resolve() == path.resolve():
         return None
     spare = check_workdir(spare_dir, cfg)
     here, there = saved_steps(path), saved_steps(spare)
@@ -150,7 +166,7 @@ def _reported(workdir: str | epath.Path) -> Iterator[None]:
 
 def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
     """Returns the folder of a workdir's checkpoints, as an absolute path."""
-    return epath.Path(workdir).resolve() / "checkpoints"
+    return as_path(workdir).resolve() / "checkpoints"
 
 
 def saved_steps(workdir: str | epath.Path) -> list[int]:
@@ -212,9 +228,9 @@ def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
       BadInput: the workdir holds no run, or its config cannot be read.
     """
     with _reported(workdir):
-        record = epath.Path(workdir) / "config.json"
+        record = as_path(workdir) / "config.json"
         content = record.read_bytes() if record.exists() else None
-    if content is None and _holds_run(epath.Path(workdir)):
+    if content is None and _holds_run(as_path(workdir)):
         raise BadInput(
             f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
             "record/record.json holds it, too"
@@ -236,7 +252,7 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
     Raises:
       BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
     """
-    path = epath.Path(workdir)
+    path = as_path(workdir)
     record = path / "tokenizer.json"
     if not _holds_run(path) or read_config(path).task == "images":
         return None

@@ -31,6 +31,7 @@ class ImageDataConfig:
     data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
     fold: int | None  # 0 to 4: the fifth that is tested on in cross-validation; digits alone
     validation: int  # examples held out of the training split where the set has no validation
+    test_fraction: float  # of the examples of a set that has a training split alone, to test on
     repeats: int  # how often a batch holds each of its examples, each time augmented anew
     workers: int  # processes that decode images of varying size; 0: none, in this process
     skip_corrupt: bool  # leave out records that cannot be decoded, rather than stop
@@ -43,7 +44,9 @@ class LanguageDataConfig:
 
     name: str  # 'pydocs', 'files', or the name of a tensorflow-datasets set of texts
     data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
-    files: str | None  # with 'files': a file, a folder or a pattern such as 'texts/*.txt'
+    # With 'files': a file, a folder (all in it, at any depth) or a pattern such as 'texts/*.txt'. A
+    # name that exists is no pattern, brackets or not; links are followed; hidden files left out.
+    files: str | None
     text_key: str | None  # the set's feature that holds the text; None: its one text feature
     held_out: float  # fraction of the text for each split that the set lacks
     tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
@@ -60,7 +63,7 @@ class SentenceDataConfig:
     data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
     text_key: str | None  # the set's feature that holds the text; None: its one text feature
     label_key: str  # the set's feature that holds the label
-    held_out: float  # fraction of the training split for a validation split that the set lacks
+    held_out: float  # fraction of the training split for each split that the set lacks
     tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
     token_dropout: float  # probability that a token of a training sentence is hidden
     repeats: ClassVar[int] = 1

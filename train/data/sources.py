@@ -38,6 +38,11 @@ def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) 
     if data.name == "digits":
         if data.fold is not None and not 0 <= data.fold < digits.FOLDS:
             raise BadInput(f"config.data.fold is 0 to {digits.FOLDS - 1}; {data.fold} was given")
+        if data.test_fraction:
+            raise BadInput(
+                f"config.data.test_fraction={data.test_fraction} has no effect: 'digits' has a "
+                "test split of its own; set it to 0"
+            )
         return dict(digits.load(data.fold))
     if data.fold is not None:
         raise BadInput(

@@ -1,7 +1,6 @@
 """Image sets of varying size: records decoded, cropped and scaled as they are read."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +12,14 @@ from absl import logging
 from PIL import Image
 
 from train.data.arrays import standardise
+from train.data.cuts import record_number
+from train.data.pixels import Encoded
 from train.errors import BadInput
 
 # Of the training pixels by channel, as every published recipe has them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as grey is made of colours
 PEAK = 255.0
 
 CENTRE = 0.875  # of each side that an evaluation crop keeps
@@ -45,6 +47,7 @@ class Records:
       crop_min_area: least part of an image's area in a training crop; 0: no training crops.
       seed: of the training crops.
       skip_corrupt: read the next record in place of one that cannot be decoded, rather than stop.
+      channels: of the images that are returned, whatever the files hold; see `pixels`.
       mean: of the training pixels by channel, as a fraction of the brightest.
       std: their standard deviation, likewise.
     """
@@ -56,6 +59,7 @@ class Records:
     crop_min_area: float = 0.0
     seed: int = 0
     skip_corrupt: bool = False
+    channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     _corrupt: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
@@ -65,8 +69,8 @@ class Records:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Height, width and channels, of which there are three."""
-        return (*self.image_size, 3)
+        """Height, width and channels."""
+        return (*self.image_size, self.channels)
 
     @property
     def skipped(self) -> int:
@@ -82,8 +86,8 @@ class Records:
             draw and the index alone; None for evaluation crops.
 
         Returns:
-          image uint8 [n, height, width, 3], label int32 [n], and the index int32 [n] as it was
-          given, also where the next record stands in for a corrupt one.
+          image uint8 [n, height, width, channels], label int32 [n], and the index int32 [n] as it
+          was given, also where the next record stands in for a corrupt one.
 
         Raises:
           BadInput: a record that cannot be decoded, unless skip_corrupt, or whose label is none of
@@ -139,26 +143,40 @@ class Records:
         known = {} if isinstance(record, Exception) else record
         name = known.get("file_name", known.get("id"))
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        return f"{self.split}: record {place}" + (f" ({text})" if text is not None else "")
+        number = record_number(self.source, place)
+        return f"{self.split}: record {number}" + (f" ({text})" if text is not None else "")
 
     def _decode(self, content: bytes, key: Key | None) -> np.ndarray:
         height, width = self.image_size
-        with Image.open(io.BytesIO(content)) as image:
-            if key is None:
-                box = _centre_box(image.size, width / height, CENTRE)
-            else:
-                box = _random_box(image.size, self.crop_min_area, np.random.default_rng(key))
-            # A large JPEG is decoded at 1/2, 1/4 or 1/8: quicker, and still at no less than twice
-            # the crop's size, below which it would show.
-            zoom = 2 * max(width / (box[2] - box[0]), height / (box[3] - box[1]))
-            full_width, full_height = image.size
-            drafted = image.draft(None, (int(full_width * zoom) + 1, int(full_height * zoom) + 1))
-            scale = drafted[1][2] / full_width if drafted else 1.0
-            left, upper, right, lower = (scale * side for side in box)
-            crop = image.convert("RGB").resize(
-                (width, height), Image.Resampling.BICUBIC, (left, upper, right, lower)
-            )
-        return np.asarray(crop)
+        encoded = Encoded(content)
+        if key is None:
+            box = _centre_box(encoded.size, width / height, CENTRE)
+        else:
+            box = _random_box(encoded.size, self.crop_min_area, np.random.default_rng(key))
+        # A large JPEG is decoded at 1/2, 1/4 or 1/8: quicker, and still at no less than twice
+        # the crop's size, below which it would show.
+        zoom = 2 * max(width / (box[2] - box[0]), height / (box[3] - box[1]))
+        image, scale = encoded.decode(self.channels, zoom)
+        left, upper, right, lower = (scale * side for side in box)
+        box = (left, upper, right, lower)
+        crop = image.resize((width, height), Image.Resampling.BICUBIC, box)
+        return np.asarray(crop).reshape(self.image_shape)
+
+
+def published_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation of ImageNet's pixels by channel, as published.
+
+    Of grey: those of the colours' luma, their deviations taken to go together. Of alpha: 0.5 each,
+    which moves it to [-1, 1].
+
+    Args:
+      channels: 1 (grey), 2 (grey and alpha), 3 or 4 (colours and alpha).
+    """
+    moments = [IMAGENET_MEAN, IMAGENET_STD]
+    if channels < 3:
+        moments = [(float(np.dot(_LUMA, moment)),) for moment in moments]
+    alpha = (0.5,) if channels % 2 == 0 else ()
+    return moments[0] + alpha, moments[1] + alpha
 
 
 def read_records(source: Any, index: Sequence[int] | np.ndarray) -> list[Any]:

@@ -1,21 +1,21 @@
 """Image sets of tensorflow-datasets, read where they lie prepared, without TensorFlow."""
 
-import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from train.data import tfds_sets
 from train.data.arrays import Images, Split, channel_moments
 from train.data.config import ImageDataConfig
-from train.data.stream import Records, read_records
+from train.data.cuts import Part, cut, record_number
+from train.data.pixels import MODES, Encoded
+from train.data.stream import Records, published_moments, read_records
 from train.errors import BadInput
 
 _CHUNK = 1024  # records read and decoded at a time
@@ -27,10 +27,13 @@ def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) ->
     A set whose images have one size is decoded once into memory; of others the records are decoded
     as they are read, cropped to image_size. The test split is the set's 'test', or its
     'validation' where it has no labelled test split (ImageNet); the validation split is its
-    'validation', or the last `config.validation` examples of 'train'.
+    'validation', or the last `config.validation` examples of 'train'. A set with a split 'train'
+    alone is cut by a fixed seed: `config.test_fraction` of the examples are the test split,
+    `config.validation` of the others the validation split.
 
     Args:
-      config: name, data_dir, validation, skip_corrupt, and augment.crop_min_area for the crops.
+      config: name, data_dir, validation, test_fraction, skip_corrupt, and augment.crop_min_area for
+        the crops.
       image_size: height and width in pixels of images of varying size.
       seed: of the crops made while reading.
 
@@ -41,27 +44,28 @@ def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) ->
     builder = tfds_sets.find(config.name, config.data_dir, own=("digits",))
     _check_features(builder)
     shape = builder.info.features["image"].shape
-    sources = {
-        name: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        for name, split in _split_names(builder, config).items()
-    }
+    sources = _sources(builder, config)
     classes = builder.info.features["label"].num_classes
     if None in shape:
+        mean, std = published_moments(shape[-1])
         return {
             name: Records(
                 source,
-                split=f"{config.name}/{name}",
+                split=split,
                 classes=classes,
                 image_size=image_size,
                 crop_min_area=config.augment.crop_min_area if name == "train" else 0.0,
                 seed=seed,
                 skip_corrupt=config.skip_corrupt,
+                channels=shape[-1],
+                mean=mean,
+                std=std,
             )
-            for name, source in sources.items()
+            for name, (split, source) in sources.items()
         }
     arrays = {
-        name: _decode_all(source, shape, classes, f"{config.name}/{name}", config.skip_corrupt)
-        for name, source in sources.items()
+        name: _decode_all(source, shape, classes, split, config.skip_corrupt)
+        for name, (split, source) in sources.items()
     }
     mean, std = channel_moments(arrays["train"][0], peak=255.0)
     return {
@@ -80,18 +84,53 @@ def _check_features(builder: Any) -> None:
             f"config.data.name: {builder.name} has the features {', '.join(features)}: a set with "
             "'image' and a class 'label' is needed"
         )
+    _check_image(builder.name, image)
 
 
-def _split_names(builder: Any, config: ImageDataConfig) -> dict[str, str]:
-    """Which part of the set serves as which split, in tfds' notation."""
+def _check_image(name: str, image: Any) -> None:
+    """Refuses images that are not pixels of 8 or 16 bits in 1 to 4 channels."""
+    if image.np_dtype not in (np.uint8, np.uint16):
+        raise BadInput(
+            f"config.data.name: the images of {name} are of {np.dtype(image.np_dtype)}: a set "
+            "whose images are of uint8 or uint16 is needed"
+        )
+    if len(image.shape) != 3 or image.shape[-1] not in MODES:
+        raise BadInput(
+            f"config.data.name: the images of {name} are of shape {image.shape}: height, width and "
+            "1 to 4 channels are needed"
+        )
+
+
+def _sources(builder: Any, config: ImageDataConfig) -> dict[str, tuple[str, Any]]:
+    """The records that serve as each split, and their name in messages."""
     sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
-    test = "test" if "test" in sizes else "validation"
-    for name in ("train", test):
-        if not sizes.get(name):
-            raise BadInput(
-                f"config.data.name: {config.name} has no examples in a split {name!r}; it has "
-                f"{sizes}"
-            )
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    if not sizes.get("train"):
+        raise BadInput(
+            f"config.data.name: {config.name} has no examples in a split 'train'; it has {sizes}"
+        )
+    if sizes.get("test") or sizes.get("validation"):
+        names = _split_names(sizes, config)
+        return {
+            name: (f"{config.name}/{name}", builder.as_data_source(split, decoders=decoders))
+            for name, split in names.items()
+        }
+    source = builder.as_data_source("train", decoders=decoders)
+    test = _test_examples(sizes["train"], config)
+    return {
+        name: (f"{config.name}/train, its part for {name}", Part(source, places))
+        for name, places in cut(sizes["train"], test, config.validation).items()
+    }
+
+
+def _split_names(sizes: Mapping[str, int], config: ImageDataConfig) -> dict[str, str]:
+    """Which part of a set with a test split serves as which split, in tfds' notation."""
+    test = "test" if sizes.get("test") else "validation"
+    if config.test_fraction:
+        raise BadInput(
+            f"config.data.test_fraction={config.test_fraction} has no effect: {config.name} has a "
+            f"split {test!r} to test on; set it to 0"
+        )
     if test == "test" and sizes.get("validation"):
         return {"train": "train", "validation": "validation", "test": "test"}
     held_out = config.validation
@@ -102,6 +141,24 @@ def _split_names(builder: Any, config: ImageDataConfig) -> dict[str, str]:
             "examples are held out"
         )
     return {"train": f"train[:-{held_out}]", "validation": f"train[-{held_out}:]", "test": test}
+
+
+def _test_examples(examples: int, config: ImageDataConfig) -> int:
+    """How many examples of a set with a training split alone are its test split."""
+    alone = f"{config.name} has a split 'train' of {examples} examples and none to test on"
+    if not config.test_fraction:
+        raise BadInput(
+            f"config.data.test_fraction=0: {alone}: give the fraction of them to test on, say 0.1, "
+            "and config.data.validation, the number of them to validate on"
+        )
+    test, validation = round(config.test_fraction * examples), config.validation
+    if test < 1 or validation < 1 or test + validation >= examples:
+        raise BadInput(
+            f"config.data.test_fraction={config.test_fraction} and config.data.validation="
+            f"{validation}: {alone}: {test} to test on, {validation} to validate on and "
+            f"{examples - test - validation} to train on were asked for; each takes 1 or more"
+        )
+    return test
 
 
 def _decode_all(
@@ -143,10 +200,15 @@ def _decoded(
         if isinstance(record, Exception):
             return record
         try:
-            image = np.asarray(Image.open(io.BytesIO(record["image"]))).reshape(shape)
-        except (OSError, ValueError, SyntaxError) as error:
+            image, _ = Encoded(record["image"]).decode(shape[-1])
+        except Exception as error:  # decoders raise whatever bytes make of them
             return error
-        return image
+        if image.size != (shape[1], shape[0]):
+            width, height = image.size
+            return ValueError(
+                f"{height} x {width} pixels, and the set's are {shape[0]} x {shape[1]}"
+            )
+        return np.asarray(image).reshape(shape)
 
     starts = range(0, len(source), _CHUNK)
     bar = Console(stderr=True)
@@ -157,4 +219,5 @@ def _decoded(
             records = read_records(source, range(start, min(start + _CHUNK, len(source))))
             for i, image in enumerate(pool.map(decode, records)):
                 readable = not isinstance(image, Exception)
-                yield start + i, image, int(records[i]["label"]) if readable else -1
+                label = int(records[i]["label"]) if readable else -1
+                yield record_number(source, start + i), image, label

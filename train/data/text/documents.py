@@ -1,13 +1,8 @@
 """Splits of texts: of the standard library, of files, and of sets of tensorflow-datasets."""
 
-import codecs
 import dataclasses
-import glob
 import itertools
-import os
-import pathlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pydoc_data.topics import topics
 from typing import Any
 
@@ -18,10 +13,11 @@ from rich.progress import track
 
 from train.data import tfds_sets
 from train.data.config import LanguageDataConfig, SentenceDataConfig
+from train.data.cuts import SEED, cut
+from train.data.text.files import decode, read_files
 from train.errors import BadInput
 
 _CHUNK = 1024  # records read at a time
-_SEED = 0  # of the shuffles that part splits: they are the same in every run
 _TEXT_KEYS = ("text", "sentence")  # the first of these, where a set has several texts
 
 
@@ -64,7 +60,7 @@ def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
     if config.name == "pydocs":
         return _cut([topics[name] for name in sorted(topics)], config)
     if config.name == "files":
-        return _cut(_read_files(config.files), config)
+        return _cut(read_files(config.files), config)
     builder = tfds_sets.find(config.name, config.data_dir, own=("pydocs", "files"))
     key = _text_key(builder, config.text_key)
     sizes = _sizes(builder, config.name)
@@ -86,15 +82,15 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     """Returns the labelled texts of the splits 'train', 'validation' and 'test'.
 
     The test split is the set's 'test', or its 'validation' where it has no labelled test split
-    (GLUE). Without a validation split beside it, config.held_out of the training examples, drawn by
+    (GLUE). For each split that is lacking then, config.held_out of the training examples, drawn by
     a fixed seed, are held out.
 
     Args:
       config: name, data_dir, text_key, label_key, held_out.
 
     Raises:
-      BadInput: no such set, no or several features of text, no class label, no labelled test
-        split, or a label that is none of the classes.
+      BadInput: no such set, no or several features of text, no class label, too few examples, or a
+        label that is none of the classes.
     """
     builder = tfds_sets.find(config.name, config.data_dir)
     key = _text_key(builder, config.text_key)
@@ -110,25 +106,33 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     train, validation, test = read("train"), read("validation"), read("test")
     if test is None or test.labels.min() < 0:
         validation, test = None, validation
-    if train is None or test is None:
-        raise BadInput(
-            f"config.data.name: {config.name} has no labelled split 'test' or 'validation' to test "
-            f"on; it has {sizes}"
-        )
-    for name, split in (("train", train), ("validation", validation), ("test", test)):
+    splits = {"train": train, "validation": validation, "test": test}
+    for name, split in splits.items():
         if split is not None:
             _check_labels(split, f"{config.name}/{name}")
-    if validation is None:
-        held_out = _held_out(config, len(train.texts))
-        order = np.random.default_rng(_SEED).permutation(len(train.texts))
-        validation = train.take(np.sort(order[-held_out:]))
-        train = train.take(np.sort(order[:-held_out]))
-    return {"train": train, "validation": validation, "test": test}
+    return _complete(splits, config)
+
+
+def _complete(
+    splits: Mapping[str, LabelledTexts | None], config: SentenceDataConfig
+) -> dict[str, LabelledTexts]:
+    """Cuts the splits that a set lacks off its training split."""
+    present = {name: split for name, split in splits.items() if split is not None}
+    lacking = len(splits) - len(present)
+    if not lacking:
+        return present
+    train = present["train"]
+    held_out = _held_out(config, len(train.texts), lacking)
+    places = cut(len(train.texts), held_out if "test" not in present else 0, held_out)
+    parts = {name: train.take(part) for name, part in places.items()}
+    return {
+        name: parts[name] if name == "train" else present.get(name, parts[name]) for name in splits
+    }
 
 
 def _cut(documents: list[str], config: LanguageDataConfig) -> dict[str, list[str]]:
     """Cuts documents, in a random order, by characters into the three splits."""
-    order = np.random.default_rng(_SEED).permutation(len(documents))
+    order = np.random.default_rng(SEED).permutation(len(documents))
     rest = [documents[place] for place in order]
     total = sum(map(len, rest))
     train, rest = _cut_once(rest, round(total * (1 - 2 * config.held_out)))
@@ -162,52 +166,18 @@ def _check_text(splits: dict[str, list[str]], config: LanguageDataConfig) -> dic
     return splits
 
 
-def _held_out(config: LanguageDataConfig | SentenceDataConfig, examples: int) -> int:
-    """Returns how many training examples are held out as the validation split."""
-    if examples < 2:
+def _held_out(
+    config: LanguageDataConfig | SentenceDataConfig, examples: int, splits: int = 1
+) -> int:
+    """Returns how many training examples are held out for each of the splits that are lacking."""
+    if examples <= splits:
+        names = "validation split beside the test split" if splits == 1 else "split but 'train'"
         raise BadInput(
-            f"config.data.name: {config.name} has no validation split beside the test split, and "
-            f"{examples} training example, of which none can be held out: take another set"
+            f"config.data.name: {config.name} has no {names}, and {examples} training "
+            f"example{'s' * (examples != 1)}, too few to hold out one for each that is lacking: "
+            "take another set"
         )
-    return min(max(1, round(config.held_out * examples)), examples - 1)
-
-
-def _read_files(pattern: str | None) -> list[str]:
-    """Reads a file, the files of a folder or those that match a pattern, sorted by name."""
-    if not pattern:
-        raise BadInput(
-            "config.data.files is missing: give a file, a folder or a pattern such as 'texts/*.txt'"
-        )
-    place = pathlib.Path(os.path.expanduser(pattern))  # pathlib's raises for no one's home
-    found = [place] if place.is_file() else _visible_files(place)
-    if not place.exists():
-        found = map(pathlib.Path, glob.glob(str(place), recursive=True))
-    documents = []
-    for path in sorted({path for path in found if path.is_file()}):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}): leave it out") from error
-        if b"\0" in content:
-            raise BadInput(f"{path} is no text (it holds NUL bytes): leave it out")
-        text = _decode([content.removeprefix(codecs.BOM_UTF8)], str(path))[0]
-        if text:
-            documents.append(text)
-        else:
-            _say(f"{path}: empty, left out")
-    if not documents:
-        raise BadInput(
-            f"config.data.files={pattern!r}: no file with text there: give a file, a folder or a "
-            "pattern such as 'texts/*.txt'"
-        )
-    return documents
-
-
-def _visible_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields what lies in a folder at any depth, but for hidden files and folders."""
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    return min(max(1, round(config.held_out * examples)), (examples - 1) // splits)
 
 
 def _check_keys(config: LanguageDataConfig) -> None:
@@ -224,24 +194,6 @@ def _check_keys(config: LanguageDataConfig) -> None:
                 f"config.data.{key}={value!r} plays no part with config.data.name={config.name!r}: "
                 + ("set the name to 'files'" if key == "files" else "leave it out")
             )
-
-
-def _decode(contents: list[bytes], name: str) -> list[str]:
-    """Decodes UTF-8; invalid bytes become U+FFFD and are said on standard error."""
-    texts, invalid = [], 0
-    for content in contents:
-        try:
-            texts.append(content.decode())
-        except UnicodeDecodeError:
-            texts.append(content.decode(errors="replace"))
-            invalid += len(content) - len(content.decode(errors="ignore").encode())
-    if invalid:
-        _say(f"{name}: {invalid} invalid UTF-8 byte{'s' * (invalid > 1)} replaced")
-    return texts
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)  # rich would break a long name in two
 
 
 def _sizes(builder: Any, name: str) -> dict[str, int]:
@@ -309,7 +261,7 @@ def _read_texts(
         contents += [record[text_key] for record in records]
         if label_key is not None:
             labels += [int(record[label_key]) for record in records]
-    return _decode(contents, f"{name}/{split}"), labels
+    return decode(contents, f"{name}/{split}"), labels
 
 
 def _chunks(source: Any, split: str) -> Iterator[list[Any]]:

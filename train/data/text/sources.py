@@ -10,6 +10,7 @@ from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe
 from train.errors import BadInput
+from train.files import absolute
 
 
 def load_language(
@@ -87,14 +88,14 @@ def _ready_tokenizer(name: str) -> Tokenizer | None:
         return ByteTokenizer()
     if name == "bpe":
         return None
-    path = pathlib.Path(os.path.expanduser(name))  # pathlib's raises for no one's home
-    if not path.is_file():
+    path = absolute(name)
+    if not os.path.isfile(path):
         raise BadInput(
             f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and no such file is "
             "there: give one of these words, or the path of a tokenizer.json"
         )
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
             f"config.data.tokenizer={name!r} is no byte-level tokenizer.json ({error}): give "
