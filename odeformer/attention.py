@@ -100,14 +100,16 @@ class Attention(nn.Module):
         if q_BNHK.dtype == jnp.float64:  # whose softmax jax.nn's would take in float32
             mixed_BNHK = _attend_in_float64(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
         else:
-            mixed_BNHK = jax.nn.dot_product_attention(
-                q_BNHK,
-                k_BNHK,
-                v_BNHK,
-                mask=mask_BHNN,
-                is_causal=self.causal,
-                implementation=implementation,
-            )
+            # JAX's own code promotes bfloat16 to the softmax's float32, and ranks, implicitly.
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                mixed_BNHK = jax.nn.dot_product_attention(
+                    q_BNHK,
+                    k_BNHK,
+                    v_BNHK,
+                    mask=mask_BHNN,
+                    is_causal=self.causal,
+                    implementation=implementation,
+                )
         return self.out(mixed_BNHK)
 
     def extend(
@@ -125,13 +127,13 @@ class Attention(nn.Module):
         """
         q_BCHK, k_BCHK, v_BCHK = _split(self.qkv(x_BCD), rotation)
         new, places = x_BCD.shape[1], seen.k.shape[1]
-        exact = jnp.promote_types(q_BCHK.dtype, jnp.float32)
+        exact = param_dtype(q_BCHK.dtype)
 
         def scores(k: jax.Array, visible: jax.Array) -> jax.Array:
             product = jnp.einsum("BCHK,BSHK->BHCS", q_BCHK, k, preferred_element_type=exact)
             return jnp.where(visible, product / math.sqrt(q_BCHK.shape[-1]), -jnp.inf)
 
-        before = jnp.arange(places) < seen.filled[:, None, None, None]
+        before = jnp.arange(places)[None, None, None] < seen.filled[:, None, None, None]
         among = jnp.tril(jnp.ones((new, new), bool))
         both = jnp.concatenate([scores(seen.k, before), scores(k_BCHK, among)], axis=-1)
         weights = jax.nn.softmax(both).astype(q_BCHK.dtype)
@@ -158,7 +160,7 @@ def rotation(positions: jax.Array, size: int, dtype: Dtype = jnp.float32) -> jax
     2104.09864.
     """
     waves = jnp.asarray(LONGEST_WAVE, dtype) ** (-jnp.arange(0, size, 2, dtype=dtype) / size)
-    angles = positions[..., None].astype(dtype) * waves
+    angles = positions[..., None].astype(dtype) * waves[None, None]
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
 
 

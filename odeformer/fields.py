@@ -98,7 +98,7 @@ class TransformerField(nn.Module):
             return attention + self.mlp_term(t, y_BND, train, layout)
         kernel, bias = self._folded_input(t)
         x_BND = self.bare_norm(y_BND).astype(self.dtype)
-        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
         qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
         attention = self.attention_layer.mix(qkv_BN3HK, layout)
@@ -130,7 +130,9 @@ class TransformerField(nn.Module):
         return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
 
     def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
-        return x + self.time_embedding(t).astype(x.dtype) if self.time == "additive" else x
+        if self.time == "none":
+            return x
+        return x + jnp.broadcast_to(self.time_embedding(t).astype(x.dtype), x.shape)
 
     def _slope(
         self,

@@ -169,7 +169,7 @@ class ViT(nn.Module):
         batch, tokens, width = y_BND.shape
         if config.positions == "sincos":
             positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
-            y_BND = y_BND + positions
+            y_BND = y_BND + positions[None]
         if config.pool == "token":
             token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
             y_BND = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), y_BND], axis=1)

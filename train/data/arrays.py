@@ -109,7 +109,8 @@ def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
       mean: [channels].
       std: [channels].
     """
-    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+    mean, std = (jnp.expand_dims(x, range(images.ndim - 1)) for x in (mean, std))
+    return (images - mean) / std
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
