@@ -1,8 +1,10 @@
 """Weights over depth: L layers in G = L / share groups, each group one ODE."""
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -92,7 +94,34 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // n for n in small)})
 
 
-class ODEStack(nn.Module):
+class DepthModule(nn.Module):
+    """A module that integrates over depth; its `init`, which drops the output, does not.
+
+    `init_with_output`, and `init` of a module that holds it, do.
+    """
+
+    @nn.nowrap
+    def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
+        """Returns the variables: parameters alone, without a solve's counts; see flax."""
+        kwargs["capture_intermediates"] = capture_intermediates
+        with contextlib.nullcontext() if capture_intermediates else _without_output():
+            return super().init(*args, **kwargs)
+
+
+_output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """A context in which no stack that is being initialised need trace its solve."""
+    token = _output_is_dropped.set(True)
+    try:
+        yield
+    finally:
+        _output_is_dropped.reset(token)
+
+
+class ODEStack(DepthModule):
     """The depth of a transformer: G groups, each an ODE with parameters of its own.
 
     The parameters are stacked over the groups, and the groups scanned, so that the program does
@@ -132,14 +161,13 @@ class ODEStack(nn.Module):
 
         Returns:
           A Solution: y1 the state behind the last group; nfe int32 [G, terms], and accepted,
-          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). While the parameters
-          are being initialised nothing is integrated, and the counts are zero.
+          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample).
         """
         config = self.config
         field = self.field.clone(parent=None, layers=config.layers)
         theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
         vector_field = make_vector_field(field, train)
-        if self.is_initializing():
+        if self.is_initializing() and _output_is_dropped.get():
             none = jnp.zeros(config.groups, jnp.int32)
             nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
             return Solution(y_BND, None, nfe, none, none, none)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.attention import Layout, rotation
-from odeformer.depth import DepthConfig, ODEStack, sow_counts
+from odeformer.depth import DepthConfig, DepthModule, ODEStack, sow_counts
 from odeformer.errors import check_whole, unknown
 from odeformer.fields import transformer_field
 from odeformer.grid import known
@@ -75,7 +75,7 @@ class TokenConfig:
             )
 
 
-class TokenTransformer(nn.Module):
+class TokenTransformer(DepthModule):
     """Tokens -> normed states behind the last layer; what the models of text build on.
 
     Attributes:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.depth import DepthConfig, ODEStack, sow_counts
+from odeformer.depth import DepthConfig, DepthModule, ODEStack, sow_counts
 from odeformer.errors import check_whole, unknown
 from odeformer.fields import transformer_field
 from odeformer.layers import (
@@ -105,7 +105,7 @@ class ViTConfig:
         return height // self.patch_size, width // self.patch_size
 
 
-class ViT(nn.Module):
+class ViT(DepthModule):
     """A vision transformer whose depth is an ODE.
 
     Attributes:
