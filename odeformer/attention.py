@@ -97,19 +97,17 @@ class Attention(nn.Module):
         if layout.segments is not None:
             mask_BHNN = layout.segments[:, None, :, None] == layout.segments[:, None, None, :]
         implementation: Any = None if self.implementation == "auto" else self.implementation
-        if q_BNHK.dtype == jnp.float64:  # whose softmax jax.nn's would take in float32
-            mixed_BNHK = _attend_in_float64(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
+        if _attends_by_itself(q_BNHK.dtype, self.implementation):
+            mixed_BNHK = _attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
         else:
-            # JAX's own code promotes bfloat16 to the softmax's float32, and ranks, implicitly.
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-                mixed_BNHK = jax.nn.dot_product_attention(
-                    q_BNHK,
-                    k_BNHK,
-                    v_BNHK,
-                    mask=mask_BHNN,
-                    is_causal=self.causal,
-                    implementation=implementation,
-                )
+            mixed_BNHK = jax.nn.dot_product_attention(
+                q_BNHK,
+                k_BNHK,
+                v_BNHK,
+                mask=mask_BHNN,
+                is_causal=self.causal,
+                implementation=implementation,
+            )
         return self.out(mixed_BNHK)
 
     def extend(
@@ -223,16 +221,29 @@ def _split(
     return q_BNHK, k_BNHK, v_BNHK
 
 
-def _attend_in_float64(
+def _attends_by_itself(dtype: Dtype, implementation: str) -> bool:
+    """Whether `jax.nn.dot_product_attention` does not serve.
+
+    It takes float64's softmax in float32; and it promotes bfloat16 implicitly, in the lowering of
+    its gradient too, where strict promotion makes JAX raise.
+    """
+    strict = jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
+    return dtype == jnp.float64 or (strict and dtype == jnp.bfloat16 and implementation != "cudnn")
+
+
+def _attend(
     q_BNHK: jax.Array,
     k_BNHK: jax.Array,
     v_BNHK: jax.Array,
     mask_BHNN: jax.Array | None,
     causal: bool,
 ) -> jax.Array:
-    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK, k_BNHK) / math.sqrt(q_BNHK.shape[-1])
-    visible = jnp.ones(scores.shape[-2:], bool)
+    """Attention with its scores and softmax in float32, or in float64."""
+    exact = param_dtype(q_BNHK.dtype)
+    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK.astype(exact), k_BNHK.astype(exact))
+    scores /= math.sqrt(q_BNHK.shape[-1])
+    visible = jnp.ones((1, 1, *scores.shape[-2:]), bool)
     visible = jnp.tril(visible) if causal else visible
     visible = visible if mask_BHNN is None else visible & mask_BHNN
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf)).astype(v_BNHK.dtype)
     return jnp.einsum("BHQN,BNHK->BQHK", weights, v_BNHK)

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from odeformer import checks
 from odeformer.attention import Layout
-from odeformer.errors import check_whole
+from odeformer.errors import check_flag, check_whole, unknown
 from odeformer.fields import FieldParams, TransformerField, init_params, make_vector_field
 from odeformer.integrate import STATE, integrate
 from odeformer.problem import Solution, VectorField
@@ -62,6 +62,7 @@ class DepthConfig:
 
     def __post_init__(self):
         check_whole(layers=self.layers, share=self.share)
+        check_flag(per_sample=self.per_sample)
         if self.layers % self.share:
             raise ValueError(
                 f"share={self.share} does not divide layers={self.layers}: take share from "
@@ -86,6 +87,37 @@ class DepthConfig:
     def fixed_steps(self) -> int | None:
         """Fixed steps a group; None under adaptive steps."""
         return self.share if self.steps is None and self.rtol is None else self.steps
+
+
+def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
+    """Returns the depth that a DepthConfig, or a mapping of its fields, describes.
+
+    Raises:
+      ValueError: anything else, a field that does not exist, or a value that is not accepted.
+    """
+    if isinstance(depth, DepthConfig):
+        return depth
+    if not isinstance(depth, Mapping):
+        raise ValueError(
+            "depth is a DepthConfig, or a mapping of its fields such as {'layers': 12, 'solver': "
+            f"'rk4'}}; {depth!r} was given"
+        )
+    check_fields(DepthConfig, depth)
+    return DepthConfig(**depth)
+
+
+def check_fields(config: type, given: Mapping[str, Any], without: str | None = None) -> None:
+    """Raises ValueError for a name that is no field of a config.
+
+    Args:
+      config: its class.
+      given: by name.
+      without: a field that may not be given.
+    """
+    accepted = [field.name for field in dataclasses.fields(config) if field.name != without]
+    for name in given:
+        if name not in accepted:
+            raise unknown(f"field of {config.__name__}", name, accepted)
 
 
 def _divisors(number: int) -> list[int]:
@@ -128,7 +160,7 @@ class ODEStack(DepthModule):
     not grow with depth. The same parameters serve every solver.
 
     Attributes:
-      config: how the depth is integrated.
+      config: how the depth is integrated; a mapping of DepthConfig's fields serves too.
       field: the vector field's module, unbound; its `layers` become the config's.
 
     Raises:
@@ -139,6 +171,7 @@ class ODEStack(DepthModule):
     field: TransformerField
 
     def __post_init__(self):
+        self.config = as_depth(self.config)
         if self.field.causal:
             check_causal(self.config)
         super().__post_init__()

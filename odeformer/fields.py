@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.attention import Attention, KeyValues, Layout, check_attention
-from odeformer.errors import check_rate, check_whole, unknown
-from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm
+from odeformer.errors import check_flag, check_rate, check_whole, unknown
+from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm, param_dtype
 from odeformer.problem import VectorField
 from odeformer.sharding import sample_numbers
 
 TIME = ("none", "additive")
+_AFFINE, _DENSE = ("scale", "bias"), ("kernel", "bias")  # parameters of a norm, of a product
 
 
 class TransformerField(nn.Module):
@@ -55,6 +56,7 @@ class TransformerField(nn.Module):
         for name in ("width", "heads", "mlp", "layers"):
             check_whole(**{name: getattr(self, name)})
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
+        check_flag(fused=self.fused, causal=self.causal)
         if self.time not in TIME:
             raise unknown("time", self.time, TIME)
         check_dtype(self.dtype)
@@ -122,9 +124,10 @@ class TransformerField(nn.Module):
             (self.attention_norm, self.attention_layer.qkv),
             (self.mlp_norm, self.mlp_layer.up),
         ):
-            scale, shift = (norm.variables["params"][name] for name in ("scale", "bias"))
-            kernel = dense.variables["params"]["kernel"].reshape(self.width, -1)
-            bias = dense.variables["params"]["bias"].reshape(-1)
+            exact = param_dtype(self.dtype)  # whatever the parameters were cast to
+            scale, shift = (norm.variables["params"][name].astype(exact) for name in _AFFINE)
+            kernel, bias = (dense.variables["params"][name].astype(exact) for name in _DENSE)
+            kernel, bias = kernel.reshape(self.width, -1), bias.reshape(-1)
             kernels.append(scale[:, None] * kernel)
             biases.append(self._timed(t, shift) @ kernel + bias)
         return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)

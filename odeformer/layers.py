@@ -126,7 +126,9 @@ class PatchEmbedding(nn.Module):
         size = self.patch_size
         rows, columns = height // size, width // size
         patches = images.reshape(batch, rows, size, columns, size, channels)
-        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
+            batch, rows * columns, size * size * channels
+        )
         return nn.Dense(
             self.width,
             dtype=self.dtype,

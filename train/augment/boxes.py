@@ -50,9 +50,9 @@ def draw_box(
     fits = (height >= 1) & (height <= largest[0]) & (width >= 1) & (width <= largest[1])
     first = fits.argmax()
     height, width = height[first], width[first]
-    rows, columns = ((s - side + 1).astype(float) for s, side in zip(shape, (height, width)))
-    top = jnp.floor(place[0] * rows).astype(jnp.int32)
-    left = jnp.floor(place[1] * columns).astype(jnp.int32)
+    rows, columns = shape[0] - height + 1, shape[1] - width + 1
+    top = jnp.floor(place[0] * rows.astype(float)).astype(jnp.int32)
+    left = jnp.floor(place[1] * columns.astype(float)).astype(jnp.int32)
     return Box(top, left, height, width), fits.any()
 
 

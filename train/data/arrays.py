@@ -109,8 +109,8 @@ def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
       mean: [channels].
       std: [channels].
     """
-    mean, std = (jnp.expand_dims(x, range(images.ndim - 1)) for x in (mean, std))
-    return (images - mean) / std
+    by_channel = (1,) * (images.ndim - 1) + (-1,)
+    return (images - jnp.reshape(mean, by_channel)) / jnp.reshape(std, by_channel)
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
