@@ -116,3 +116,12 @@ def test_leaves_that_are_exchanged():
     here, there = checksums(put({"a": a, "b": b})), checksums(put({"a": b, "b": a}))
     assert here["a"] == there["b"] != here["b"] == there["a"]
     assert checksum(a) != checksum(np.ascontiguousarray(a.T))
+
+
+def test_checksums_without_jit():
+    """As JAX_DISABLE_JIT leaves them, arrays lie on a device and know no mesh."""
+    arrays = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.arange(3)}
+    expected = checksums(put(arrays))
+    with jax.disable_jit():
+        assert checksums(arrays) == expected
+    assert checksums(arrays) == expected
