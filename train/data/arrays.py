@@ -110,7 +110,8 @@ def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
       std: [channels].
     """
     by_channel = (1,) * (images.ndim - 1) + (-1,)
-    return (images - jnp.reshape(mean, by_channel)) / jnp.reshape(std, by_channel)
+    mean, std = jnp.asarray(mean).reshape(by_channel), jnp.asarray(std).reshape(by_channel)
+    return (images - mean) / std
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
