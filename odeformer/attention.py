@@ -97,8 +97,8 @@ class Attention(nn.Module):
         if layout.segments is not None:
             mask_BHNN = layout.segments[:, None, :, None] == layout.segments[:, None, None, :]
         implementation: Any = None if self.implementation == "auto" else self.implementation
-        if q_BNHK.dtype == jnp.float64:  # whose softmax jax.nn's would take in float32
-            mixed_BNHK = _attend_in_float64(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
+        if _attends_by_itself(q_BNHK.dtype, self.implementation):
+            mixed_BNHK = _attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
         else:
             mixed_BNHK = jax.nn.dot_product_attention(
                 q_BNHK,
@@ -125,13 +125,13 @@ class Attention(nn.Module):
         """
         q_BCHK, k_BCHK, v_BCHK = _split(self.qkv(x_BCD), rotation)
         new, places = x_BCD.shape[1], seen.k.shape[1]
-        exact = jnp.promote_types(q_BCHK.dtype, jnp.float32)
+        exact = param_dtype(q_BCHK.dtype)
 
         def scores(k: jax.Array, visible: jax.Array) -> jax.Array:
             product = jnp.einsum("BCHK,BSHK->BHCS", q_BCHK, k, preferred_element_type=exact)
             return jnp.where(visible, product / math.sqrt(q_BCHK.shape[-1]), -jnp.inf)
 
-        before = jnp.arange(places) < seen.filled[:, None, None, None]
+        before = jnp.arange(places)[None, None, None] < seen.filled[:, None, None, None]
         among = jnp.tril(jnp.ones((new, new), bool))
         both = jnp.concatenate([scores(seen.k, before), scores(k_BCHK, among)], axis=-1)
         weights = jax.nn.softmax(both).astype(q_BCHK.dtype)
@@ -158,7 +158,7 @@ def rotation(positions: jax.Array, size: int, dtype: Dtype = jnp.float32) -> jax
     2104.09864.
     """
     waves = jnp.asarray(LONGEST_WAVE, dtype) ** (-jnp.arange(0, size, 2, dtype=dtype) / size)
-    angles = positions[..., None].astype(dtype) * waves
+    angles = positions[..., None].astype(dtype) * waves[None, None]
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
 
 
@@ -221,16 +221,29 @@ def _split(
     return q_BNHK, k_BNHK, v_BNHK
 
 
-def _attend_in_float64(
+def _attends_by_itself(dtype: Dtype, implementation: str) -> bool:
+    """Whether `jax.nn.dot_product_attention` does not serve.
+
+    It takes float64's softmax in float32; and it promotes bfloat16 implicitly, in the lowering of
+    its gradient too, where strict promotion makes JAX raise.
+    """
+    strict = jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
+    return dtype == jnp.float64 or (strict and dtype == jnp.bfloat16 and implementation != "cudnn")
+
+
+def _attend(
     q_BNHK: jax.Array,
     k_BNHK: jax.Array,
     v_BNHK: jax.Array,
     mask_BHNN: jax.Array | None,
     causal: bool,
 ) -> jax.Array:
-    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK, k_BNHK) / math.sqrt(q_BNHK.shape[-1])
-    visible = jnp.ones(scores.shape[-2:], bool)
+    """Attention with its scores and softmax in float32, or in float64."""
+    exact = param_dtype(q_BNHK.dtype)
+    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK.astype(exact), k_BNHK.astype(exact))
+    scores /= math.sqrt(q_BNHK.shape[-1])
+    visible = jnp.ones((1, 1, *scores.shape[-2:]), bool)
     visible = jnp.tril(visible) if causal else visible
     visible = visible if mask_BHNN is None else visible & mask_BHNN
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf))
+    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf)).astype(v_BNHK.dtype)
     return jnp.einsum("BHQN,BNHK->BQHK", weights, v_BNHK)

@@ -90,7 +90,7 @@ def decode(
     new = tokens_BC.shape[1]
     if lengths_B is None:
         lengths_B = jnp.full(len(tokens_BC), new, jnp.int32)
-    places_BC = cache.filled[:, None] + jnp.arange(new)
+    places_BC = cache.filled[:, None] + jnp.arange(new, dtype=jnp.int32)[None]
     # Filling may lie behind the block's end, where a learned position would be NaN.
     positions_BC = jnp.minimum(places_BC, model.config.block_size - 1)
     y_BCD: Any = model.apply(variables, tokens_BC, positions_BC, method="embed")

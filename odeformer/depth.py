@@ -1,8 +1,10 @@
 """Weights over depth: L layers in G = L / share groups, each group one ODE."""
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 
 from odeformer import checks
 from odeformer.attention import Layout
-from odeformer.errors import check_whole
+from odeformer.errors import check_flag, check_whole, unknown
 from odeformer.fields import FieldParams, TransformerField, init_params, make_vector_field
 from odeformer.integrate import STATE, integrate
 from odeformer.problem import Solution, VectorField
@@ -60,6 +62,7 @@ class DepthConfig:
 
     def __post_init__(self):
         check_whole(layers=self.layers, share=self.share)
+        check_flag(per_sample=self.per_sample)
         if self.layers % self.share:
             raise ValueError(
                 f"share={self.share} does not divide layers={self.layers}: take share from "
@@ -86,20 +89,78 @@ class DepthConfig:
         return self.share if self.steps is None and self.rtol is None else self.steps
 
 
+def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
+    """Returns the depth that a DepthConfig, or a mapping of its fields, describes.
+
+    Raises:
+      ValueError: anything else, a field that does not exist, or a value that is not accepted.
+    """
+    if isinstance(depth, DepthConfig):
+        return depth
+    if not isinstance(depth, Mapping):
+        raise ValueError(
+            "depth is a DepthConfig, or a mapping of its fields such as {'layers': 12, 'solver': "
+            f"'rk4'}}; {depth!r} was given"
+        )
+    check_fields(DepthConfig, depth)
+    return DepthConfig(**depth)
+
+
+def check_fields(config: type, given: Mapping[str, Any], without: str | None = None) -> None:
+    """Raises ValueError for a name that is no field of a config.
+
+    Args:
+      config: its class.
+      given: by name.
+      without: a field that may not be given.
+    """
+    accepted = [field.name for field in dataclasses.fields(config) if field.name != without]
+    for name in given:
+        if name not in accepted:
+            raise unknown(f"field of {config.__name__}", name, accepted)
+
+
 def _divisors(number: int) -> list[int]:
     """All divisors, in ascending order."""
     small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return sorted({*small, *(number // n for n in small)})
 
 
-class ODEStack(nn.Module):
+class DepthModule(nn.Module):
+    """A module that integrates over depth; its `init`, which drops the output, does not.
+
+    `init_with_output`, and `init` of a module that holds it, do.
+    """
+
+    @nn.nowrap
+    def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
+        """Returns the variables: parameters alone, without a solve's counts; see flax."""
+        kwargs["capture_intermediates"] = capture_intermediates
+        with contextlib.nullcontext() if capture_intermediates else _without_output():
+            return super().init(*args, **kwargs)
+
+
+_output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """A context in which no stack that is being initialised need trace its solve."""
+    token = _output_is_dropped.set(True)
+    try:
+        yield
+    finally:
+        _output_is_dropped.reset(token)
+
+
+class ODEStack(DepthModule):
     """The depth of a transformer: G groups, each an ODE with parameters of its own.
 
     The parameters are stacked over the groups, and the groups scanned, so that the program does
     not grow with depth. The same parameters serve every solver.
 
     Attributes:
-      config: how the depth is integrated.
+      config: how the depth is integrated; a mapping of DepthConfig's fields serves too.
       field: the vector field's module, unbound; its `layers` become the config's.
 
     Raises:
@@ -110,6 +171,7 @@ class ODEStack(nn.Module):
     field: TransformerField
 
     def __post_init__(self):
+        self.config = as_depth(self.config)
         if self.field.causal:
             check_causal(self.config)
         super().__post_init__()
@@ -132,14 +194,13 @@ class ODEStack(nn.Module):
 
         Returns:
           A Solution: y1 the state behind the last group; nfe int32 [G, terms], and accepted,
-          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). While the parameters
-          are being initialised nothing is integrated, and the counts are zero.
+          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample).
         """
         config = self.config
         field = self.field.clone(parent=None, layers=config.layers)
         theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
         vector_field = make_vector_field(field, train)
-        if self.is_initializing():
+        if self.is_initializing() and _output_is_dropped.get():
             none = jnp.zeros(config.groups, jnp.int32)
             nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
             return Solution(y_BND, None, nfe, none, none, none)

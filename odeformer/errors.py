@@ -43,3 +43,23 @@ def check_rate(**values: Any) -> None:
         rate = np.float32(value) if is_number else np.float32(np.nan)
         if not 0 <= rate < 1:
             raise ValueError(f"{name} is in [0, 1); {value!r} was given")
+
+
+def check_flag(**values: object) -> None:
+    """Raises ValueError for a value that is neither True nor False: a text such as 'no' is true."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} is True or False; {value!r} was given")
+
+
+def check_kind(owner: str, value: object, *kinds: type) -> None:
+    """Raises ValueError where what a thing is made from is of no accepted class.
+
+    Args:
+      owner: what is made.
+      value: that was given.
+      *kinds: the classes that are accepted.
+    """
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{owner} takes a {names}; {value!r} was given: make one first")

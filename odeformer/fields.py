@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.attention import Attention, KeyValues, Layout, check_attention
-from odeformer.errors import check_rate, check_whole, unknown
-from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm
+from odeformer.errors import check_flag, check_rate, check_whole, unknown
+from odeformer.layers import MLP, Dropout, TimeEmbedding, check_dtype, layer_norm, param_dtype
 from odeformer.problem import VectorField
 from odeformer.sharding import sample_numbers
 
 TIME = ("none", "additive")
+_AFFINE, _DENSE = ("scale", "bias"), ("kernel", "bias")  # parameters of a norm, of a product
 
 
 class TransformerField(nn.Module):
@@ -55,6 +56,7 @@ class TransformerField(nn.Module):
         for name in ("width", "heads", "mlp", "layers"):
             check_whole(**{name: getattr(self, name)})
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
+        check_flag(fused=self.fused, causal=self.causal)
         if self.time not in TIME:
             raise unknown("time", self.time, TIME)
         check_dtype(self.dtype)
@@ -98,7 +100,7 @@ class TransformerField(nn.Module):
             return attention + self.mlp_term(t, y_BND, train, layout)
         kernel, bias = self._folded_input(t)
         x_BND = self.bare_norm(y_BND).astype(self.dtype)
-        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
         qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
         attention = self.attention_layer.mix(qkv_BN3HK, layout)
@@ -122,15 +124,18 @@ class TransformerField(nn.Module):
             (self.attention_norm, self.attention_layer.qkv),
             (self.mlp_norm, self.mlp_layer.up),
         ):
-            scale, shift = (norm.variables["params"][name] for name in ("scale", "bias"))
-            kernel = dense.variables["params"]["kernel"].reshape(self.width, -1)
-            bias = dense.variables["params"]["bias"].reshape(-1)
+            exact = param_dtype(self.dtype)  # whatever the parameters were cast to
+            scale, shift = (norm.variables["params"][name].astype(exact) for name in _AFFINE)
+            kernel, bias = (dense.variables["params"][name].astype(exact) for name in _DENSE)
+            kernel, bias = kernel.reshape(self.width, -1), bias.reshape(-1)
             kernels.append(scale[:, None] * kernel)
             biases.append(self._timed(t, shift) @ kernel + bias)
         return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
 
     def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
-        return x + self.time_embedding(t).astype(x.dtype) if self.time == "additive" else x
+        if self.time == "none":
+            return x
+        return x + jnp.broadcast_to(self.time_embedding(t).astype(x.dtype), x.shape)
 
     def _slope(
         self,

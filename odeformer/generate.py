@@ -5,7 +5,7 @@ Arrays carry their axes in their names: B batch, C tokens of a chunk, V vocabula
 
 import functools
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.decoding import Cache, decode, init_cache
-from odeformer.errors import check_whole
+from odeformer.errors import check_kind, check_whole
 from odeformer.lm import LM, LMConfig
 from odeformer.tokens import check_tokens
 
 STOPPED = -1  # stands in `stream` for the token of a sequence that goes no further
+_INVALID = -2  # stands for a token whose logits are not finite, until the host reads it
 
 
 def generate(
@@ -56,6 +57,8 @@ def generate(
     Raises:
       ValueError: no prompts, an empty one, one that leaves no room in the block, tokens out of
         the vocabulary's range, or another value that is not accepted.
+      FloatingPointError: logits that are NaN or infinite; says of which prompt, at which token, and
+        which parameters are not finite.
 
     Source: Holtzman et al., 'The Curious Case of Neural Text Degeneration', 2019, arXiv 1904.09751
     (top_p).
@@ -103,7 +106,11 @@ def stream(
 
     Raises:
       ValueError: as `generate`, at the call.
+      FloatingPointError: as `generate`, at the token that would have been drawn.
     """
+    check_kind("generate", model, LM)
+    _check_variables(variables)
+    prompts = _listed(prompts)
     config = model.config
     sequences = [_checked(prompt, n, config) for n, prompt in enumerate(prompts)]
     if not sequences:
@@ -194,6 +201,8 @@ def _read_and_draw(
     """Reads C tokens, and draws the new token of that number, int32 [B, 1]."""
     logits_BV, cache = decode(model, variables, tokens_BC, cache, lengths_B)
     drawn_B = sample(jax.random.fold_in(key, number), logits_BV, temperature, top_k, top_p)
+    # Marked in the token itself, which the host reads anyway: no more is waited for.
+    drawn_B = jnp.where(jnp.isfinite(logits_BV).all(axis=-1), drawn_B, _INVALID)
     return drawn_B[:, None], cache
 
 
@@ -213,10 +222,60 @@ def _tokens(
         if number < limits_B.max():  # on its way before the drawn tokens are waited for
             next_B1, cache = draw(drawn_B1, cache, None, number)
         drawn_B = np.asarray(drawn_B1)[:, 0]
+        invalid_B = ~stopped_B & (drawn_B == _INVALID)
+        if invalid_B.any():
+            raise _not_finite(draw.args[1], int(invalid_B.argmax()), number)
         yield np.where(stopped_B, STOPPED, drawn_B)
         stopped_B |= (number >= limits_B) | (drawn_B == end)
         if stopped_B.all():
             return
+
+
+def _not_finite(variables: Any, index: int, number: int) -> FloatingPointError:
+    """The error for logits that nothing can be drawn from."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    bad = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in leaves
+        if not bool(jnp.isfinite(leaf).all())
+    ]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        why = (
+            f"{len(bad)} of {len(leaves)} parameters hold such values, {', '.join(bad[:3])}{more}: "
+            "take weights from before they went wrong, such as an earlier checkpoint"
+        )
+    else:
+        why = (
+            "every parameter is finite, so it is the computation that overflows: look whether "
+            "these are the model's own weights, take another solver, more steps, or dtype 'float32'"
+        )
+    return FloatingPointError(
+        f"the logits of prompts[{index}] are NaN or infinite at its new token {number}, and no "
+        f"token can be drawn from them; {why}"
+    )
+
+
+def _check_variables(variables: Any) -> None:
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        given = list(variables) if isinstance(variables, Mapping) else type(variables).__name__
+        raise ValueError(
+            f"variables hold the model's parameters under 'params', as model.init returns them; "
+            f"{given} was given: give {{'params': parameters}}"
+        )
+
+
+def _listed(prompts: Any) -> list[Sequence[int]]:
+    """The prompts; texts, whose letters would be taken for tokens, are refused."""
+    prompts = [prompts] if (is_text := isinstance(prompts, str | bytes)) else list(prompts)
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, str | bytes):
+            where = "a text was given" if is_text else f"prompts[{index}] is a text"
+            raise ValueError(
+                f"prompts are sequences of tokens, and {where}, {prompt[:40]!r}: encode it with "
+                "the model's own tokeniser first"
+            )
+    return prompts
 
 
 def _checked(prompt: Sequence[int], index: int, config: LMConfig) -> np.ndarray:

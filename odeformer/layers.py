@@ -126,7 +126,9 @@ class PatchEmbedding(nn.Module):
         size = self.patch_size
         rows, columns = height // size, width // size
         patches = images.reshape(batch, rows, size, columns, size, channels)
-        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
+        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
+            batch, rows * columns, size * size * channels
+        )
         return nn.Dense(
             self.width,
             dtype=self.dtype,
@@ -204,8 +206,9 @@ def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> ja
 
     Source: Vaswani et al. 2017, section 3.5.
     """
-    waves = jnp.exp(-math.log(longest) * jnp.arange(width // 2) / max(width // 2 - 1, 1))
-    angles = positions[:, None] * waves.astype(positions.dtype)
+    numbers = jnp.arange(width // 2, dtype=float)
+    waves = jnp.exp(-math.log(longest) * numbers / max(width // 2 - 1, 1))
+    angles = positions[:, None] * waves.astype(positions.dtype)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from odeformer.depth import check_causal
+from odeformer.errors import check_flag, check_kind
 from odeformer.layers import param_dtype
 from odeformer.sharding import constrain
 from odeformer.tokens import TokenConfig, TokenTransformer, embedding_init
@@ -28,6 +29,7 @@ class LMConfig(TokenConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_flag(tied=self.tied)
         check_causal(self.depth)
 
 
@@ -51,6 +53,10 @@ class LM(TokenTransformer):
 
     config: LMConfig
     causal: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_kind("LM", self.config, LMConfig)
+        super().__post_init__()
 
     def setup(self):
         super().setup()
@@ -92,5 +98,8 @@ class LM(TokenTransformer):
 
     def predict(self, y_BND: jax.Array) -> jax.Array:
         """Normed states -> logits of the next token, [B, N, V]."""
-        logits = y_BND @ self.table().T if self.config.tied else self.head(y_BND)
+        if self.config.tied:
+            logits = y_BND @ self.table().T.astype(y_BND.dtype)
+        else:
+            logits = self.head(y_BND)
         return constrain(logits, "batch", "tokens", "vocabulary")

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from odeformer.errors import check_kind
 from odeformer.lm import LM, LMConfig
 from odeformer.text import TextClassifier, TextConfig
 from odeformer.vit import ViT, ViTConfig
@@ -16,7 +17,11 @@ def make_model(config: ModelConfig) -> nn.Module:
 
     Args:
       config: a ViTConfig, LMConfig or TextConfig.
+
+    Raises:
+      ValueError: anything else.
     """
+    check_kind("make_model", config, ViTConfig, LMConfig, TextConfig)
     if isinstance(config, ViTConfig):
         return ViT(config)
     return LM(config) if isinstance(config, LMConfig) else TextClassifier(config)
@@ -32,6 +37,7 @@ def example_inputs(config: ModelConfig) -> tuple[jax.ShapeDtypeStruct, ...]:
       The shapes and dtypes of an image, or of a block of tokens; `jax.eval_shape(model.init, key,
       *example_inputs(config))` gives the parameters'.
     """
+    check_kind("example_inputs", config, ViTConfig, LMConfig, TextConfig)
     if isinstance(config, ViTConfig):
         return (jax.ShapeDtypeStruct((1, *config.image_shape), jnp.float32),)
     return (jax.ShapeDtypeStruct((1, config.block_size), jnp.int32),)

@@ -1,10 +1,9 @@
 """Named sizes, as published."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from odeformer.depth import DepthConfig
+from odeformer.depth import DepthConfig, as_depth, check_fields
 from odeformer.errors import unknown
 from odeformer.lm import LMConfig
 from odeformer.text import TextConfig
@@ -56,13 +55,15 @@ LM_NAMES: tuple[str, ...] = tuple(_LM)
 TEXT_NAMES: tuple[str, ...] = tuple(_TEXT)
 
 
-def vit(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> ViTConfig:
+def vit(
+    name: str, *, depth: DepthConfig | Mapping[str, Any] | None = None, **changes: Any
+) -> ViTConfig:
     """Returns the config of a named vision transformer.
 
     Args:
       name: 'deit_ti', 'deit_s', 'vit_b', 'vit_l' (224 pixels, patch 16, 1000 classes, a class
         token; 12 layers, vit_l 24) or 'digits' (8 pixels, patch 2, 10 classes, 4 layers).
-      depth: fields of DepthConfig to set, e.g. {'solver': 'rk4', 'share': 12}.
+      depth: fields of DepthConfig to set, or a whole one, e.g. {'solver': 'rk4', 'share': 12}.
       **changes: fields of ViTConfig to set, e.g. image_size=32, patch_size=4, classes=10.
 
     Returns:
@@ -80,7 +81,9 @@ def vit(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) ->
     return _make(ViTConfig, "vision transformer", _VIT, name, common, depth, changes)
 
 
-def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> LMConfig:
+def lm(
+    name: str, *, depth: DepthConfig | Mapping[str, Any] | None = None, **changes: Any
+) -> LMConfig:
     """Returns the config of a named language model.
 
     Args:
@@ -88,7 +91,7 @@ def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> 
         124 million parameters: 12 layers of width 768, 50,257 tokens, blocks of 1,024, learned
         positions) or 'gpt_1b' (1.28 billion: 24 layers of width 2048, 32,768 tokens, blocks of
         1,024, rotary positions).
-      depth: fields of DepthConfig to set, e.g. {'solver': 'rk4', 'share': 6}.
+      depth: fields of DepthConfig to set, or a whole one, e.g. {'solver': 'rk4', 'share': 6}.
       **changes: fields of LMConfig to set, e.g. vocabulary=65, dropout=0.2.
 
     Returns:
@@ -104,12 +107,14 @@ def lm(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> 
     return _make(LMConfig, "language model", _LM, name, {}, depth, changes)
 
 
-def text(name: str, *, depth: Mapping[str, Any] | None = None, **changes: Any) -> TextConfig:
+def text(
+    name: str, *, depth: DepthConfig | Mapping[str, Any] | None = None, **changes: Any
+) -> TextConfig:
     """Returns the config of a named text classifier.
 
     Args:
       name: 'text_small' (4 layers of width 128, 16,000 tokens, texts of up to 64).
-      depth: fields of DepthConfig to set, e.g. {'solver': 'tsit5', 'rtol': 1e-3}.
+      depth: fields of DepthConfig to set, or a whole one, e.g. {'solver': 'tsit5', 'rtol': 1e-3}.
       **changes: fields of TextConfig to set, e.g. classes=5.
 
     Returns:
@@ -131,7 +136,7 @@ def _make(
     table: Mapping[str, dict[str, Any]],
     name: str,
     common: dict[str, Any],
-    depth: Mapping[str, Any] | None,
+    depth: DepthConfig | Mapping[str, Any] | None,
     changes: dict[str, Any],
 ) -> Any:
     """Builds a config from a table's sizes and the changes to them."""
@@ -139,14 +144,7 @@ def _make(
         raise unknown(kind, name, tuple(table))
     sizes: dict[str, Any] = common | table[name]
     layers = sizes.pop("layers")
-    depth_fields: dict[str, Any] = {"layers": layers} | dict(depth or {})
-    _check_fields(DepthConfig, depth_fields)
-    _check_fields(config, changes)
-    return config(**(sizes | changes), depth=DepthConfig(**depth_fields))
-
-
-def _check_fields(config: type, given: Mapping[str, Any]) -> None:
-    accepted = [field.name for field in dataclasses.fields(config) if field.name != "depth"]
-    for name in given:
-        if name not in accepted:
-            raise unknown(f"field of {config.__name__}", name, accepted)
+    check_fields(config, changes, without="depth")
+    if depth is None or isinstance(depth, Mapping):
+        depth = {"layers": layers, **(depth or {})}
+    return config(**(sizes | changes), depth=as_depth(depth))

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import check_kind, check_whole, unknown
 from odeformer.layers import param_dtype
 from odeformer.tokens import TokenConfig, TokenTransformer
 
@@ -58,6 +58,10 @@ class TextClassifier(TokenTransformer):
 
     config: TextConfig
     scaled: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_kind("TextClassifier", self.config, TextConfig)
+        super().__post_init__()
 
     def setup(self):
         super().setup()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.attention import Layout, rotation
-from odeformer.depth import DepthConfig, ODEStack, sow_counts
+from odeformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
 from odeformer.errors import check_whole, unknown
 from odeformer.fields import transformer_field
 from odeformer.grid import known
@@ -41,7 +41,7 @@ class TokenConfig:
       time: 'none', or 'additive': the field knows the depth-time t.
       fused: one input product for attention and MLP in the parallel sum.
       attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
-      depth: how the depth is integrated.
+      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -63,6 +63,7 @@ class TokenConfig:
 
     def __post_init__(self):
         check_whole(vocabulary=self.vocabulary, block_size=self.block_size)
+        object.__setattr__(self, "depth", as_depth(self.depth))
         for name, accepted in (("positions", POSITIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in accepted:
                 raise unknown(name, getattr(self, name), accepted)
@@ -75,7 +76,7 @@ class TokenConfig:
             )
 
 
-class TokenTransformer(nn.Module):
+class TokenTransformer(DepthModule):
     """Tokens -> normed states behind the last layer; what the models of text build on.
 
     Attributes:
@@ -135,11 +136,13 @@ class TokenTransformer(nn.Module):
 
     def embed(self, tokens_BN: jax.Array, positions_BN: jax.Array) -> jax.Array:
         """Tokens and their positions -> the state at depth 0, [B, N, D]."""
-        y_BND = constrain(self.table()[tokens_BN], "batch", "tokens", "width")
+        state_dtype = param_dtype(self.config.dtype)  # whatever the parameters were cast to
+        y_BND = constrain(self.table()[tokens_BN], "batch", "tokens", "width").astype(state_dtype)
         if self.scaled:
             y_BND *= math.sqrt(self.config.width)
         if self.config.positions == "learned":
-            y_BND += constrain(self.position_embedding.embedding, None, None)[positions_BN]
+            positions = constrain(self.position_embedding.embedding, None, None)[positions_BN]
+            y_BND += positions.astype(state_dtype)
         return y_BND
 
     def table(self) -> jax.Array:

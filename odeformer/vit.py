@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.depth import DepthConfig, ODEStack, sow_counts
-from odeformer.errors import check_whole, unknown
+from odeformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
+from odeformer.errors import check_kind, check_whole, unknown
 from odeformer.fields import transformer_field
 from odeformer.layers import (
     DTYPES,
@@ -45,7 +45,7 @@ class ViTConfig:
       time: 'none', or 'additive': the field knows the depth-time t.
       fused: one input product for attention and MLP in the parallel sum.
       attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
-      depth: how the depth is integrated.
+      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -71,6 +71,9 @@ class ViTConfig:
     def __post_init__(self):
         for name in ("patch_size", "channels", "classes"):
             check_whole(**{name: getattr(self, name)})
+        object.__setattr__(self, "depth", as_depth(self.depth))
+        if isinstance(self.image_size, list):
+            object.__setattr__(self, "image_size", tuple(self.image_size))
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
         if len(sides) != 2:
             raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
@@ -105,7 +108,7 @@ class ViTConfig:
         return height // self.patch_size, width // self.patch_size
 
 
-class ViT(nn.Module):
+class ViT(DepthModule):
     """A vision transformer whose depth is an ODE.
 
     Attributes:
@@ -123,6 +126,10 @@ class ViT(nn.Module):
     """
 
     config: ViTConfig
+
+    def __post_init__(self):
+        check_kind("ViT", self.config, ViTConfig)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -169,13 +176,15 @@ class ViT(nn.Module):
         batch, tokens, width = y_BND.shape
         if config.positions == "sincos":
             positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
-            y_BND = y_BND + positions
+            y_BND = y_BND + positions[None]
         if config.pool == "token":
             token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
-            y_BND = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), y_BND], axis=1)
+            token = jnp.broadcast_to(token, (batch, 1, width)).astype(y_BND.dtype)
+            y_BND = jnp.concatenate([token, y_BND], axis=1)
             tokens += 1
         if config.positions == "learned":
-            y_BND = y_BND + self.param("positions", init, (1, tokens, width), y_BND.dtype)
+            positions = self.param("positions", init, (1, tokens, width), y_BND.dtype)
+            y_BND = y_BND + positions.astype(y_BND.dtype)
         return y_BND
 
 

@@ -151,3 +151,12 @@ def test_every_array_of_a_state_is_compared(workdir):
 
     file.write_text(json.dumps(record.to_json()))
     restore_step(workdir, 1, target)
+
+
+def test_checksums_without_jit():
+    """As JAX_DISABLE_JIT leaves them, arrays lie on a device and know no mesh."""
+    arrays = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.arange(3)}
+    expected = checksums(put(arrays))
+    with jax.disable_jit():
+        assert checksums(arrays) == expected
+    assert checksums(arrays) == expected

@@ -54,6 +54,17 @@ def test_the_newest_and_the_best_are_kept(workdir, state):
     assert saved_steps(workdir) == [6, 7]
 
 
+def test_the_workdir_is_not_blamed_for_what_is_none_of_its(workdir, state, monkeypatch):
+    def fail(*_):
+        raise AttributeError("no mesh")
+
+    with open_saver(workdir) as opened:
+        monkeypatch.setattr(saver, "make_record", fail)
+        with pytest.raises(AttributeError, match="no mesh"):
+            opened.finish(state[0], Position(1, 0), {})
+    assert saved_steps(workdir) == []
+
+
 def test_the_best_is_known_to_a_later_start(workdir, state):
     with open_saver(workdir) as saver:
         saver.finish(state[0], Position(1, 0), {"val/loss": 0.2})

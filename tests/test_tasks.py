@@ -20,6 +20,7 @@ from train.optimizer import make_optimizer
 from train.state import init_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import make_task
+from train.tasks.images import ImageTask
 from train.tasks.task import Keys
 
 
@@ -187,3 +188,13 @@ def test_classes_that_do_not_fit(sentences, opinions_dir):
     cfg.model.classes = 5
     with pytest.raises(BadInput, match="classes of data set 'opinions' is 2, the model's is 5"):
         make_task(from_config_dict(cfg), splits["train"])
+
+
+def test_scores_that_are_not_finite_are_warned_about(capsys):
+    scores = {"loss": np.array([0.5, np.nan, np.inf]), "nfe": np.ones(3), "failed": np.zeros(3)}
+    scores["correct"] = np.ones(3)
+    task = ImageTask.__new__(ImageTask)  # of which `summarise` reads nothing
+    summarise(task, scores)
+    assert "the loss of 2 of 3 examples is NaN or infinite" in capsys.readouterr().err
+    summarise(task, {name: values[:1] for name, values in scores.items()})
+    assert not capsys.readouterr().err

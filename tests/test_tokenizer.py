@@ -158,3 +158,14 @@ def word_level():
 def test_other_tokenizers_are_refused(text, message):
     with pytest.raises(BadInput, match=message.replace("|", "\\|")):
         from_json(text)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["bytes", "bpe"])
+def test_a_text_that_comes_alone_is_one_text(tokenizer):
+    (tokens,) = tokenizer.encode("the cat")
+    np.testing.assert_array_equal(tokens, tokenizer.encode(["the cat"])[0])
+    assert tokenizer.decode(tokens) == "the cat"
+
+
+def test_pairs_are_counted_in_a_text_that_comes_alone():
+    assert train_bpe("".join(LINES), 270).to_json() == train_bpe(["".join(LINES)], 270).to_json()

@@ -23,7 +23,7 @@ from train.config import RunConfig
 from train.data.arrays import Split
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
-from train.errors import BadInput
+from train.errors import BadInput, warn
 from train.mesh import (
     batch_shards,
     check_model_fits,
@@ -33,6 +33,7 @@ from train.mesh import (
     put_batch,
 )
 from train.metrics import mean
+from train.processes import is_first
 from train.record import recorded_config
 from train.step import make_eval_step
 from train.tasks import make_task
@@ -106,7 +107,15 @@ def summarise(task: Task, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     Returns:
       The task's metrics, loss (nats) among them; nfe, a mean; failed_solves, a number of examples.
+      Where a loss is not finite, a warning says that the metrics mean nothing.
     """
+    bad = int(np.sum(~np.isfinite(scores["loss"])))
+    if bad and is_first():
+        warn(
+            f"the loss of {bad} of {len(scores['loss'])} examples is NaN or infinite, as the "
+            "model's logits are: no metric of them means anything, accuracy among them; look at "
+            "the weights, or take another solver or more steps"
+        )
     return {
         **task.summarise(scores),
         "nfe": mean(scores["nfe"]),

@@ -18,7 +18,7 @@ from odeformer import LM, LMConfig
 from odeformer.generate import STOPPED, stream
 from train import checkpoint, command_line
 from train.data.text.tokenizer import StreamDecoder, Tokenizer
-from train.errors import BadInput
+from train.errors import BadInput, RunError
 from train.record import recorded_config
 from train.workdir import read_tokenizer
 
@@ -109,7 +109,10 @@ def main(argv: Sequence[str]) -> None:
         )
     except ValueError as error:
         raise BadInput(str(error)) from error
-    write_texts(tokens, FLAGS.prompt, tokenizer, sys.stdout)
+    try:
+        write_texts(tokens, FLAGS.prompt, tokenizer, sys.stdout)
+    except FloatingPointError as error:
+        raise RunError(f"{workdir}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0)
     Source: Szegedy et al., 'Rethinking the Inception Architecture', 2016, arXiv 1512.00567
     (smoothing).
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(logits.dtype if logits.dtype == jnp.float64 else jnp.float32)
     if targets.ndim == logits.ndim - 1:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         if smoothing:

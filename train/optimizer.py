@@ -1,5 +1,7 @@
 """The optimiser, as one visible chain."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +12,13 @@ from train.config import OptimizerConfig
 
 def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up, then a cosine down to 0."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=train_steps,
+    return _promoting(
+        optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_steps=train_steps,
+        )
     )
 
 
@@ -32,7 +36,19 @@ def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientT
         weight_decay=config.weight_decay,
         mask=decayed,
     )
-    return optax.chain(clip, adamw)
+    chain = optax.chain(clip, adamw)
+    return chain._replace(update=_promoting(chain.update))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of optax's, which multiplies ints by floats where JAX's strict modes forbid it."""
+
+    @functools.wraps(function)
+    def promoting(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return promoting
 
 
 def decayed(params: Any) -> Any:

@@ -165,13 +165,12 @@ class Saver:
     def _start(self, state: TrainState, position: Position, metrics: Mapping[str, float]) -> None:
         """Starts a save, or notes that it failed."""
         step, self._retry_at = position.step, None
+        # What fails here is no fault of the workdir's: it is raised as it is.
+        record = make_record(state, position, self._examples, self._run, metrics, self._tokenizer)
         trouble: Exception | None = None
         try:
             self._check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager = self._manager or self._open()
-            record = make_record(
-                state, position, self._examples, self._run, metrics, self._tokenizer
-            )
             self._keeping.add(step, record.metrics)
             items = {
                 STATE: ocp.args.StandardSave(state),

@@ -58,7 +58,7 @@ def judge(
     return accepted, Guard(
         recent=jnp.where(accepted, recent, guard.recent),
         in_a_row=jnp.where(accepted, 0, guard.in_a_row + 1),
-        skipped=guard.skipped + ~accepted,
+        skipped=guard.skipped + (~accepted).astype(jnp.int32),
     )
 
 

@@ -50,8 +50,9 @@ def draw_box(
     fits = (height >= 1) & (height <= largest[0]) & (width >= 1) & (width <= largest[1])
     first = fits.argmax()
     height, width = height[first], width[first]
-    top = jnp.floor(place[0] * (shape[0] - height + 1)).astype(jnp.int32)
-    left = jnp.floor(place[1] * (shape[1] - width + 1)).astype(jnp.int32)
+    rows, columns = shape[0] - height + 1, shape[1] - width + 1
+    top = jnp.floor(place[0] * rows.astype(float)).astype(jnp.int32)
+    left = jnp.floor(place[1] * columns.astype(float)).astype(jnp.int32)
     return Box(top, left, height, width), fits.any()
 
 
@@ -62,7 +63,7 @@ def inside(box: Box, shape: tuple[int, int]) -> jax.Array:
       box: may reach over the image's edges.
       shape: height and width of the image, in pixels.
     """
-    y, x = jnp.arange(shape[0])[:, None, None], jnp.arange(shape[1])[:, None]
+    y, x = jnp.arange(shape[0])[:, None, None], jnp.arange(shape[1])[None, :, None]
     rows = (y >= box.top) & (y < box.top + box.height)
     columns = (x >= box.left) & (x < box.left + box.width)
     return rows & columns

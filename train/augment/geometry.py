@@ -54,7 +54,8 @@ def affine(config: AugmentConfig, key: jax.Array, image: jax.Array) -> jax.Array
     angle = turn * jnp.deg2rad(config.rotate_degrees)
     scale = 1 + zoom * config.zoom
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    y, x = jnp.arange(height)[:, None] - centre_y, jnp.arange(width) - centre_x
+    y = jnp.arange(height, dtype=float)[:, None] - centre_y
+    x = jnp.arange(width, dtype=float)[None] - centre_x
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     source_y = cos * y - sin * x + centre_y + shift_y * config.shift_px
     source_x = sin * y + cos * x + centre_x + shift_x * config.shift_px
@@ -103,10 +104,11 @@ def resized_crop(min_area: float, key: jax.Array, image: jax.Array) -> jax.Array
     widest = min(width, round(height * _CROP_ELONGATION))
     central = ((height - tallest) // 2, (width - widest) // 2, tallest, widest)
     box = Box(*(jnp.where(fits, *both) for both in zip(drawn, central, strict=True)))
-    y, x = jnp.arange(height) + 0.5, jnp.arange(width) + 0.5
-    y = jnp.clip(y * (box.height / height) - 0.5, 0, box.height - 1)
-    x = jnp.clip(x * (box.width / width) - 0.5, 0, box.width - 1)
-    return sample(image, (box.top + y)[:, None], box.left + x)
+    top, left, tall, wide = (side.astype(float) for side in box)
+    y, x = jnp.arange(height, dtype=float) + 0.5, jnp.arange(width, dtype=float) + 0.5
+    y = jnp.clip(y * (tall / height) - 0.5, 0, tall - 1)
+    x = jnp.clip(x * (wide / width) - 0.5, 0, wide - 1)
+    return sample(image, (top + y)[:, None], (left + x)[None])
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:

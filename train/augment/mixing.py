@@ -61,10 +61,11 @@ def _draw_weight(config: AugmentConfig, key: jax.Array, shape: tuple[int, int]) 
 def _draw_cut(key: jax.Array, area: jax.Array, shape: tuple[int, int]) -> Box:
     """A box of that part of the image's area and of its shape, centred on any of its pixels."""
     extents = jnp.array(shape)
-    reach = (extents * jnp.sqrt(area)).astype(jnp.int32) // 2
+    reach = (extents.astype(float) * jnp.sqrt(area)).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (2,), 0, extents)
     return Box(*(centre - reach), *(2 * reach))
 
 
 def _blend(weight: jax.Array, batch: jax.Array) -> jax.Array:
+    weight = jnp.expand_dims(weight, range(batch.ndim - weight.ndim))
     return weight * batch + (1 - weight) * batch[::-1]

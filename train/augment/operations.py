@@ -74,7 +74,7 @@ def smooth(image: jax.Array) -> jax.Array:
 
 def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
     """Stretches each channel to reach from 0 to 255."""
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    low, high = (reach(image, axis=(0, 1), keepdims=True) for reach in (jnp.min, jnp.max))
     # Half of one keeps a quotient of whole numbers from falling short of a whole number.
     stretched = jnp.floor((255 * (image - low) + 0.5) / jnp.maximum(high - low, 1))
     return jnp.where(high > low, stretched, image)
@@ -83,14 +83,14 @@ def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
 def equalize(image: jax.Array, strength: jax.Array) -> jax.Array:
     """Maps each channel so that its values are spread evenly over 0 to 255."""
     height, width, channels = image.shape
-    channel, pixels = jnp.arange(channels), image.astype(jnp.int32)
+    channel, pixels = jnp.arange(channels)[None, None], image.astype(jnp.int32)
     index = 256 * channel + pixels
     counts = jnp.zeros(256 * channels, jnp.int32).at[index].add(1).reshape(channels, 256)
     up_to = jnp.cumsum(counts, axis=1)
     below_brightest = jnp.where(up_to < height * width, up_to, 0).max(axis=1, keepdims=True)
     step = below_brightest // 255
     spread = jnp.minimum((step // 2 + up_to - counts) // jnp.maximum(step, 1), 255)
-    table = jnp.where(step > 0, spread, jnp.arange(256))
+    table = jnp.where(step > 0, spread, jnp.arange(256)[None])
     return table[channel, pixels].astype(image.dtype)
 
 
@@ -169,18 +169,19 @@ def operate(index: jax.Array, strength: jax.Array, image: jax.Array, fill: jax.A
         return jax.lax.switch(index - first, list(ADJUSTMENTS.values()), image, strength)
 
     enhances, adjusts = index >= len(WARPS), index >= len(WARPS) + len(ENHANCEMENTS)
-    family = enhances.astype(jnp.int32) + adjusts
+    family = enhances.astype(jnp.int32) + adjusts.astype(jnp.int32)
     return jax.lax.switch(family, (warp, enhance, adjust))
 
 
 def _warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
     """Samples the image at matrix @ (x, y, 1), where the first pixel covers [0, 1)."""
     height, width, _ = image.shape
-    y, x = jnp.arange(height)[:, None] + 0.5, jnp.arange(width) + 0.5
+    y = jnp.arange(height, dtype=float)[:, None] + 0.5
+    x = jnp.arange(width, dtype=float)[None] + 0.5
     source_x, source_y = (row[0] * x + row[1] * y + row[2] for row in matrix)
     sampled = jnp.floor(sample(image, source_y - 0.5, source_x - 0.5))
     within = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    return jnp.where(within[..., None], sampled, fill)
+    return jnp.where(within[..., None], sampled, fill[None, None])
 
 
 def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:

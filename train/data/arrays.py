@@ -109,7 +109,9 @@ def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
       mean: [channels].
       std: [channels].
     """
-    return (images - jnp.asarray(mean)) / jnp.asarray(std)
+    by_channel = (1,) * (images.ndim - 1) + (-1,)
+    mean, std = jnp.asarray(mean).reshape(by_channel), jnp.asarray(std).reshape(by_channel)
+    return (images - mean) / std
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -41,8 +41,8 @@ class Tokenizer(Protocol):
         """Number of bytes of each token, int32 [vocabulary]; 0 for `end`."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, without `end`: uint16, uint32 past 65,536 tokens."""
+    def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
+        """Returns the tokens of each text, or of one, without `end`: uint16, uint32 past 65,536."""
         ...
 
     def token_bytes(self, token: int) -> bytes:
@@ -69,9 +69,9 @@ class ByteTokenizer:
         """Number of bytes of each token, int32 [257]: 1, and 0 for `end`."""
         return (np.arange(self.vocabulary) != self.end).astype(np.int32)
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, without `end`: uint16."""
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.uint16) for text in texts]
+    def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
+        """Returns the tokens of each text, or of one, without `end`: uint16."""
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.uint16) for text in _listed(texts)]
 
     def token_bytes(self, token: int) -> bytes:
         """Returns the byte that a token stands for; none for `end`."""
@@ -125,10 +125,10 @@ class BPETokenizer:
     def __reduce__(self) -> Any:
         return from_json, (self.to_json(),)  # pickled, the library forgets what was set above
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, without `end`: uint16, uint32 past 65,536 tokens."""
+    def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
+        """Returns the tokens of each text, or of one, without `end`: uint16, uint32 past 65,536."""
         dtype = token_dtype(self.vocabulary)
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encoded = self._tokenizer.encode_batch_fast(_listed(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype) for encoding in encoded]
 
     def token_bytes(self, token: int) -> bytes:
@@ -165,11 +165,11 @@ def token_dtype(vocabulary: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int) -> BPETokenizer:
+def train_bpe(texts: str | Iterable[str], vocabulary: int) -> BPETokenizer:
     """Returns the byte-pair encoding of texts; the same texts give the same one.
 
     Args:
-      texts: to count pairs in.
+      texts: to count pairs in, one or several.
       vocabulary: number of tokens, the 256 bytes and the end of text among them.
 
     Raises:
@@ -181,7 +181,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> BPETokenizer:
             f"config.model.vocabulary={vocabulary}: a byte-pair encoding has {least} tokens or "
             "more, the bytes and the end of text"
         )
-    texts = list(texts)
+    texts = _listed(texts)
     most = least + sum(4 * len(text) for text in texts)  # a merge takes a byte, or more
     tokenizer = tokenizers.Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -256,6 +256,11 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in visible} | {
         chr(256 + place): byte for place, byte in enumerate(others)
     }
+
+
+def _listed(texts: str | Iterable[str]) -> list[str]:
+    """The texts; one that comes alone is no list of letters."""
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
