@@ -34,8 +34,8 @@ _SLURM_STEP = (
 )
 _KEEP_TRYING_SECS = 86_400  # jax ends the whole process when its own time is up: ours comes first
 _PROBE_SECS = 2
-# The most that a process which failed waits for the others to end, too: the first, without which jax
-# aborts them all, the longest.
+# The most that a process which failed waits for the others to end, too: the first, without which
+# jax aborts them all, the longest.
 _FIRST_LEAVES_SECS, _LEAVES_SECS = 10, 3
 
 
