@@ -253,10 +253,9 @@ def _train_from(
         test = _named("test", summarise(run.task, scores))
         writer.write(config.train_steps, test)
         progress.note(f"test  {describe(test)}")
-        if first:
-            _warn_at_end(run)
         try:
             if first:
+                _warn_at_end(run)
                 write_scores(run.path, scores)
                 progress.note(f"curves: {plot_curves(run.path)}")
         except OSError as error:
