@@ -1,14 +1,20 @@
 """Flags: overrides reach the config, and what does not fit is refused in words."""
 
+import io
+import sys
+
 import pytest
 from absl import flags
 from conftest import start
+from rich.console import Console
+from rich.table import Table
 
 from configs import common
 from train import __main__, aot, overrides
-from train.command_line import define_path, flag_value, parse_with_config
+from train.command_line import define_path, flag_value, parse_with_config, run
 from train.config import flatten, for_evaluation, from_config_dict
 from train.errors import BadInput
+from train.progress import RunProgress
 
 DIGITS = "--config=configs/digits.py"
 
@@ -152,6 +158,29 @@ def test_the_programs_read_none(monkeypatch, tmp_path):
     with pytest.raises(BadInput, match="config.train_steps takes int; None was given"):
         start(monkeypatch, __main__, DIGITS, "--config.train_steps=None", f"--workdir={tmp_path}/r")
     assert not (tmp_path / "r").exists()
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    """Text, tables, names of files that are not UTF-8: no program dies of them."""
+    written = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, stream in written.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, "ascii"))
+
+    def main(argv):
+        print("50 \u00b1 1")
+        console = Console(width=40)
+        table = Table("\u00e9t\u00e9")
+        table.add_row("run-\udcff")
+        console.print(table)
+        with RunProgress(0, 3) as progress:
+            progress.note("saved in \u00e9t\u00e9")
+        raise BadInput("\u00e9t\u00e9 is no folder")
+
+    assert run(main, [], flags.FlagValues(), None) == 2
+    sys.stdout.flush(), sys.stderr.flush()
+    for text in (b"50 ? 1\n", b"?t?", b"run-?", b"saved in ?t?\n"):
+        assert text in written["stdout"].getvalue()
+    assert written["stderr"].getvalue() == b"error: ?t? is no folder\n"
 
 
 def test_flags_before_parsing():

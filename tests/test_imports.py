@@ -95,7 +95,7 @@ FLOORS = [
     },
     {"train.tasks", "train.data.blank", "train.gradient", "train.record"},
     {"train.step", "train.checkpoint"},
-    {"train.divergence", "train.evaluate", "train.saver", "train.studies"},
+    {"train.divergence", "train.evaluate", "train.health", "train.saver", "train.studies"},
     {"train.loop", "train.report"},
     {
         "train.__main__",

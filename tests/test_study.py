@@ -8,14 +8,17 @@ import sys
 import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_language
+from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from odeformer import flops
 from train import report
+from train.config import save
 from train.errors import BadInput
 from train.studies import from_study_dict, replica_config
 from train.study import run_study
+from train.workdir import locked
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -189,10 +192,38 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     assert table.count("parallel beats sequential") == 1
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
 
+    held = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    (tmp_path / "runs" / ".DS_Store").touch()  # as macOS leaves it
+    for solver in (("rk4",), ("lie_trotter",)):
+        other = small(seeds=(4,))
+        other.grid = dict(depth=dict(solver=solver))
+        with pytest.raises(BadInput, match="holds runs of another study: euler_share1/fold0_seed4"):
+            run_study(from_study_dict(other), tmp_path, Console(quiet=True))
+    with locked(epath.Path(tmp_path)), pytest.raises(BadInput, match="is in use"):
+        run_study(study, tmp_path, Console(quiet=True))
     other = small(seeds=(4,))
     other.config.optimizer.learning_rate = 1.0
     with pytest.raises(BadInput, match="optimizer.learning_rate: 0.003 in the workdir, 1.0 given"):
         run_study(from_study_dict(other), tmp_path, Console(quiet=True))
+    assert {path: path.read_bytes() for path in held} == held
+
+
+def test_a_study_may_grow(tmp_path, monkeypatch):
+    """And what is held under another config is refused before a run of it begins."""
+    monkeypatch.setattr("train.study.train", lambda cfg, folder: pytest.fail("it was begun"))
+    folder = tmp_path / "runs" / "lie_trotter_share1" / "fold1_seed0"
+    folder.mkdir(parents=True)
+    for name in ("test_scores.npz", "curves.png"):
+        (folder / name).touch()
+    study = from_study_dict(small())
+    cfg = replica_config(study.rows[0], study.replicas[1])
+    (folder / "config.json").write_text(save(cfg))
+    with pytest.raises(pytest.fail.Exception, match="it was begun"):
+        run_study(study, tmp_path, Console(quiet=True))
+    cfg.optimizer.learning_rate = 1.0
+    (folder / "config.json").write_text(save(cfg))
+    with pytest.raises(BadInput, match="optimizer.learning_rate: 1.0 in the workdir"):
+        run_study(study, tmp_path, Console(quiet=True))
 
 
 @pytest.mark.slow

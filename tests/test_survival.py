@@ -22,6 +22,7 @@ from survival.runs import (
 )
 from test_processes import free_port
 
+from train.errors import BadInput, Stopped
 from train.metrics import read_metrics
 from train.signals import StopSignals
 from train.workdir import locked, saved_steps, unfinished_saves
@@ -262,11 +263,11 @@ def test_two_processes_stopped_often(tmp_path):
         number = moments.random.choice(SIGNALS)
         for one in told:
             one.signal(number)
-        codes = [one.end(STOPS_SECS) for one in started]
+        codes = [one.end() for one in started]  # told at its last step, a run is scored, too
         print(f"  {signal.Signals(number).name} to {len(told)} at {newest(workdir)}: {codes}")
         texts = [one.printed() for one in started]
         taken = [max(one.batches(), default=0) for one in started]
-        assert codes in ([75, 75], [0, 0]) or cfg.train_steps in taken, texts
+        assert codes == [75, 75] or cfg.train_steps in taken, texts
         assert taken[0] == taken[1] and (taken[0] in (0, newest(workdir))), texts
         for a, b in zip(started, whole, strict=True):
             check_batches([a], b.batches())
@@ -277,6 +278,25 @@ def test_two_processes_stopped_often(tmp_path):
     if newest(workdir):
         finish_both(tmp_path, cfg, workdir)
         check_same(outcome(workdir), expected)
+
+
+def test_processes_leave_together(tmp_path):
+    """Whoever is ready last, and however they end, each ends with its own exit code."""
+    ends = [
+        (75, Stopped("x"), 0, 1.5),
+        (75, Stopped("x"), 1, 1.5),
+        (0, None, 1, 1.5),
+        (2, BadInput("x"), 1, 5),  # as much later as another may read a broken file
+    ]
+    started = []
+    for code, error, late, late_secs in ends:
+        address = f"127.0.0.1:{free_port()}"
+        for n in (0, 1):
+            wait_secs = late_secs if n == late else 0
+            one = Start(tmp_path, child.leave, (address, 2, n), error, wait_secs)
+            started.append((one, code))
+    for one, code in started:
+        assert one.end() == code, one.printed()
 
 
 def test_a_second_trainer_is_refused_while_the_first_one_lives(quick, tmp_path):

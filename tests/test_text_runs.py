@@ -1,6 +1,11 @@
 """Runs on text: what they write, that they resume bit for bit, text from them, refusals."""
 
+import copy
+import io
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -17,7 +22,7 @@ from conftest import (
 from test_step import keys_read
 
 from odeformer import LM, TextClassifier, generate
-from train import evaluate
+from train import command_line, evaluate
 from train import generate as program
 from train.checkpoint import load_model, load_params
 from train.config import from_config_dict
@@ -101,6 +106,36 @@ def test_text_from_the_program_is_the_librarys(finished, capsys, monkeypatch):
     other = [f"--workdir={workdir}", "--prompt=You", "--config.depth.solver=rk4", "--seed=3"]
     start(monkeypatch, program, *other)
     assert capsys.readouterr().out.startswith("You")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", b"? ?"), ("latin-1", b"\xe9 ?")])
+def test_text_on_a_terminal_that_cannot_show_it(finished, encoding, shown, monkeypatch):
+    """Nor can it be known what comes: a run's text is any text."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    arguments = [f"--workdir={finished[1]}", "--prompt=\u00e9 \u2192", "--max_new_tokens=2"]
+    command = copy.deepcopy(program.FLAGS)
+    monkeypatch.setattr(program, "FLAGS", command)
+    assert command_line.run(program.main, ["generate", *arguments], command, None, "config") == 0
+    sys.stdout.flush()
+    assert written.getvalue().startswith(shown)
+
+
+def test_a_prompt_in_bytes_that_the_locale_cannot_decode(monkeypatch):
+    """As Python has it under LC_ALL=C and PYTHONUTF8=0."""
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+    given = "\u00e9 \u2192".encode().decode("ascii", "surrogateescape")
+    assert program.as_text(given) == "\u00e9 \u2192"
+    assert program.as_text("plain") == "plain"
+
+
+@pytest.mark.slow
+def test_generate_in_a_locale_without_utf8(finished):
+    environ = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "train.generate", f"--workdir={finished[1]}"]
+    command += ["--prompt=\u00e9 Licence".encode(), "--max_new_tokens=3"]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith(b"? Licence"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Text is printed as it comes. It ends where the model ends it, or where the block
 codes: 0 done, 1 failed, 2 bad input.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -71,15 +72,29 @@ def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[np
       begin: whether the run's texts begin with the token that ends texts.
 
     Raises:
-      BadInput: a prompt that is empty or no text.
+      BadInput: a prompt that is empty.
     """
-    for prompt in prompts:
-        if not prompt:
-            raise BadInput("--prompt is empty: give a text, of one character or more, to continue")
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            raise BadInput(f"--prompt={prompt!r} is not UTF-8: give it in that encoding")
+    if not all(prompts):
+        raise BadInput("--prompt is empty: give a text, of one character or more, to continue")
     before = [tokenizer.end] if begin else []
     return [np.array([*before, *tokens], np.int32) for tokens in tokenizer.encode(prompts)]
+
+
+def as_text(argument: str) -> str:
+    """Returns an argument of the command line as text in UTF-8, whatever the locale's encoding is.
+
+    Args:
+      argument: as Python has it: a surrogate stands for each byte that the locale cannot decode.
+
+    Raises:
+      BadInput: the bytes are not UTF-8.
+    """
+    if not any("\ud800" <= character <= "\udfff" for character in argument):
+        return argument
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError as error:
+        raise BadInput(f"--prompt={argument!r} is not UTF-8: give it in that encoding") from error
 
 
 def main(argv: Sequence[str]) -> None:
@@ -91,10 +106,11 @@ def main(argv: Sequence[str]) -> None:
         )
     if not FLAGS.prompt:
         raise BadInput('--prompt is missing: give a text to continue, e.g. --prompt="The "')
+    texts = [as_text(argument) for argument in FLAGS.prompt]
     variables = {"params": checkpoint.load_params(workdir, config, step=FLAGS.step)}
     tokenizer: Any = read_tokenizer(workdir)  # there is one, as there is a checkpoint
     settings: Any = config.data
-    prompts = encode(FLAGS.prompt, tokenizer, begin=settings.packing == "documents")
+    prompts = encode(texts, tokenizer, begin=settings.packing == "documents")
     try:
         tokens = stream(
             LM(config.model),
@@ -110,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise BadInput(str(error)) from error
     try:
-        write_texts(tokens, FLAGS.prompt, tokenizer, sys.stdout)
+        write_texts(tokens, texts, tokenizer, sys.stdout)
     except FloatingPointError as error:
         raise RunError(f"{workdir}: {error}") from error
 

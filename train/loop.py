@@ -18,14 +18,15 @@ from train.data.sources import load_splits
 from train.divergence import Diverged, first_skipped, report
 from train.errors import BadInput, RunError, Stopped, warn
 from train.evaluate import score, summarise
+from train.health import describe_warnings, find_warnings
 from train.mesh import check_fits, device_mesh, local_rows, put_batch
-from train.metrics import MetricsWriter, write_scores
-from train.optimizer import make_optimizer
+from train.metrics import MetricsWriter, read_metrics, write_scores
+from train.optimizer import make_optimizer, make_schedule
 from train.plots import plot_curves
 from train.processes import AnyProcess, barrier, is_first
 from train.profile import Profile, Span
 from train.progress import RunProgress, describe
-from train.record import check_origin
+from train.record import Record, check_origin
 from train.saver import CannotSave, Saver
 from train.signals import StopSignals
 from train.spikes import Watch
@@ -139,8 +140,24 @@ def _restore(run: _Run, before: int | None = None) -> tuple[TrainState, Position
         state, record = restored
         start = record.position
         check_origin(record, run.path, len(run.splits["train"]))
+        if before is None and is_first():
+            _warn_of_schedule(run, record)
     run.saver.set_aside(start.step)
     return state, start
+
+
+def _warn_of_schedule(run: _Run, record: Record) -> None:
+    """Warns of a learning rate that jumps, as the cosine of a run spans all its steps."""
+    config, step, steps = run.config, record.position.step, record.config["train_steps"]
+    was, now = (
+        np.asarray(make_schedule(config.optimizer, n)(step)) for n in (steps, config.train_steps)
+    )
+    if step < config.train_steps and steps != config.train_steps:
+        warn(
+            f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the "
+            f"learning rate's cosine spans all of them: at step {step}, where it was {was:.3g}, it "
+            f"is {now:.3g} now. For the schedule of one long run, start it in another --workdir"
+        )
 
 
 def _bound_of_return(run: _Run, start: Position, diverged: Diverged) -> int:
@@ -219,8 +236,9 @@ def _train_from(
             scores = {}
             if is_evaluated:
                 throughput.flush(writer, progress)
-                scores = _named("val", summarise(run.task, _score(run, "validation", state)))
-                writer.write(step, scores)
+                each = _score(run, "validation", state)
+                scores = _named("val", summarise(run.task, each))
+                writer.write(step, scores | find_warnings(config.model, metrics, each))
                 progress.note(f"step {step:>6}  validation  {describe(scores)}")
                 throughput.restart_clock(step)
             if is_saved:
@@ -239,6 +257,7 @@ def _train_from(
         progress.note(f"test  {describe(test)}")
         try:
             if first:
+                _warn_at_end(run)
                 write_scores(run.path, scores)
                 progress.note(f"curves: {plot_curves(run.path)}")
         except OSError as error:
@@ -247,6 +266,14 @@ def _train_from(
                 "same command tests it again"
             ) from error
     return {"step": config.train_steps, **test}
+
+
+def _warn_at_end(run: _Run) -> None:
+    """Warns of what its last evaluation found, which an earlier start may have made."""
+    for line in read_metrics(run.path):
+        if line["step"] == run.config.train_steps and "val/loss" in line:
+            for text in describe_warnings(run.config.model, line):
+                warn(f"{run.path}: {text}")
 
 
 def _score(run: _Run, split: str, state: TrainState) -> dict[str, np.ndarray]:

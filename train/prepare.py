@@ -145,7 +145,7 @@ def _alone_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     Folders that a killed process left in it are removed first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

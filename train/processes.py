@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -35,9 +34,9 @@ _SLURM_STEP = (
 )
 _KEEP_TRYING_SECS = 86_400  # jax ends the whole process when its own time is up: ours comes first
 _PROBE_SECS = 2
-# That a process which failed waits for the others to do so too: the first, without which jax ends
-# them all at once, the longest.
-_FIRST_LEAVES_SECS, _LEAVES_SECS = 4, 1
+# The most that a process which failed waits for the others to end, too: the first, without which
+# jax aborts them all, the longest.
+_FIRST_LEAVES_SECS, _LEAVES_SECS = 10, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,20 +126,29 @@ class AnyProcess:
 
 @contextlib.contextmanager
 def failing_alone() -> Iterator[None]:
-    """Lets a process whose work fails end soon, with its own exit code.
+    """Has the processes of a run end together, each with its own exit code.
 
-    By itself jax would first wait for the others, which may wait for this one, and then abort.
-    Processes that were told to stop do so together.
+    Those that are done, or were told to stop, wait for one another here: process 0 holds what ties
+    them together, and without it jax aborts whoever is left. One that fails waits only for a while,
+    as the others may be waiting for it.
     """
     try:
         yield
     except Stopped:
+        jax.distributed.shutdown()
         raise
     except (Exception, KeyboardInterrupt) as error:
         if jax.distributed.is_initialized():
             code = 2 if isinstance(error, BadInput) else 1
-            atexit.register(_leave, code, _FIRST_LEAVES_SECS if is_first() else _LEAVES_SECS)
+            # Started here, as an interpreter that exits starts no thread any more.
+            others = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+            others.start()
+            wait_secs = _FIRST_LEAVES_SECS if is_first() else _LEAVES_SECS
+            atexit.register(_leave, code, others, wait_secs)
         raise
+    else:
+        # Not left to jax's own end: of Python 3.13's multiprocessing, no process runs that.
+        jax.distributed.shutdown()
 
 
 def find_group(
@@ -259,11 +267,12 @@ def _join(group: Group, timeout_secs: int) -> None:
         ) from failures[0]
 
 
-def _leave(code: int = 1, wait_secs: int = 0) -> None:
+def _leave(code: int = 1, others: threading.Thread | None = None, wait_secs: int = 0) -> None:
     """Ends the process without jax's own end, which may wait for what never comes."""
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(wait_secs)
+    if others is not None:
+        others.join(wait_secs)
     os._exit(code)
 
 

@@ -5,7 +5,8 @@
 
 Every run is an ordinary training run in a folder of its own; a study that was stopped goes on where
 it was when the same command is given again. The workdir then holds results.jsonl (a line a run),
-table.md and plot.svg. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal.
+table.md and plot.svg. It is one study's: of another one it is refused, unless that has every run of
+the first, and more. Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from train.files import as_path, write_whole
 from train.loop import train
 from train.metrics import read_metrics, read_scores
 from train.studies import Replica, Row, Study, from_study_dict, replica_config
-from train.workdir import read_config
+from train.workdir import locked, read_config
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the study.", FLAGS)
@@ -49,21 +50,26 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
       The lines of results.jsonl: row, fold, seed, costs, test metrics and seconds a step.
 
     Raises:
-      BadInput: a config that is refused, or a workdir that holds another study.
+      BadInput: a config that is refused, or a workdir that holds another study or is in use.
     """
     path = as_path(workdir)
+    with locked(path):
+        _check_same_study(study, path)
+        return _run_study(study, path, console)
+
+
+def _run_study(study: Study, path: epath.Path, console: Console) -> list[dict[str, Any]]:
     if jax.config.values["jax_compilation_cache_dir"] is None:  # replicas are one program
         jax.config.update("jax_compilation_cache_dir", str(path / "compilation_cache"))
-    runs = [(row, replica) for replica in study.replicas for row in study.rows]
+    runs = _runs(study)
     results = []
     for number, (row, replica) in enumerate(runs, 1):
-        folder = path / "runs" / row.slug / replica.slug
+        folder = _folder(path, row, replica)
         if not _is_finished(folder, row, replica):
             console.print(f"run {number} of {len(runs)}: {row.name}, {replica.slug}")
             train(replica_config(row, replica), folder)
             jax.clear_caches()  # the programs of a run are of no use to the next
         results.append(_result(folder, row, replica))
-        path.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(result) + "\n" for result in results)
         write_whole(path / "results.jsonl", lines)
     scores = _scores(study, path)
@@ -72,12 +78,40 @@ def run_study(study: Study, workdir: str | epath.Path, console: Console) -> list
     return results
 
 
+def _runs(study: Study) -> list[tuple[Row, Replica]]:
+    return [(row, replica) for replica in study.replicas for row in study.rows]
+
+
+def _folder(path: epath.Path, row: Row, replica: Replica) -> epath.Path:
+    return path / "runs" / row.slug / replica.slug
+
+
+def _check_same_study(study: Study, path: epath.Path) -> None:
+    """Refuses a workdir with runs that are not the study's, before anything in it is replaced."""
+    theirs = {(row.slug, replica.slug) for row, replica in _runs(study)}
+    others = [f"{row}/{replica}" for row, replica in _held(path) if (row, replica) not in theirs]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise BadInput(
+            f"{path} holds runs of another study: {', '.join(others[:5])}{more}. Take another "
+            "--workdir, or delete this one; a study may gain rows, folds and seeds there, and lose "
+            "none"
+        )
+    for row, replica in _runs(study):
+        _is_finished(_folder(path, row, replica), row, replica)
+
+
+def _held(path: epath.Path) -> list[tuple[str, str]]:
+    """Returns (row, replica), as folders are named, of the runs that a study's workdir holds."""
+    records = (path / "runs").glob("*/*/config.json")
+    return sorted((record.parent.parent.name, record.parent.name) for record in records)
+
+
 def _scores(study: Study, path: epath.Path) -> report.Scores:
     """Returns the scores of each test example of every run, by row, and by (fold, seed)."""
     return {
         row.name: {
-            replica.key: read_scores(path / "runs" / row.slug / replica.slug)
-            for replica in study.replicas
+            replica.key: read_scores(_folder(path, row, replica)) for replica in study.replicas
         }
         for row in study.rows
     }

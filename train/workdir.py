@@ -103,7 +103,7 @@ def locked(path: epath.Path) -> Iterator[None]:
         return
     with _reported(path):
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / "lock", "a+")  # noqa: SIM115, closed below: only opening is reported
+        file = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115, closed below: only opening is reported
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -68,6 +68,26 @@ def train(journal, cfg, workdir, group=(), stop_at=None):
         loop.train(cfg, workdir)
 
 
+def leave(journal, group, error, late_secs):
+    """Computes with the other processes of a group, and ends.
+
+    Args:
+      journal: gets a line when all have computed.
+      group: as in `train`.
+      error: that it ends with; None to end well.
+      late_secs: that it ends later than it could.
+    """
+    jax.config.update("jax_num_cpu_devices", 1)
+    processes.start(*group)
+    with processes.failing_alone():
+        processes.barrier("all have computed")
+        with open(journal, "w") as file:
+            print("computed", file=file)
+        time.sleep(late_secs)
+        if error is not None:
+            raise error
+
+
 def compute(journal, signals=0):
     """Computes within the reach of StopSignals, in one call of C that hears no signal.
 

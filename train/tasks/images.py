@@ -76,10 +76,11 @@ class ImageTask:
         return (standardise(self._data.to_unit(batch["image"]), given["mean"], given["std"]),)
 
     def scores(self, logits: jax.Array, batch: Batch, given: Arrays) -> Metrics:
-        """Loss (nats), and correct (0 or 1)."""
+        """Loss (nats), correct (0 or 1), and the class as it is."""
         return {
             "loss": cross_entropy(logits, batch["label"]),
             "correct": logits.argmax(-1) == batch["label"],
+            "label": batch["label"],
         }
 
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
