@@ -51,7 +51,7 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     if over.lengths is not None and problem.adjoint != "backsolve":
         slope = jax.lax.cond(
             over.t0 == over.t1,
-            lambda: problem.field(over.t0, problem.y0, *problem.args),
+            lambda: problem.field(jnp.asarray(over.t0), problem.y0, *problem.args),
             lambda: jax.tree.map(jnp.zeros_like, problem.y0),
         )
     nfe = steps * solvers.evaluations(problem.solver, len(problem.field.terms))

@@ -44,7 +44,8 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
     if all(known(times) is not None for times in given):
         if finite := all_finite(*given):
             return Interval(t0, t1, ts, finite, None)
-        return Interval(*(np.zeros_like(x) for x in (t0, t1)), _zeros(ts), finite, None)
+        zero = np.zeros((), t0.dtype)
+        return Interval(zero, zero, None if ts is None else np.zeros_like(ts), finite, None)
 
     finite = all_finite(*given)
     t0, t1 = jnp.where(finite, t0, 0), jnp.where(finite, t1, 0)
@@ -101,7 +102,3 @@ def amend(solution: Solution, over: Interval, slope: State | None) -> Solution:
     y1, ys = jax.tree.map(lambda y: y * factor.astype(y.dtype), (y1, ys))
     result = jnp.where(over.finite, solution.result, FAILED).astype(jnp.int32)
     return solution._replace(y1=y1, ys=ys, result=result)
-
-
-def _zeros(ts: Times | None) -> Times | None:
-    return None if ts is None else np.zeros_like(ts)

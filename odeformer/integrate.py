@@ -141,18 +141,18 @@ def integrate(
     weights = None if weights is None else checks.like_state(weights, y0)
     problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint, params_axes, weights)
 
-    t0, t1 = as_time("t0", t0), as_time("t1", t1)
+    start, end = as_time("t0", t0), as_time("t1", t1)
     ts = None if ts is None else as_sequence(ts)
     no_times = ts is not None and ts.size == 0  # diffrax cannot save at none
     saved = None if no_times else ts
 
     if rtol is None:
         count = DEFAULT_STEPS if steps is None else steps
-        solution = _fixed(problem, t0, t1, saved, count, policy, prevent_cse)
+        solution = _fixed(problem, start, end, saved, count, policy, prevent_cse)
         solution = _per_sample(solution, y0) if per_sample else solution
     else:
         max_steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
-        adaptive = _as_adaptive(y0, t0, t1, saved, rtol, atol, max_steps)
+        adaptive = _as_adaptive(y0, start, end, saved, rtol, atol, max_steps)
         solution = (adaptive_steps_per_sample if per_sample else adaptive_steps)(problem, adaptive)
 
     if no_times:
