@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from odeformer import solvers
 from odeformer.errors import check_name, check_whole
@@ -25,7 +26,7 @@ def plain(value: Any) -> Any:
     Anything else, such as what is being traced, is returned as it is.
     """
     is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
-    if not is_array or isinstance(value, jax.core.Tracer) or np.ndim(value) > 0:
+    if not is_array or isinstance(value, Tracer) or np.ndim(value) > 0:
         return value
     return value.item()
 
@@ -115,7 +116,7 @@ def check_success(solution: Solution, max_steps: int | None) -> None:
       RuntimeError: a result that is not success.
       ValueError: the solution is being traced.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(solution)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(solution)):
         raise ValueError(
             "throw=True looks at the result's value, and this solve is being traced (by jax.jit, "
             "jax.grad, jax.vmap or the like): leave throw out, and look at `result` where the "
