@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer import solvers
+from odeformer.derivatives import refuse_derivatives
+from odeformer.ends import Interval, amend, interval
 from odeformer.grid import Times, known
 from odeformer.problem import FAILED, MAX_STEPS_REACHED, SUCCESS, Problem, Solution, State
 
@@ -37,13 +39,25 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     """
     steps, tableau = times.shape[0] - 1, solvers.tableau(problem.solver)
     ts = None if indices is None else times[indices]
-    dt0 = (times[-1] - times[0]) / steps
-    controller = diffrax.ConstantStepSize()
-    solution = _diffeqsolve(problem, times[0], times[-1], dt0, ts, controller, steps)
+    adjoint = _in_shard_map(problem.adjoint)
+    problem, t0, t1 = refuse_derivatives(problem, times[0], times[-1], adjoint)
+    over = interval(t0, t1, ts)
+
+    size = abs(over.t1 - over.t0) / steps
+    controller = _FirstStep(diffrax.ConstantStepSize(), jnp.asarray(size))
+    solution = _diffeqsolve(problem, over, controller, steps)
+
+    slope = None
+    if over.lengths is not None and problem.adjoint != "backsolve":
+        slope = jax.lax.cond(
+            over.t0 == over.t1,
+            lambda: problem.field(jnp.asarray(over.t0), problem.y0, *problem.args),
+            lambda: jax.tree.map(jnp.zeros_like, problem.y0),
+        )
     nfe = steps * solvers.evaluations(problem.solver, len(problem.field.terms))
     if tableau is not None:  # diffrax evaluates the error's stage too
         nfe = np.full_like(nfe, int(tableau.fsal) + steps * (tableau.num_stages - tableau.fsal))
-    return solution._replace(nfe=jnp.asarray(nfe))
+    return amend(solution, over, slope)._replace(nfe=jnp.asarray(nfe))
 
 
 def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
@@ -60,28 +74,26 @@ def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
       A Solution.
     """
     tableau: Any = solvers.tableau(problem.solver)
-    t0, t1 = jnp.asarray(adaptive.t0), jnp.asarray(adaptive.t1)
-    slope = problem.field(t0, problem.y0, *problem.args)
-    dt0 = _first_step(problem, slope, t0, t1, adaptive)
+    adjoint = _in_shard_map(problem.adjoint)
+    problem, t0, t1 = refuse_derivatives(problem, adaptive.t0, adaptive.t1, adjoint)
+    over = interval(t0, t1, adaptive.ts)
+
+    slope = problem.field(jnp.asarray(over.t0), problem.y0, *problem.args)
+    size = _first_step(problem, slope, jnp.asarray(over.t0), jnp.asarray(over.t1), adaptive)
     state = None
     if tableau.fsal:
         nondifferentiable = problem.adjoint == "backsolve"
         state = (jnp.array(False), jax.lax.stop_gradient(slope) if nondifferentiable else slope)
+
     norm = jax.tree_util.Partial(_norm, jax.lax.stop_gradient(problem.weights))
-    controller = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol, norm=norm)
-    solution = _diffeqsolve(
-        problem,
-        adaptive.t0,
-        adaptive.t1,
-        dt0,
-        adaptive.ts,
-        controller,
-        adaptive.max_steps,
-        state,
-    )
+    control = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol, norm=norm)
+    controller = _FirstStep(control, size)
+    solution = _diffeqsolve(problem, over, controller, adaptive.max_steps, state)
+
     attempts = solution.accepted + solution.rejected
     nfe = 2 + attempts * (tableau.num_stages - tableau.fsal)
-    return solution._replace(nfe=jnp.broadcast_to(nfe, (len(problem.field.terms),)))
+    nfe = jnp.broadcast_to(nfe, (len(problem.field.terms),))
+    return amend(solution, over, slope)._replace(nfe=nfe)
 
 
 def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
@@ -124,12 +136,12 @@ def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
 def _first_step(
     problem: Problem, slope: State, t0: jax.Array, t1: jax.Array, adaptive: Adaptive
 ) -> jax.Array:
-    """Chooses the first step's size with one more evaluation.
+    """Chooses the first step's size, a length, with one more evaluation. It has no gradient.
 
     Source: Hairer, Norsett, Wanner, 'Solving Ordinary Differential Equations I', 1993, II.4.
     """
     field, order = problem.field, solvers.order(problem.solver)
-    y0, slope, args = jax.lax.stop_gradient((problem.y0, slope, problem.args))
+    y0, slope, args, t0, t1 = jax.lax.stop_gradient((problem.y0, slope, problem.args, t0, t1))
     scale = jax.tree.map(lambda y: adaptive.atol + adaptive.rtol * jnp.abs(y), y0)
 
     def norm(state: State) -> jax.Array:
@@ -138,7 +150,7 @@ def _first_step(
     size, speed = norm(y0), norm(slope)
     small = (size < 1e-5) | (speed < 1e-5)
     trial = jnp.where(small, 1e-6, 0.01 * size / jnp.where(small, 1.0, speed))
-    trial = jnp.minimum(trial, jnp.abs(t1 - t0))
+    trial = jnp.where(t0 == t1, 1.0, jnp.minimum(trial, jnp.abs(t1 - t0)))
     step = jnp.sign(t1 - t0) * trial
     moved = jax.tree.map(lambda y, dy: y + step * dy, y0, slope)
     bend = jax.tree.map(jnp.subtract, field(t0 + step, moved, *args), slope)
@@ -149,7 +161,7 @@ def _first_step(
         jnp.maximum(1e-6, 1e-3 * trial),
         (0.01 / jnp.where(flat, 1.0, fastest)) ** (1 / order),
     )
-    return jnp.sign(t1 - t0) * jnp.minimum(jnp.minimum(100 * trial, chosen), jnp.abs(t1 - t0))
+    return jnp.minimum(100 * trial, chosen)  # diffrax ends it at t1
 
 
 def _norm(weights: State | None, state: State) -> jax.Array:
@@ -164,17 +176,37 @@ def _norm(weights: State | None, state: State) -> jax.Array:
     return jnp.sqrt(sum(jax.tree.leaves(squares)) / sum(jax.tree.leaves(total)))
 
 
+class _FirstStep(diffrax.AbstractStepSizeController):
+    """Another controller with the first step's size, a length.
+
+    What `diffeqsolve` is given as dt0 it checks by a callback while the program runs, and no
+    program with one can be exported.
+    """
+
+    controller: diffrax.AbstractStepSizeController
+    size: jax.Array
+
+    def wrap(self, direction):
+        return _FirstStep(self.controller.wrap(direction), self.size)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.controller.init(terms, t0, t1, y0, self.size, args, func, error_order)
+
+    def adapt_step_size(self, *args, **kwargs):
+        return self.controller.adapt_step_size(*args, **kwargs)
+
+
 def _diffeqsolve(
-    problem: Problem, t0, t1, dt0, ts, controller, max_steps: int, state=None
+    problem: Problem, over: Interval, controller, max_steps: int, state=None
 ) -> Solution:
     """Solves with diffrax; the nfe is the caller's to fill in."""
-    saveat, states = _save_at(problem.adjoint, t0, t1, ts)
+    saveat, states = _save_at(problem.adjoint, over.t0, over.t1, over.ts)
     solved = diffrax.diffeqsolve(
         solvers.ode_terms(problem.solver, problem.field),
         solvers.get(problem.solver),
-        jnp.asarray(t0),
-        jnp.asarray(t1),
-        jnp.asarray(dt0),
+        jnp.asarray(over.t0),
+        jnp.asarray(over.t1),
+        None,
         problem.y0,
         problem.args,
         saveat=saveat,
@@ -234,13 +266,18 @@ def _save_at(
     )
 
 
+def _in_shard_map(adjoint: str) -> str:
+    """The adjoint that 'checkpoint' means here; another is itself."""
+    if adjoint != "checkpoint":
+        return adjoint
+    # diffrax's checkpointed loop has no transpose inside shard_map (diffrax#735, #738).
+    return "direct" if jax.sharding.get_abstract_mesh().manual_axes else "recursive"
+
+
 def _diffrax_adjoint(adjoint: str) -> diffrax.AbstractAdjoint:
-    if adjoint == "checkpoint":
-        # diffrax's checkpointed loop has no transpose inside shard_map (diffrax#735, #738).
-        adjoint = "direct" if jax.sharding.get_abstract_mesh().manual_axes else "recursive"
     kinds = {
         "recursive": diffrax.RecursiveCheckpointAdjoint,
         "direct": diffrax.DirectAdjoint,
         "backsolve": diffrax.BacksolveAdjoint,
     }
-    return kinds[adjoint]()
+    return kinds[_in_shard_map(adjoint)]()

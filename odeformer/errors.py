@@ -13,16 +13,30 @@ def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
 
     Args:
       kind: what the name names, e.g. 'solver'.
-      given: the name that was given.
+      given: the name that was given, or an object that is no name.
       accepted: every name that is accepted.
 
     Returns:
       A ValueError to raise; its text ends with the nearest accepted name, where one is near.
     """
     names = list(accepted)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    is_name = isinstance(given, str)
+    # A function or a class has the name that was meant; so has the class of another object.
+    meant = given if is_name else getattr(given, "__name__", type(given).__name__).lower()
+    near = difflib.get_close_matches(meant, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {given!r}; accepted: {', '.join(names)}.{hint}")
+    if is_name:
+        return ValueError(f"unknown {kind} {given!r}; accepted: {', '.join(names)}.{hint}")
+    return ValueError(
+        f"the {kind} is given by its name, a str; {given!r} was given; accepted: "
+        f"{', '.join(names)}.{hint}"
+    )
+
+
+def check_name(kind: str, given: object, accepted: Iterable[str]) -> None:
+    """Raises the error of `unknown` where the name is not among the accepted ones."""
+    if not isinstance(given, str) or given not in accepted:
+        raise unknown(kind, given, accepted)
 
 
 def check_whole(**values: object) -> None:

@@ -20,11 +20,13 @@ def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
 
     Returns:
       [steps + 1] of that dtype: a numpy array, each time rounded once, or, where t0 or t1 is being
-      traced, a traced one.
+      traced, a traced one. Where one of the ends is not finite in that dtype, all are NaN.
     """
     ends = known([t0, t1])
     if ends is not None:
-        return (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            times = (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
+        return times if np.isfinite(times).all() else np.full_like(times, np.nan)
     start, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     return start + (end - start) * (jnp.arange(steps + 1, dtype=dtype) / steps)
 
@@ -37,7 +39,7 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
       times: those of `step_times`, [steps + 1].
 
     Returns:
-      int [len(ts)].
+      int [len(ts)]; the last index throughout where the times are not finite.
 
     Raises:
       ValueError: a ts that is not among the times, or is out of order, or is being traced.
@@ -48,6 +50,8 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
             "under fixed steps ts, t0 and t1 are known before tracing (numpy arrays or floats)"
         )
     _check_sequence(wanted)
+    if not np.isfinite(grid).all():
+        return np.full(len(wanted), len(grid) - 1)
     distances = np.abs(grid[None, :] - wanted[:, None])
     spacing = abs(grid[-1] - grid[0]) / (len(grid) - 1)
     if not np.all(distances.min(axis=1) <= 1e-5 * spacing + 1e-6 * np.abs(wanted)):
@@ -69,7 +73,7 @@ def check_times(ts: Times, t0: Times, t1: Times) -> None:
     """
     _check_sequence(ts)
     wanted, ends = known(ts), known([t0, t1])
-    if wanted is None or ends is None:
+    if wanted is None or ends is None or not np.isfinite(ends).all():
         return
     forwards = 1 if ends[1] >= ends[0] else -1
     passed = forwards * np.concatenate([ends[:1], wanted, ends[1:]])
@@ -77,10 +81,53 @@ def check_times(ts: Times, t0: Times, t1: Times) -> None:
         raise _disordered(wanted, *ends)
 
 
+def as_time(name: str, time: Any) -> Times:
+    """Returns one time: float64 of numpy, or the traced array where it is being traced.
+
+    Raises:
+      ValueError: anything but one real number.
+    """
+    array = _as_array(name, time)
+    if array.ndim:
+        raise ValueError(
+            f"{name} is one time; an array of shape {list(array.shape)} was given: take jax.vmap "
+            "for several intervals"
+        )
+    return array
+
+
+def as_sequence(ts: Any) -> Times:
+    """Returns a sequence of times, as `as_time` does.
+
+    Raises:
+      ValueError: anything but a sequence of real numbers.
+    """
+    array = _as_array("ts", ts)
+    _check_sequence(array)
+    return array
+
+
+def _as_array(name: str, times: Any) -> Times:
+    refusal = ValueError(
+        f"{name} takes real numbers, Python's or those of an array; {times!r} was given: convert it"
+    )
+    try:
+        array = np.asarray(times)
+    except jax.errors.TracerArrayConversionError:
+        array = jnp.asarray(times)
+    except (TypeError, ValueError) as error:  # a ragged list, say
+        raise refusal from error
+    number = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    if not number:
+        raise refusal
+    return array.astype(np.float64) if isinstance(array, np.ndarray) else array
+
+
 def as_times(times: Any, dtype: Any) -> Times:
     """Returns times of that dtype: a numpy array, or a traced one where they are being traced."""
     values = known(times)
-    return jnp.asarray(times, dtype) if values is None else values.astype(dtype)
+    with np.errstate(over="ignore"):
+        return jnp.asarray(times, dtype) if values is None else values.astype(dtype)
 
 
 def known(times: Any) -> np.ndarray | None:

@@ -14,8 +14,26 @@ from odeformer.diffeqsolve import (
     adaptive_steps_per_sample,
     fixed_steps,
 )
-from odeformer.grid import Times, as_times, check_times, step_indices, step_times
-from odeformer.problem import SUCCESS, Params, Problem, Solution, State, VectorField, in_state_dtype
+from odeformer.ends import all_finite
+from odeformer.grid import (
+    Times,
+    as_sequence,
+    as_time,
+    as_times,
+    check_times,
+    step_indices,
+    step_times,
+)
+from odeformer.problem import (
+    FAILED,
+    SUCCESS,
+    Params,
+    Problem,
+    Solution,
+    State,
+    VectorField,
+    in_state_dtype,
+)
 
 STATE = "ode_state"  # what policies of `jax.checkpoint` know the state before each step by
 DEFAULT_STEPS, DEFAULT_ATOL, DEFAULT_MAX_STEPS = 8, 1e-6, 64
@@ -41,6 +59,7 @@ def integrate(
     params_axes: Any = None,
     weights: State | None = None,
     prevent_cse: bool = True,
+    throw: bool = False,
 ) -> Solution:
     """Solves dy/dt = f(t, y, params) from t0 to t1: fixed steps, or adaptive ones given `rtol`.
 
@@ -48,7 +67,8 @@ def integrate(
       field: the vector field.
       y0: the state at t0, a pytree of float32 arrays (float64: then time too is float64).
       params: what the field's terms are given as params; gradients flow to it.
-      t0: start time.
+      t0: start time. Traced ends are differentiated too, under all adjoints but 'backsolve', and
+        where they are equal. Where a time is not finite the states are NaN, with result 2.
       t1: end time.
       solver: a name of `solvers.NAMES`. With `rtol` one with an error estimate.
       steps: number of equal fixed steps (default 8).
@@ -56,16 +76,19 @@ def integrate(
         'checkpoint': fixed steps recompute each step and its stages, and store one state a step;
           adaptive steps mean 'recursive' by it, and 'direct' inside shard_map.
         'store': fixed steps only; everything is kept, nothing recomputed.
-        'recursive': diffrax's binomial checkpointing: memory grows with the root of the steps.
-        'direct': diffrax's plain differentiation through the solve; forward mode works too.
+        'recursive': diffrax's binomial checkpointing: memory grows with the root of the steps. No
+          forward mode and no second derivatives, nor has 'backsolve' these.
+        'direct': diffrax's plain differentiation through the solve; forward mode and second
+          derivatives work too, as they do under 'checkpoint' and 'store' with fixed steps.
         'backsolve': the continuous adjoint equation, solved backwards, in memory that does not
           grow with the steps. Its gradient is that of the exact flow, NOT of the computed one:
           wrong at coarse steps (at 12 Euler steps of a 12-layer field a norm of 577 was seen where
-          704 is true) and right only as the steps get fine. Not for the splittings; t0 and t1 have
-          no gradient (diffrax raises). With ts these, t0 and t1 are known before tracing.
+          704 is true) and right only as the steps get fine. Not for the splittings; gradients with
+          respect to t0 and t1 are refused. With ts these, t0 and t1 are known before tracing.
       ts: times at which the states are returned too, in order from t0 to t1. Under fixed steps they
         are known before tracing, and lie on the grid of the steps; under adaptive steps they are
-        interpolated.
+        interpolated, and the compiled program checks their order by a callback to Python, so that
+        `jax.export` does not take it.
       rtol: relative tolerance of a step's local error; chooses adaptive steps.
       atol: absolute tolerance (default 1e-6).
       max_steps: bound on the adaptive steps, rejected ones included (default 64); a solve that
@@ -90,13 +113,17 @@ def integrate(
       prevent_cse: of `jax.checkpoint`, for 'checkpoint' and a single step: keeps XLA from merging
         the recomputation with what it recomputes. As with `jax.checkpoint` itself, a solve that
         stands inside a scan does not need it; several steps are a scan of their own.
+      throw: raise where the result is not success, rather than return it. For use outside of
+        transformations (jit, grad, vmap), inside of which no result has a value yet.
 
     Returns:
       A Solution.
 
     Raises:
-      ValueError: a name, a combination, a time or a dtype that is not accepted, or a term whose
-        slope is not like the state; says which, and what is accepted.
+      ValueError: a name, a combination, a value, a time or a dtype that is not accepted, or a term
+        whose slope is not like the state; says which, and what is accepted. Also a derivative that
+        the adjoint does not have, when it is taken.
+      RuntimeError: a result that is not success, given `throw`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,83 +132,79 @@ def integrate(
       >>> round(float(solution.y1[0]), 4), solution.nfe.tolist()
       (0.3679, [32])
     """
-    y0 = jax.tree.map(jnp.asarray, y0)
-    _check_state(y0, per_sample)
+    rtol, atol, steps, max_steps = map(checks.plain, (rtol, atol, steps, max_steps))
+    checks.check_flags(per_sample=per_sample, prevent_cse=prevent_cse, throw=throw)
     checks.check_solve(solver, steps, adjoint, rtol, atol, max_steps, policy)
-    _check_terms(field, solver)
-    _check_axes(params_axes)
-    dtype = jnp.result_type(*jax.tree.leaves(y0))
-    weights = None if weights is None else _like_state(weights, y0)
+    y0 = checks.as_state(y0, per_sample)
+    checks.check_field(field, solver)
+    checks.check_axes(params_axes)
+    weights = None if weights is None else checks.like_state(weights, y0)
     problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint, params_axes, weights)
+
+    start, end = as_time("t0", t0), as_time("t1", t1)
+    ts = None if ts is None else as_sequence(ts)
+    no_times = ts is not None and ts.size == 0  # diffrax cannot save at none
+    saved = None if no_times else ts
+
     if rtol is None:
-        times = step_times(t0, t1, DEFAULT_STEPS if steps is None else steps, dtype)
-        indices = None if ts is None else step_indices(ts, times)
-        if adjoint in ("checkpoint", "store"):
-            solution = _scan_steps(problem, times, indices, policy, prevent_cse)
-        else:
-            solution = fixed_steps(problem, times, indices)
-        return _per_sample(solution, y0) if per_sample else solution
+        count = DEFAULT_STEPS if steps is None else steps
+        solution = _fixed(problem, start, end, saved, count, policy, prevent_cse)
+        solution = _per_sample(solution, y0) if per_sample else solution
+    else:
+        max_steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
+        adaptive = _as_adaptive(y0, start, end, saved, rtol, atol, max_steps)
+        solution = (adaptive_steps_per_sample if per_sample else adaptive_steps)(problem, adaptive)
+
+    if no_times:
+        solution = solution._replace(
+            ys=jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), y0)
+        )
+    if throw:
+        checks.check_success(solution, max_steps)
+    return solution
+
+
+def _fixed(
+    problem: Problem,
+    t0: Times,
+    t1: Times,
+    ts: Times | None,
+    steps: int,
+    policy: str | None,
+    prevent_cse: bool,
+) -> Solution:
+    times = step_times(t0, t1, steps, _dtype(problem.y0))
+    indices = None if ts is None else step_indices(ts, times)
+    if problem.adjoint in ("checkpoint", "store"):
+        return _scan_steps(problem, times, indices, policy, prevent_cse)
+    return fixed_steps(problem, times, indices)
+
+
+def _as_adaptive(
+    y0: State,
+    t0: Times,
+    t1: Times,
+    ts: Times | None,
+    rtol: float,
+    atol: float | None,
+    max_steps: int,
+) -> Adaptive:
+    dtype = _dtype(y0)
     adaptive = Adaptive(
         t0=as_times(t0, dtype),
         t1=as_times(t1, dtype),
         ts=None if ts is None else as_times(ts, dtype),
-        rtol=rtol,
-        atol=DEFAULT_ATOL if atol is None else atol,
-        max_steps=DEFAULT_MAX_STEPS if max_steps is None else max_steps,
+        rtol=float(rtol),
+        atol=DEFAULT_ATOL if atol is None else float(atol),
+        max_steps=max_steps,
     )
     if adaptive.ts is not None:
         check_times(adaptive.ts, adaptive.t0, adaptive.t1)
-    return (adaptive_steps_per_sample if per_sample else adaptive_steps)(problem, adaptive)
+    return adaptive
 
 
-def _check_state(y0: State, per_sample: bool) -> None:
-    leaves = jax.tree.leaves(y0)
-    dtypes = {leaf.dtype for leaf in leaves}
-    if dtypes not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
-        given = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "a tree without arrays"
-        raise ValueError(
-            f"the state is float32 throughout, or float64 throughout; {given} was given: cast y0, "
-            "and let the field compute in a lower precision inside its terms"
-        )
-    leading = {leaf.shape[:1] for leaf in leaves}
-    if per_sample and (len(leading) != 1 or () in leading):
-        shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
-        raise ValueError(
-            f"per_sample takes a state whose arrays share a leading axis, the batch; {shapes} was "
-            "given: add the axis, or leave per_sample out"
-        )
-
-
-def _check_axes(params_axes: Any) -> None:
-    if any(axis != 0 for axis in jax.tree.leaves(params_axes)):
-        raise ValueError(
-            f"params_axes is a tree of 0 (an axis of samples) and None (shared); {params_axes} was "
-            "given: move the axis of samples to the front"
-        )
-
-
-def _like_state(weights: State, y0: State) -> State:
-    """The weights, each broadcast to its part of the state."""
-    if jax.tree.structure(weights) != jax.tree.structure(y0):
-        raise ValueError(
-            f"weights are of the state's structure {jax.tree.structure(y0)}; "
-            f"{jax.tree.structure(weights)} was given"
-        )
-    try:
-        return jax.tree.map(lambda w, y: jnp.broadcast_to(w, y.shape), weights, y0)
-    except ValueError as error:
-        shapes = [[list(jnp.shape(x)) for x in jax.tree.leaves(tree)] for tree in (weights, y0)]
-        raise ValueError(
-            f"weights of shapes {shapes[0]} do not broadcast to the state's {shapes[1]}"
-        ) from error
-
-
-def _check_terms(field: VectorField, solver: str) -> None:
-    if solvers.is_splitting(solver) and len(field.terms) < 2:
-        raise ValueError(
-            f"solver {solver!r} splits a field of two terms or more; this field has "
-            f"{len(field.terms)}: give its terms one by one, or take 'euler'"
-        )
+def _dtype(y0: State) -> Any:
+    return jnp.result_type(*jax.tree.leaves(y0))
 
 
 def _per_sample(solution: Solution, y0: State) -> Solution:
@@ -232,4 +255,6 @@ def _scan_steps(
     if indices is not None:
         ys = jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
     nfe = jnp.asarray(steps * solvers.evaluations(solver, len(field.terms)))
-    return Solution(y1, ys, nfe, jnp.int32(steps), jnp.int32(0), jnp.int32(SUCCESS))
+    finite = all_finite(times)
+    result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
+    return Solution(y1, ys, nfe, jnp.int32(steps), jnp.int32(0), jnp.asarray(result, jnp.int32))

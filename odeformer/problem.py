@@ -28,15 +28,28 @@ class VectorField:
         split the field use the terms, all others the total.
 
     Raises:
-      ValueError: no terms.
+      ValueError: no terms, or what is no tuple of functions.
     """
 
     terms: tuple[Term, ...]
     total: Term | None = None
 
     def __post_init__(self):
+        if not isinstance(self.terms, (tuple, list)):
+            raise ValueError(
+                "the terms of a VectorField are a tuple of functions (t, y, params) -> dy; "
+                f"{self.terms!r} was given: put a single function in a tuple, terms=(f,)"
+            )
+        object.__setattr__(self, "terms", tuple(self.terms))
         if not self.terms:
             raise ValueError("a VectorField has one term or more; terms=() was given")
+        names = [f"terms[{j}]" for j in range(len(self.terms))]
+        for name, function in zip([*names, "total"], [*self.terms, self.total], strict=True):
+            if not callable(function) and (name != "total" or function is not None):
+                raise ValueError(
+                    f"{name} of a VectorField is a function (t, y, params) -> dy; {function!r} was "
+                    "given: give the function itself"
+                )
 
     def __call__(self, t: jax.Array, y: State, params: Params, *key: jax.Array) -> State:
         """Evaluates the sum of the terms at time t (scalar) and state y."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.errors import unknown
+from odeformer.errors import check_name
 from odeformer.problem import State, Term, VectorField
 
 
@@ -144,8 +144,7 @@ def get(name: str) -> diffrax.AbstractSolver:
     Raises:
       ValueError: no solver has the name; the message lists the names and the nearest one.
     """
-    if name not in _SOLVERS:
-        raise unknown("solver", name, NAMES)
+    check_name("solver", name, NAMES)
     return _SOLVERS[name]
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = [
     {"odeformer.errors", "odeformer.grid", "odeformer.problem"},
-    {"odeformer.sharding", "odeformer.solvers"},
+    {"odeformer.derivatives", "odeformer.ends", "odeformer.sharding", "odeformer.solvers"},
     {"odeformer.layers"},
     {"odeformer.attention", "odeformer.checks", "odeformer.diffeqsolve"},
     {"odeformer.integrate"},
