@@ -25,6 +25,7 @@ PYENV        = $(shell pyenv root 2>/dev/null)
 
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 UPGRADE := --upgrade --upgrade-strategy eager
+PINS    := $(if $(LOCK),--constraint $(LOCK))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo check test test-slow test-tpu test-compat test-latest test-lowest \
@@ -55,17 +56,17 @@ $(STAMP): pyproject.toml $(LOCK)
 	$(environment)
 	@echo "Installing odeformer-jax[$(EXTRAS)] into $(VENV); the first time takes a few minutes"
 	@rm -f $(VENV)/.stamp*
-	@$(PIP) $(if $(LOCK),--constraint $(LOCK),$(UPGRADE)) --editable '.[$(EXTRAS)]'
+	@$(PIP) $(or $(PINS),$(UPGRADE)) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # uv reads UV_* variables, where pip reads PIP_*. It is no part of the environment otherwise.
-COMPILE := $(VENV)/bin/uv pip compile --quiet --no-annotate --no-config
+COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --no-config
 
 # Does not need `setup`: constraints.txt may be what is in its way.
 lock: ## Renew constraints.txt: the newest versions that work together, on every Python
 	$(environment)
 	@$(PIP) uv
-	$(COMPILE) --universal --python-version 3.11 --all-extras --upgrade \
+	$(COMPILE) --universal --python-version 3.11 --all-extras \
 	  --custom-compile-command 'make lock' --output-file constraints.txt pyproject.toml
 
 demo: setup ## Train the digits model, then evaluate it under every solver
@@ -99,8 +100,7 @@ LIBTPU := from importlib.metadata import requires; \
 $(TPU)/.stamp: $(STAMP)
 	@rm -rf $(TPU)
 	@echo "Installing libtpu into $(TPU)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(TPU) \
-	  "$$($(PY) -c '$(LIBTPU)')"
+	@$(PIP) $(PINS) --no-deps --target $(TPU) "$$($(PY) -c '$(LIBTPU)')"
 	@touch $@
 
 # Environments of their own, beside .venv's packages, for other interpreters and other versions.
@@ -110,7 +110,7 @@ NEXT    = $$($(PY) -c 'import sys; print(sys.version_info.minor + 1)')
 
 test-compat: setup ## Check, and test the library and a run of each kind, on a newer Python if there is one
 	@found=$$($(call find_python,$(call interpreters,3.13 3.12),$(NEXT))); \
-	if [ -z "$$found" ]; then echo "No Python newer than $(PY)'s found: nothing to test"; \
+	if [ -z "$$found" ]; then echo "No Python newer than that of $(VENV) was found: nothing to test"; \
 	else $(MAKE) test VENV=.venv/compat PYTHON="$$found" LATEST= TESTS='$(COMPAT)'; fi
 
 test-latest: ## Run the fast tests on the newest Python there is, with the newest releases

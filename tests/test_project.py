@@ -5,7 +5,9 @@ import importlib
 import os
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -25,10 +27,11 @@ DEPENDENCIES = [
 PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 
 
-def make(*arguments):
+def make(*arguments, **env):
     """Runs make as from a shell, whatever make these tests were started by."""
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "LATEST")}
-    return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+    kept = {name: os.environ[name] for name in os.environ if name not in ("MAKEFLAGS", "LATEST")}
+    command = [shutil.which("make"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=kept | env, capture_output=True, text=True)
 
 
 def test_dependencies_have_lower_bounds_alone():
@@ -84,6 +87,26 @@ def test_newest_versions_are_not_linted():
     tools = ("ruff check", "basedpyright")
     assert all(tool in make("--dry-run", "test").stdout for tool in tools)
     assert not any(tool in make("--dry-run", "test", "LATEST=1").stdout for tool in tools)
+
+
+def test_compat_takes_a_newer_python_where_there_is_one(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    (tmp_path / ".stamp").touch()
+    arguments = ("test-compat", f"VENV={tmp_path}", "PYENV=/nowhere")
+
+    alone = make(*arguments, PATH=str(tmp_path))
+    assert alone.returncode == 0
+    assert re.fullmatch("No Python newer than .* nothing to test\n", alone.stdout)
+
+    # Stands for one on the PATH: all that is asked of it is whether it is recent enough.
+    (tmp_path / "python3.12").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "python3.12").chmod(0o755)
+    found = make("--dry-run", *arguments, PATH=str(tmp_path)).stdout
+    assert ".venv/compat/bin/python -m pytest" in found and "basedpyright" in found
+
+    named = re.search("--dist loadfile (.*)", found).group(1).split()
+    assert len(named) > 5 and all((ROOT / path).is_file() for path in named)
 
 
 def test_the_workflow_runs_every_python_locked_and_newest():
