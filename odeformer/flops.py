@@ -20,7 +20,8 @@ from odeformer.lm import LMConfig
 from odeformer.models import ModelConfig, example_inputs, make_model
 from odeformer.vit import ViTConfig
 
-_PROGRAMS = (core.Jaxpr, core.ClosedJaxpr)
+# Two classes up to jax 0.11, one since: the older name is then an alias at most.
+_PROGRAMS = (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
@@ -76,9 +77,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
 def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
     """The programs inside an equation, wherever its primitive keeps them."""
     for leaf in jax.tree.leaves(dict(params), is_leaf=lambda x: isinstance(x, _PROGRAMS)):
-        if isinstance(leaf, core.ClosedJaxpr):
-            yield leaf.jaxpr
-        elif isinstance(leaf, core.Jaxpr):
+        if isinstance(leaf, _PROGRAMS):
             yield leaf
 
 
