@@ -1,0 +1,130 @@
+"""Timed train steps: compiled several at a time, then timed one by one."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.accelerator import models
+from benchmarks.accelerator.rows import Rows, WrongAnswer
+from benchmarks.accelerator.timing import time_steps
+from odeformer import LMConfig, ViTConfig
+
+SECS, TINY_SECS = 1.5, 0.02  # that a row's steps are timed for
+WAVE = 6  # programs that are compiled together; then their rows are measured and written
+LOSS_TOLERANCE = 2e-2  # between two programs of one model in bfloat16, relative
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A train step to be timed.
+
+    Attributes:
+      config: of the model, whose parameters serve.
+      batch: examples of a batch.
+      forward: the model; None for the library's of that config.
+      update: see `models.make_step`.
+      reference: a row of the section whose first loss this one's must equal.
+    """
+
+    config: ViTConfig | LMConfig
+    batch: int
+    forward: models.Forward | None = None
+    update: str = "plain"
+    reference: str | None = None
+
+
+def threads(tiny: bool) -> int:
+    """Returns how many programs are compiled at a time."""
+    return 2 if tiny else max(2, min(WAVE, (os.cpu_count() or 2) // 2))
+
+
+def measure_all(rows: Rows, cases: Mapping[str, Case], tiny: bool) -> None:
+    """Times each case whose row is not known yet, in their order.
+
+    Compiling keeps one core busy for seconds, so that a wave of programs is compiled together;
+    nothing else runs on the device while steps are timed.
+    """
+    due = [name for name in cases if not rows.has(name)]
+    states = _States()
+    for first in range(0, len(due), WAVE):
+        wave = {name: cases[name] for name in due[first : first + WAVE] if rows.is_due(name)}
+        with ThreadPoolExecutor(threads(tiny)) as pool:
+            programs = {name: pool.submit(_compile, case) for name, case in wave.items()}
+        for name, case in wave.items():
+            measure = functools.partial(_time, rows, case, programs[name], states, tiny)
+            rows.measure(name, measure)
+
+
+class _States:
+    """The initial states of the models, kept for one model at a time."""
+
+    def __init__(self):
+        self._kept: tuple[Any, models.State] | None = None
+
+    def copy(self, case: Case) -> models.State:
+        """Returns the initial state of a case's model, to be donated."""
+        key = models.plain(case.config)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            self._kept = key, models.make_state(key)
+        return jax.tree.map(jnp.copy, self._kept[1])
+
+
+def _compile(case: Case) -> tuple[Any, float]:
+    """The compiled step, its state donated, and how many seconds that took."""
+    start = time.perf_counter()
+    forward = case.forward or models.forward(case.config)
+    step = jax.jit(models.make_step(forward, case.update), donate_argnums=0)
+    state = models.abstract_state(models.plain(case.config))
+    batch = jax.eval_shape(lambda: models.example(case.config, case.batch))
+    return step.lower(state, batch).compile(), time.perf_counter() - start
+
+
+def _time(rows: Rows, case: Case, program: Future, states: _States, tiny: bool) -> dict[str, Any]:
+    """The figures of one case."""
+    compiled, compile_secs = program.result()
+    batch = models.example(case.config, case.batch)
+    state, loss = compiled(states.copy(case), batch)
+    first_loss = float(loss)
+    difference = _difference(rows, case.reference, first_loss)
+
+    def advance() -> None:
+        nonlocal state, loss
+        state, loss = compiled(state, batch)
+
+    timing = time_steps(
+        advance, lambda: jax.block_until_ready((state, loss)), TINY_SECS if tiny else SECS
+    )
+    memory: Any = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        **timing._asdict(),
+        "batch": case.batch,
+        "examples_per_sec": 1e3 * case.batch / timing.ms,
+        "memory_gb": (held + memory.temp_size_in_bytes) / 1e9,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "compile_secs": compile_secs,
+        "loss": first_loss,
+        **({} if difference is None else {"loss_difference": difference}),
+    }
+
+
+def _difference(rows: Rows, reference: str | None, loss: float) -> float | None:
+    """How far a first loss is from that of the row it is compared with, relative."""
+    values = None if reference is None else rows.values(reference)
+    if values is None:
+        return None
+    difference = abs(loss - values["loss"]) / abs(values["loss"])
+    if not difference <= LOSS_TOLERANCE:  # a NaN too
+        raise WrongAnswer(
+            f"the first loss is {loss:.6g}, and that of {reference!r} {values['loss']:.6g}: they "
+            f"may differ by {LOSS_TOLERANCE:g}"
+        )
+    return difference

@@ -1,0 +1,75 @@
+"""The sections, in order of worth, and how long each may take."""
+
+import importlib
+from typing import Any, NamedTuple
+
+CORE = ("jax", "jaxlib", "flax", "diffrax", "optax")
+
+
+class Section(NamedTuple):
+    """A section.
+
+    Attributes:
+      name: as --sections takes it.
+      title: what it is about.
+      limit_secs: how long it may take, compilation and the start of its process included, unless
+        an earlier section left some of its own time.
+      module: of this package, whose `run` measures it.
+      framework: 'jax', 'torch', or 'train' where the trainer runs in processes of its own.
+      packages: whose versions are recorded with each row.
+      function: of the module.
+    """
+
+    name: str
+    title: str
+    limit_secs: int
+    module: str
+    framework: str
+    packages: tuple[str, ...]
+    function: str = "run"
+
+    @property
+    def trains(self) -> bool:
+        """Whether it runs the trainer, which needs further packages, and data."""
+        return self.framework == "train"
+
+    def load(self) -> Any:
+        """Returns the function (rows, tiny, ...) that measures the section."""
+        module = importlib.import_module(f"benchmarks.accelerator.{self.module}")
+        return getattr(module, self.function)
+
+
+_TORCH = ("torch", "timm", "torchdiffeq")
+_TRAIN = (*CORE, "tensorflow-datasets", "grain", "orbax-checkpoint")
+
+# Two calls of 300 seconds: the limits of the first four, and of the others, come to 300 each.
+SECTIONS: dict[str, Section] = {
+    section.name: section
+    for section in (
+        Section("card", "1. The card", 25, "card", "jax", CORE),
+        Section("truth", "2. Truth", 70, "truth", "jax", CORE),
+        Section("overhead", "3. Overhead", 125, "overhead", "jax", CORE),
+        Section("rivals", "4. Against PyTorch", 80, "rivals", "torch", _TORCH),
+        Section("utilisation", "5. Utilisation", 60, "utilisation", "jax", CORE),
+        Section("decoding", "6. Decoding", 40, "decoding", "jax", CORE),
+        Section(
+            "static_cache",
+            "6b. Decoding by transformers",
+            25,
+            "static_cache",
+            "torch",
+            ("torch", "transformers"),
+        ),
+        Section("trainer", "7. The trainer", 60, "trainer", "train", _TRAIN, "run_trainer"),
+        Section("probe", "8. CIFAR-10, a probe", 60, "trainer", "train", _TRAIN, "run_probe"),
+        Section(
+            "shakespeare",
+            "9. Tiny Shakespeare",
+            55,
+            "trainer",
+            "train",
+            _TRAIN,
+            "run_shakespeare",
+        ),
+    )
+}
