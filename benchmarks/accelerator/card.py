@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from benchmarks.accelerator.cases import SECS, TINY_SECS
 from benchmarks.accelerator.rows import Rows
 from benchmarks.accelerator.sections import CORE
-from benchmarks.accelerator.tables import Table, number, stamp
+from benchmarks.accelerator.tables import Line, Table, number, stamp
 from benchmarks.accelerator.timing import time_steps
 from train import chips
 
@@ -95,7 +95,7 @@ def _copy(elements: int, tiny: bool) -> dict[str, Any]:
     }
 
 
-def tables(lines: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+def tables(lines: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:

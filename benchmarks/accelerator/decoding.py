@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.accelerator import models
 from benchmarks.accelerator.cases import threads
 from benchmarks.accelerator.rows import Rows
-from benchmarks.accelerator.tables import Table, number, ratio, stamp
+from benchmarks.accelerator.tables import Line, Table, number, ratio, stamp
 from odeformer import LM, LMConfig, generate
 
 MODELS = ("gpt_small", "gpt_nano")
@@ -25,6 +25,10 @@ PROMPT = 16
 FEW, MANY = 8, 136  # new tokens
 TINY_PROMPT, TINY_FEW, TINY_MANY = 4, 2, 6
 REPEATS = 3
+NOTE = (
+    "Our parameters are float32 and cast at each step, theirs are bfloat16; `gpt_nano` has rotary "
+    "positions, theirs learned ones."
+)
 
 
 def names(tiny: bool = False) -> list[str]:
@@ -112,9 +116,7 @@ def time_decoding(decode: Callable[[int], None], batch: int, few: int, many: int
     }
 
 
-def tables(
-    lines: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]
-) -> list[Table]:
+def tables(lines: Mapping[str, Line], theirs: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:
@@ -137,7 +139,7 @@ def tables(
                     ratio(euler, compiled, "tokens_per_sec"),
                 )
             )
-    notes = " ".join(filter(None, (stamp(lines), stamp(theirs))))
+    notes = " ".join(filter(None, (stamp(lines), stamp(theirs), NOTE)))
     columns = ("model", "batch", "`euler`", "`rk4`", "transformers", "compiled")
     return [
         Table(

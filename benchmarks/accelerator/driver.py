@@ -18,6 +18,7 @@ LOG = "log.txt"
 START_SECS = 10  # a section that has less is not begun
 GRACE_SECS = 8  # that a section has to end by itself, behind its last row
 KILL_SECS = 5
+SHARE_OF_MEMORY = "0.9"  # of a device that nothing else uses; JAX takes 0.75 by itself
 # A rehearsal compiles far longer than it runs.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -102,6 +103,8 @@ def _run_section(options: Options, name: str, limit: float) -> int | None:
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if options.rehearse:
         environment.setdefault("XLA_FLAGS", QUICK)
+    if SECTIONS[name].framework == "jax":
+        environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", SHARE_OF_MEMORY)
     with (options.out / LOG).open("a") as log:
         print(f"\n## {name}, at most {limit:.0f} s", file=log, flush=True)
         # A session of its own: the trainer's processes are stopped with the section's.

@@ -11,7 +11,7 @@ from benchmarks import handwritten
 from benchmarks.accelerator import models
 from benchmarks.accelerator.cases import Case, measure_all
 from benchmarks.accelerator.rows import Rows
-from benchmarks.accelerator.tables import Table, number, ratio, stamp
+from benchmarks.accelerator.tables import Line, Table, number, ratio, stamp
 
 MODELS = {"deit_ti": "DeiT-Ti", "vit_l": "ViT-L/16"}
 LAYERS = {"lie_trotter": "sequential", "euler": "parallel", "rk4": "RK4"}
@@ -64,7 +64,7 @@ def run(rows: Rows, tiny: bool) -> None:
     measure_all(rows, cases(tiny), tiny)
 
 
-def tables(lines: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+def tables(lines: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:

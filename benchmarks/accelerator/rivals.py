@@ -13,7 +13,7 @@ from benchmarks.accelerator import models
 from benchmarks.accelerator.cases import SECS, TINY_SECS
 from benchmarks.accelerator.overhead import MODELS
 from benchmarks.accelerator.rows import Rows
-from benchmarks.accelerator.tables import Table, number, ratio, stamp
+from benchmarks.accelerator.tables import Line, Table, number, ratio, stamp
 from benchmarks.accelerator.timing import time_steps
 
 BLOCKS = {"sequential": "lie_trotter", "parallel": "euler"}  # ours by theirs
@@ -84,7 +84,7 @@ def _measure(name: str, block: str, mode: str, tiny: bool) -> dict[str, Any]:
         "batch": batch,
         "examples_per_sec": 1e3 * batch / timing.ms,
         "memory_gb": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None,
-        "loss": float(loss),
+        "loss": float(loss.detach()),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
@@ -145,9 +145,7 @@ def _integrated(blocks: Any) -> Any:
     return torch.nn.Sequential(*(Integrated(block) for block in blocks))
 
 
-def tables(
-    lines: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Mapping[str, Any]]
-) -> list[Table]:
+def tables(lines: Mapping[str, Line], ours: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:

@@ -8,7 +8,7 @@ repeated.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,7 @@ import optax
 from benchmarks.accelerator import models
 from benchmarks.accelerator.cases import threads
 from benchmarks.accelerator.rows import Rows, Unavailable, WrongAnswer
-from benchmarks.accelerator.tables import Table, number, stamp
+from benchmarks.accelerator.tables import Line, Table, number, stamp
 from odeformer import LMConfig, ViTConfig, presets, solvers
 from odeformer.checks import ADJOINTS
 
@@ -209,37 +209,49 @@ def _equal(first: Any, second: Any, must: bool = True) -> dict[str, Any]:
     return {"bitwise": "yes" if same else "no", "apart": apart}
 
 
-def tables(lines: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+def tables(lines: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:
       lines: the newest line of each row, by its name.
     """
     compared = [*comparisons(tiny=False), *(f"{kind}, cudnn attention" for kind in KINDS)]
-    errors = [
-        (
-            name,
-            number(lines.get(name), "logits", ".0e"),
-            number(lines.get(name), "gradients", ".0e"),
-        )
-        for name in compared
-    ]
-    steps = [
-        (name, number(lines.get(name), "bitwise", ""), number(lines.get(name), "apart", ".0e"))
-        for name in (f"{kind}, {row}" for kind in KINDS for row in STEP_ROWS)
-    ]
     return [
         Table(
             "Relative errors against the host's CPU in float32 (1e-4 accepted), of bfloat16 "
             "against float32 and of cuDNN's attention against XLA's (2e-2 accepted)",
-            ("model, solver, adjoint", "logits", "gradients"),
-            errors,
+            ("solver, adjoint", *_columns("logits", "gradients")),
+            _by_kind(lines, compared, {"logits": ".0e", "gradients": ".0e"}),
             stamp(lines),
         ),
         Table(
-            f"States of train steps, compared after {STEPS} of them",
-            ("model, steps", "equal bit for bit", "apart by at most"),
-            steps,
+            f"States of train steps, compared after {STEPS} of them; apart: at most, any entry",
+            ("steps", *_columns("equal bit for bit", "apart")),
+            _by_kind(
+                lines,
+                [f"{kind}, {row}" for kind in KINDS for row in STEP_ROWS],
+                {"bitwise": "", "apart": ".0e"},
+            ),
             stamp(lines),
         ),
     ]
+
+
+def _columns(*names: str) -> list[str]:
+    return [f"{title}: {name}" for title in KINDS.values() for name in names]
+
+
+def _by_kind(
+    lines: Mapping[str, Line], names: Iterable[str], forms: Mapping[str, str]
+) -> list[tuple[str, ...]]:
+    """A row for each comparison, with the figures of both kinds of model beside one another."""
+    known = set(names)
+    bare = dict.fromkeys(name.split(", ", 1)[1] for name in names)
+
+    def cells(name: str) -> list[str]:
+        return [
+            number(lines.get(name), key, form) if name in known else "-"
+            for key, form in forms.items()
+        ]
+
+    return [(each, *(cell for kind in KINDS for cell in cells(f"{kind}, {each}"))) for each in bare]

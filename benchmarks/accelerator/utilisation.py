@@ -11,7 +11,7 @@ import jax
 from benchmarks.accelerator import models
 from benchmarks.accelerator.cases import Case, measure_all
 from benchmarks.accelerator.rows import Rows, Unavailable
-from benchmarks.accelerator.tables import NOT_MEASURED, Table, number, stamp
+from benchmarks.accelerator.tables import NOT_MEASURED, Line, Table, number, stamp
 from odeformer import LMConfig, ViTConfig, flops
 
 MODELS = {"vit_b": "ViT-B/16", "vit_l": "ViT-L/16", "gpt_small": "`gpt_small`, block 1,024"}
@@ -48,9 +48,7 @@ def _not_here() -> dict[str, Any]:
     raise Unavailable(f"not on this backend ({jax.default_backend()})")
 
 
-def tables(
-    lines: Mapping[str, Mapping[str, Any]], card: Mapping[str, Mapping[str, Any]]
-) -> list[Table]:
+def tables(lines: Mapping[str, Line], card: Mapping[str, Line]) -> list[Table]:
     """Returns the section's tables.
 
     Args:
