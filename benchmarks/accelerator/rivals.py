@@ -3,6 +3,9 @@
 The same steps as section 3's: bf16 autocast, the same batches, full train steps with AdamW.
 """
 
+# PyTorch's packages are no dependency of this project.
+# pyright: reportMissingImports=false
+
 import functools
 import gc
 import sys

@@ -1,5 +1,8 @@
 """Section 6, the other side: transformers' GPT-2 of the same sizes, with a static cache."""
 
+# PyTorch's packages are no dependency of this project.
+# pyright: reportMissingImports=false
+
 import functools
 from typing import Any
 
