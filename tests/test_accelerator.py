@@ -146,7 +146,7 @@ def test_limits():
         assert sum(SECTIONS[name].limit_secs for name in call) == 300
     card, *rest = first
     assert driver._limit(card, rest, 300) == SECTIONS[card].limit_secs
-    assert driver._limit(rest[0], rest[1:], 295) == 90
+    assert driver._limit(rest[0], rest[1:], 295) == 100
     assert driver._limit(rest[-1], [], 50) == 50
 
 
@@ -165,7 +165,7 @@ def test_the_trainer_takes_its_flags(make, tiny):
     known = copy.deepcopy(train_program.FLAGS)
     config = from_config_dict(command_line.parse_with_config(["train", *flags], known))
     assert config.model.depth.solver == "midpoint" and config.data.data_dir == str(ROOT)
-    assert config.train_steps == (4 if tiny else 186 if make is trainer.cifar_flags else 5000)
+    assert config.train_steps == (4 if tiny else 186 if make is trainer.cifar_flags else 1000)
 
 
 def test_by_hand_is_the_same_model():

@@ -16,8 +16,8 @@ from benchmarks.accelerator.rows import Rows, WrongAnswer
 from benchmarks.accelerator.timing import time_steps
 from odeformer import LMConfig, ViTConfig
 
-SECS, TINY_SECS = 1.5, 0.02  # that a row's steps are timed for
-WAVE = 6  # programs that are compiled together; then their rows are measured and written
+SECS, TINY_SECS = 0.8, 0.02  # that a row's steps are timed for
+WAVE = 8  # programs that are compiled together; then their rows are measured and written
 LOSS_TOLERANCE = 2e-2  # between two programs of one model in bfloat16, relative
 
 

@@ -103,6 +103,8 @@ def _run_section(options: Options, name: str, limit: float) -> int | None:
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if options.rehearse:
         environment.setdefault("XLA_FLAGS", QUICK)
+    if SECTIONS[name].framework == "torch":
+        environment["JAX_PLATFORMS"] = "cpu"  # the device's memory is PyTorch's
     if SECTIONS[name].framework == "jax":
         environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", SHARE_OF_MEMORY)
     with (options.out / LOG).open("a") as log:

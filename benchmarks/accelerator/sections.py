@@ -46,12 +46,12 @@ _TRAIN = (*CORE, "tensorflow-datasets", "grain", "orbax-checkpoint")
 SECTIONS: dict[str, Section] = {
     section.name: section
     for section in (
-        Section("card", "1. The card", 25, "card", "jax", CORE),
-        Section("truth", "2. Truth", 70, "truth", "jax", CORE),
-        Section("overhead", "3. Overhead", 125, "overhead", "jax", CORE),
-        Section("rivals", "4. Against PyTorch", 80, "rivals", "torch", _TORCH),
-        Section("utilisation", "5. Utilisation", 60, "utilisation", "jax", CORE),
-        Section("decoding", "6. Decoding", 40, "decoding", "jax", CORE),
+        Section("card", "1. The card", 20, "card", "jax", CORE),
+        Section("truth", "2. Truth", 85, "truth", "jax", CORE),
+        Section("overhead", "3. Overhead", 120, "overhead", "jax", CORE),
+        Section("rivals", "4. Against PyTorch", 75, "rivals", "torch", _TORCH),
+        Section("utilisation", "5. Utilisation", 45, "utilisation", "jax", CORE),
+        Section("decoding", "6. Decoding", 30, "decoding", "jax", CORE),
         Section(
             "static_cache",
             "6b. Decoding by transformers",
@@ -60,12 +60,12 @@ SECTIONS: dict[str, Section] = {
             "torch",
             ("torch", "transformers"),
         ),
-        Section("trainer", "7. The trainer", 60, "trainer", "train", _TRAIN, "run_trainer"),
-        Section("probe", "8. CIFAR-10, a probe", 60, "trainer", "train", _TRAIN, "run_probe"),
+        Section("trainer", "7. The trainer", 65, "trainer", "train", _TRAIN, "run_trainer"),
+        Section("probe", "8. CIFAR-10, a probe", 90, "trainer", "train", _TRAIN, "run_probe"),
         Section(
             "shakespeare",
             "9. Tiny Shakespeare",
-            55,
+            45,
             "trainer",
             "train",
             _TRAIN,

@@ -49,8 +49,8 @@ def _measure(row: str, tiny: bool) -> dict[str, Any]:
     cache = StaticCache(config=model.config, max_cache_len=config.block_size)
 
     def decode(new: int) -> None:
-        cache.reset()
-        with torch.inference_mode():
+        with torch.no_grad():
+            cache.reset()
             tokens = model.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),

@@ -9,7 +9,7 @@ repeated.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import flax.serialization
@@ -70,28 +70,28 @@ def comparisons(tiny: bool) -> dict[str, Comparison]:
 
 
 def run(rows: Rows, tiny: bool) -> None:
-    """Measures the section's rows."""
-    _compare_all(rows, comparisons(tiny), tiny)
+    """Measures the section's rows, several at a time: it is the compilers that take long."""
+    checks: dict[str, Callable[[], dict[str, Any]]] = {
+        name: functools.partial(_compare, *each) for name, each in comparisons(tiny).items()
+    }
     for kind in KINDS:
-        rows.measure(f"{kind}, cudnn attention", functools.partial(_compare_cudnn, rows, kind))
+        checks[f"{kind}, cudnn attention"] = functools.partial(_compare_cudnn, kind)
         for name, check in zip(STEP_ROWS, _step_checks(kind), strict=True):
-            rows.measure(f"{kind}, {name}", check)
+            checks[f"{kind}, {name}"] = check
 
+    def begin(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        rows.check_time()
+        return check()
 
-def _compare_all(rows: Rows, every: Mapping[str, Comparison], tiny: bool) -> None:
-    """Compares several at a time: it is the compilers that take long, on one core each."""
-    due = {name: each for name, each in every.items() if rows.is_due(name)}
+    due = [name for name in checks if rows.is_due(name)]
     with ThreadPoolExecutor(threads(tiny)) as pool:
-        results = {name: pool.submit(_compare, rows, *each) for name, each in due.items()}
-        for name, result in results.items():
-            rows.record(name, result.result)
+        names = {pool.submit(begin, checks[name]): name for name in due}
+        for result in as_completed(names):
+            rows.record(names[result], result.result)
 
 
-def _compare(
-    rows: Rows, first: Config, second: Config, on_cpu: bool, accepted: float
-) -> dict[str, float]:
+def _compare(first: Config, second: Config, on_cpu: bool, accepted: float) -> dict[str, float]:
     """Relative errors of logits and gradients, if they are accepted."""
-    rows.check_time()
     program = _logits_and_gradients(first)
     arrays = _arrays(models.plain(dataclasses.replace(first, dtype="float32")))
     result = program(*arrays)
@@ -148,11 +148,11 @@ def _arrays(config: Config) -> tuple[Any, models.Batch]:
     return _state(config)[0], models.example(config, BATCH)
 
 
-def _compare_cudnn(rows: Rows, kind: str) -> dict[str, float]:
+def _compare_cudnn(kind: str) -> dict[str, float]:
     if jax.default_backend() != "gpu":
         raise Unavailable(f"not on this backend ({jax.default_backend()})")
     first, second = (config(kind, "bfloat16", attention) for attention in ("cudnn", "xla"))
-    return _compare(rows, first, second, on_cpu=False, accepted=BFLOAT16)
+    return _compare(first, second, on_cpu=False, accepted=BFLOAT16)
 
 
 def _step_checks(kind: str) -> Iterator[Callable[[], dict[str, Any]]]:
@@ -161,25 +161,24 @@ def _step_checks(kind: str) -> Iterator[Callable[[], dict[str, Any]]]:
     batch = models.example(small, BATCH)
     initial = functools.partial(_state, models.plain(small))
 
-    @functools.cache
-    def step(update: str = "cond", donate: bool = False) -> Any:
-        function = models.make_step(models.forward(small), update)
-        return jax.jit(function, donate_argnums=0 if donate else ())
+    forward = models.forward(small)
+    steps = {update: jax.jit(models.make_step(forward, update)) for update in ("cond", "where")}
+    steps["donated"] = jax.jit(models.make_step(forward, "cond"), donate_argnums=0)
 
-    def advance(state: models.State, steps: int, **options: Any) -> models.State:
+    def advance(state: models.State, times: int, step: str = "cond") -> models.State:
         state = jax.tree.map(jnp.copy, state)
-        for _ in range(steps):
-            state, _ = step(**options)(state, batch)
+        for _ in range(times):
+            state, _ = steps[step](state, batch)
         return state
 
     def donated() -> dict[str, Any]:
-        return _equal(advance(initial(), STEPS, donate=True), advance(initial(), STEPS))
+        return _equal(advance(initial(), STEPS, "donated"), advance(initial(), STEPS))
 
     def skipped(update: str) -> dict[str, Any]:
         params, opt_state = initial()
         leaves, tree = jax.tree.flatten(params)
         spoilt = jax.tree.unflatten(tree, [leaves[0] * jnp.nan, *leaves[1:]]), opt_state
-        state, loss = step(update)(spoilt, batch)
+        state, loss = steps[update](spoilt, batch)
         if bool(jnp.isfinite(loss)):
             raise WrongAnswer(f"a model with a NaN has the loss {float(loss):g}")
         return _equal(state, spoilt)
