@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import handwritten
-from benchmarks.accelerator import driver, models, overhead, render, rows, trainer
+from benchmarks.accelerator import driver, models, overhead, render, rows, trainer, truth
 from benchmarks.accelerator.__main__ import main
 from benchmarks.accelerator.sections import SECTIONS
 from benchmarks.accelerator.timing import BLOCKS, time_steps
@@ -26,7 +26,14 @@ LATER = 1e6  # seconds
 
 def make_rows(folder: pathlib.Path, rehearsal: bool = False, secs: float = LATER) -> rows.Rows:
     deadline = time.monotonic() + secs
-    return rows.Rows(folder, "card", "a card", "jax 1", rehearsal, deadline)
+    return rows.Rows(
+        folder=folder,
+        section="card",
+        card="a card",
+        software="jax 1",
+        rehearsal=rehearsal,
+        deadline=deadline,
+    )
 
 
 def test_rehearse_a_section(tmp_path, capsys):
@@ -155,6 +162,13 @@ def test_time_steps_counts_steps_and_waits():
     timing = time_steps(lambda: calls.append("step"), lambda: calls.append("wait"), secs=1e-9)
     assert calls == ["step"] * 2 + ["wait", "step", "wait"] + ["step", "wait"] * BLOCKS
     assert timing.fastest_ms <= timing.ms <= timing.slowest_ms
+
+
+@pytest.mark.parametrize("kind", truth.KINDS)
+def test_cudnn_attention_has_parameters_to_compare_with(kind):
+    """Its own config is bfloat16's alone, and no CPU runs it."""
+    config = truth.exact(truth.config(kind, "bfloat16", "cudnn"))
+    assert (config.attention, config.dtype) == ("xla", "float32")
 
 
 @pytest.mark.parametrize("make", [trainer.cifar_flags, trainer.shakespeare_flags])

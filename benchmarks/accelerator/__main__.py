@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import signal
 import sys
 
 from benchmarks import accelerator
@@ -96,4 +97,6 @@ def _section_names(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    # A polite kill stops the section's processes, too, as an interrupt does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

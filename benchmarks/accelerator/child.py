@@ -36,7 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     if card is None:
         return NO_ACCELERATOR
     mine = rows.Rows(
-        options.out, section.name, card, _software(section), options.rehearse, deadline
+        folder=options.out,
+        section=section.name,
+        card=card,
+        software=_software(section),
+        rehearsal=options.rehearse,
+        deadline=deadline,
     )
     try:
         if section.trains:

@@ -45,6 +45,8 @@ def names(tiny: bool = False) -> list[str]:
 def run(rows: Rows, tiny: bool) -> None:
     """Measures the section's rows: all programs are compiled first, several at a time."""
     due = {row: _Decoder(row, tiny) for row in names(tiny) if rows.is_due(row)}
+    for decoder in due.values():  # once, before the threads ask for them
+        decoder.variables()
     with ThreadPoolExecutor(threads(tiny)) as pool:
         compiled = {row: pool.submit(_compile, rows, decoder) for row, decoder in due.items()}
     for row, decoder in due.items():
@@ -64,13 +66,16 @@ class _Decoder:
 
     def __call__(self, new: int) -> None:
         """Continues the prompts by that many tokens."""
-        variables = _variables(models.plain(self.config))
-        generate(LM(self.config), variables, self._prompts, new, temperature=0.0)
+        generate(LM(self.config), self.variables(), self._prompts, new, temperature=0.0)
+
+    def variables(self) -> Any:
+        """Returns the model's parameters, which all of its rows share."""
+        return _variables(models.plain(self.config))
 
 
 @functools.lru_cache(maxsize=2)
 def _variables(config: LMConfig) -> Any:
-    return {"params": models.make_state(config)[0]}
+    return {"params": models.make_params(config)}
 
 
 def prompts(config: LMConfig, batch: int, length: int) -> list[list[int]]:

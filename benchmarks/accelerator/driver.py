@@ -67,8 +67,8 @@ def run(options: Options) -> int:
         code = _run_section(options, name, limit)
         if code == child.NO_ACCELERATOR:
             print(
-                "error: JAX's default backend here is the host's CPU: run this where an "
-                "accelerator is, or with --rehearse at tiny sizes anywhere",
+                "error: no accelerator was found (by JAX; by nvidia-smi for PyTorch and the "
+                "trainer): run this where one is, or with --rehearse at tiny sizes anywhere",
                 file=sys.stderr,
             )
             return 2

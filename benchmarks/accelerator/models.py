@@ -148,8 +148,8 @@ def abstract_state(config: ViTConfig | LMConfig) -> State:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def make_state(config: ViTConfig | LMConfig) -> State:
-    """Returns a state with random parameters, none of them zero.
+def make_params(config: ViTConfig | LMConfig) -> Any:
+    """Returns random parameters, none of them zero.
 
     They are drawn on the host: to compile a model's initialisation takes longer than to time it.
     """
@@ -159,9 +159,14 @@ def make_state(config: ViTConfig | LMConfig) -> State:
         noise = SCALE * rng.standard_normal(leaf.shape, np.float32)
         return jnp.asarray(noise + 1 if path[-1].key == "scale" else noise)
 
-    params, opt_state = abstract_state(config)
-    params = jax.tree_util.tree_map_with_path(draw, params)
-    return params, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), opt_state)
+    return jax.tree_util.tree_map_with_path(draw, abstract_state(config)[0])
+
+
+def make_state(config: ViTConfig | LMConfig) -> State:
+    """Returns a state of such parameters that has seen no step."""
+    _, opt_state = abstract_state(config)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), opt_state)
+    return make_params(config), zeros
 
 
 def plain(config: ViTConfig | LMConfig) -> ViTConfig | LMConfig:

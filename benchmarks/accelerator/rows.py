@@ -13,7 +13,7 @@ from typing import Any
 
 FILE = "results.jsonl"
 OUT_OF_MEMORY = "out of memory"
-_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OUT_OF_MEMORY", "OOM")
+_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "out of memory", "OUT_OF_MEMORY")
 
 
 class Unavailable(Exception):

@@ -37,7 +37,8 @@ def number(line: Line | None, key: str, form: str) -> str:
     if line is None:
         return NOT_MEASURED
     if "values" not in line:
-        return f"failed ({line['error']})" if "error" in line else line["outcome"]
+        why = f"failed ({line['error']})" if "error" in line else line["outcome"]
+        return why.replace("|", "/")
     value = line["values"].get(key)
     return "-" if value is None else format(value, form)
 
