@@ -1,5 +1,6 @@
 """The accelerator's benchmarks, rehearsed at tiny sizes; and what stops them."""
 
+import contextlib
 import copy
 import json
 import pathlib
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import handwritten
-from benchmarks.accelerator import driver, models, overhead, render, rows, trainer, truth
+from benchmarks.accelerator import driver, models, render, rows, trainer, truth
 from benchmarks.accelerator.__main__ import main
 from benchmarks.accelerator.sections import SECTIONS
 from benchmarks.accelerator.timing import BLOCKS, time_steps
@@ -183,18 +184,13 @@ def test_the_trainer_takes_its_flags(make, tiny):
 
 
 def test_by_hand_is_the_same_model():
-    """The yardstick of the whole model, in float32."""
-    for name, case in overhead.cases(tiny=True).items():
-        if name in ("deit_ti, lie_trotter", "deit_ti, euler", "deit_ti, rk4"):
-            config = models.vit("deit_ti", True, vars(case.config.depth), dtype="float32")
-            params, _ = models.make_state(config)
-            images, _ = models.example(config, 2)
-            layer = handwritten.LAYERS[config.depth.solver]
-            hand = models.forward_by_hand(config, layer)
-            logits = jax.jit(hand)(params, images)
-            np.testing.assert_allclose(
-                logits, jax.jit(models.forward(config))(params, images), rtol=1e-4, atol=1e-6
-            )
+    """The yardstick of the whole model, in float32 and of each layer."""
+    for solver, layer in handwritten.LAYERS.items():
+        config = models.vit("deit_ti", True, {"solver": solver}, dtype="float32")
+        params, (images, _) = models.make_params(config), models.example(config, 2)
+        hand, ours = models.forward_by_hand(config, layer), models.forward(config)
+        logits, reference = (jax.jit(f)(params, images) for f in (hand, ours))
+        np.testing.assert_allclose(logits, reference, rtol=1e-4, atol=1e-6, err_msg=solver)
 
 
 def test_the_readme_shows_the_tables_as_they_are():
@@ -220,6 +216,29 @@ def test_every_figure_of_a_row_is_shown(tmp_path):
     )
     lines[0]["card"] = "H200"
     assert "on two cards" in render.markdown(lines)
+
+
+@pytest.mark.slow
+def test_a_polite_kill_leaves_no_section_behind(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks.accelerator", f"--out={out}", "--rehearse"]
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not _processes(out, "benchmarks.accelerator.child"):
+        assert program.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    program.terminate()
+    program.wait(60)
+    assert _processes(out, "benchmarks.accelerator.child") == []
+
+
+def _processes(out, module):
+    """The command lines of the processes that run a module with that --out."""
+    lines = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            lines.append(path.read_bytes().decode(errors="replace").split("\0"))
+    return [line for line in lines if module in line and f"--out={out}" in line]
 
 
 @pytest.mark.slow

@@ -102,17 +102,26 @@ def _time(rows: Rows, case: Case, program: Future, states: _States, tiny: bool) 
     timing = time_steps(
         advance, lambda: jax.block_until_ready((state, loss)), TINY_SECS if tiny else SECS
     )
-    memory: Any = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
         **timing._asdict(),
         "batch": case.batch,
         "examples_per_sec": 1e3 * case.batch / timing.ms,
-        "memory_gb": (held + memory.temp_size_in_bytes) / 1e9,
-        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        **_memory(compiled),
         "compile_secs": compile_secs,
         "loss": first_loss,
         **({} if difference is None else {"loss_difference": difference}),
+    }
+
+
+def _memory(compiled: Any) -> dict[str, float | None]:
+    """What a program takes by XLA's account, which not every backend keeps."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return {"memory_gb": None, "temporary_gb": None}
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        "memory_gb": (held + memory.temp_size_in_bytes) / 1e9,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
     }
 
 

@@ -40,7 +40,9 @@ def number(line: Line | None, key: str, form: str) -> str:
         why = f"failed ({line['error']})" if "error" in line else line["outcome"]
         return why.replace("|", "/")
     value = line["values"].get(key)
-    return "-" if value is None else format(value, form)
+    if value is None:
+        return "-"
+    return "0" if value == 0 else format(value, form)
 
 
 def ratio(line: Line | None, reference: Line | None, key: str, form: str = ".2f") -> str:
@@ -58,7 +60,10 @@ def ratio(line: Line | None, reference: Line | None, key: str, form: str = ".2f"
     assert line is not None and reference is not None
     if line["card"] != reference["card"]:
         return "on two cards"
-    return format(line["values"][key] / reference["values"][key], form)
+    numerator, denominator = line["values"].get(key), reference["values"].get(key)
+    if numerator is None or not denominator:
+        return "-"
+    return format(numerator / denominator, form)
 
 
 def stamp(lines: Mapping[str, Line]) -> str:
