@@ -24,8 +24,8 @@ from configs import cifar, common
 from odeformer import ViT, presets
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
-from train.data.config import AugmentConfig
-from train.losses import cross_entropy
+from train.config.data import AugmentConfig
+from train.tasks.losses import cross_entropy
 
 WANTED = 0.1  # of the train step, at most, for the whole recipe
 SIZE, CLASSES, SMOOTHING = 32, 10, 0.1

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arguments import positive
-from train.data.arrays import Images, Split
+from train.data.images.arrays import Images, Split
+from train.data.images.records import Records
 from train.data.pipeline import train_batches
-from train.data.stream import Records
 
 WANTED = 50_000  # images a second, of images in memory
 AHEAD_STEPS = 8  # more than are read ahead

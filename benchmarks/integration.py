@@ -21,9 +21,9 @@ from rich.table import Table
 from benchmarks import handwritten, measure
 from benchmarks.arguments import positive
 from odeformer import DepthConfig, ODEStack, ViTConfig, presets
-from odeformer.checks import ADJOINTS
 from odeformer.errors import unknown
-from odeformer.fields import transformer_field
+from odeformer.ode.settings import ADJOINTS
+from odeformer.transformer.field import transformer_field
 
 TOKENS, SHARE = 65, 12
 OVERHEAD, SPEEDUP, COMPILE = 1.03, 1.3, 1.2  # wanted of ratios

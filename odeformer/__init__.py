@@ -5,16 +5,17 @@ alone says which architecture that becomes. Source: Zhong, Zhang, Chakraborty, D
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 
-from odeformer import flops, presets, solvers
-from odeformer.depth import DepthConfig, ODEStack
-from odeformer.fields import TransformerField, make_vector_field
-from odeformer.generate import generate
-from odeformer.integrate import integrate
-from odeformer.lm import LM, LMConfig
-from odeformer.models import example_inputs, make_model
-from odeformer.problem import Solution, VectorField
-from odeformer.text import TextClassifier, TextConfig
-from odeformer.vit import ViT, ViTConfig
+from odeformer.models import flops, presets
+from odeformer.models.generate import generate
+from odeformer.models.lm import LM, LMConfig
+from odeformer.models.registry import example_inputs, make_model
+from odeformer.models.text import TextClassifier, TextConfig
+from odeformer.models.vit import ViT, ViTConfig
+from odeformer.ode import solvers
+from odeformer.ode.field import Solution, VectorField
+from odeformer.ode.integrate import integrate
+from odeformer.transformer.depth import DepthConfig, ODEStack
+from odeformer.transformer.field import TransformerField, make_vector_field
 
 __all__ = [
     "LM",

@@ -8,7 +8,7 @@ import typing
 from typing import Any, NamedTuple
 
 from odeformer import DepthConfig
-from train.config import TASKS, RunConfig
+from train.config.run import TASKS, RunConfig
 
 NAN, INF = math.nan, math.inf
 

@@ -16,8 +16,9 @@ from jax.sharding import AxisType, Mesh
 from rich.console import Console
 
 from configs import digits
-from train import aot, topologies
-from train.config import from_config_dict
+from train.aot import __main__ as aot
+from train.aot import topologies
+from train.config.run import from_config_dict
 from train.errors import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from scipy import ndimage
 from configs import common
 from train.augment.boxes import Box, draw_box, inside
 from train.augment.geometry import affine, flip, padded_crop, resized_crop
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 OFF = AugmentConfig(**common.get_augment())
 IMAGE = np.random.default_rng(0).random((10, 14, 2), np.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from configs import common
 from train.augment.mixing import mix
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 BATCH, HEIGHT, WIDTH, DRAWS = 3, 24, 32, 500
 # Image i is 1 in channel i: a mixed pixel's channels are the weights of the images in it.

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import common
 from train.augment.pipeline import augment
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 FILL = (0.5, 0.4, 0.3)
 IMAGES = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from train.data.config import LanguageDataConfig
+from train.config.data import LanguageDataConfig
 from train.data.pipeline import eval_batches, train_batches
 from train.data.text import sources
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise

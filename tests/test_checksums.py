@@ -11,14 +11,14 @@ import pytest
 from conftest import make_tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.checkpoint import restore_step
-from train.checksums import checksums
-from train.config import MeshConfig, from_config_dict
+from train.checkpoint.checksums import checksums
+from train.checkpoint.metadata import Damaged, read_record
+from train.checkpoint.restore import restore_step
+from train.checkpoint.saver import Saver
+from train.config.run import MeshConfig, from_config_dict
 from train.data.pipeline import Position
-from train.mesh import device_mesh
+from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
-from train.record import Damaged, read_record
-from train.saver import Saver
 from train.state import abstract_state, init_state
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint8", "int8", "bool"]

@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import digits, pydocs
-from train import aot, topologies
-from train.config import from_config_dict
+from train.aot import __main__ as aot
+from train.aot import topologies
+from train.config.run import from_config_dict
 
 pytestmark = pytest.mark.tpu
 

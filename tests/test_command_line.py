@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import common
-from train import __main__, aot, overrides
+from train import __main__
+from train.aot import __main__ as aot
 from train.command_line import define_path, flag_value, parse_with_config, run
-from train.config import flatten, for_evaluation, from_config_dict
+from train.config import overrides
+from train.config.run import flatten, for_evaluation, from_config_dict
 from train.errors import BadInput
-from train.progress import RunProgress
+from train.logs.progress import RunProgress
 
 DIGITS = "--config=configs/digits.py"
 

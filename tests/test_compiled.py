@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from train.compiled import Collective, Traffic, collectives, memory, summarise
+from train.aot.compiled import Collective, Traffic, collectives, memory, summarise
 
 # Cut out of what XLA:TPU made of a scan over 4 groups, in which 3 solver steps run: names, shapes
 # and layouts as they were, attributes that play no part left out.

@@ -5,7 +5,7 @@ import math
 import ml_collections
 import pytest
 
-from train import config as configs
+from train.config import run as configs
 from train.errors import BadInput
 
 

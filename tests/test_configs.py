@@ -11,9 +11,9 @@ import pytest
 
 from configs import digits_sequential, imagenet, lm1b, shakespeare
 from odeformer import presets
-from train.config import from_config_dict
-from train.mesh import device_mesh
-from train.studies import from_study_dict
+from train.config.run import from_config_dict
+from train.devices.mesh import device_mesh
+from train.study.grid import from_study_dict
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(

@@ -18,19 +18,25 @@ import pytest
 from conftest import make_tiny, timeless
 from test_processes import finish, launch_both, restored
 
-from train.checkpoint import evaluation_config, restore_newest
-from train.config import from_config_dict, resume_conflicts
+from train.checkpoint.metadata import (
+    check_origin,
+    make_record,
+    read_record,
+    recorded_config,
+    tokenizer_digest,
+)
+from train.checkpoint.restore import evaluation_config, restore_newest
+from train.checkpoint.saver import Saver
+from train.checkpoint.workdir import check_workdir, saved_steps
+from train.config.run import from_config_dict, resume_conflicts
 from train.data.pipeline import Position
 from train.data.text.tokenizer import ByteTokenizer
+from train.devices.mesh import device_mesh
 from train.errors import BadInput
+from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
-from train.mesh import device_mesh
-from train.metrics import read_metrics, read_scores
 from train.optimizer import make_optimizer
-from train.record import check_origin, make_record, read_record, recorded_config, tokenizer_digest
-from train.saver import Saver
 from train.state import abstract_state
-from train.workdir import check_workdir, saved_steps
 
 STEPS = [2, 4, 6]
 START_SECS, EACH_SECS = 120, 30  # that a worker may take
@@ -55,7 +61,7 @@ def run(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("damage") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.saver.make_record", spying)
+        patch.setattr("train.checkpoint.saver.make_record", spying)
         train(make_cfg(), workdir)
     assert saved_steps(workdir) == sorted(saved) == STEPS
     return workdir, saved

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from configs import common
-from train.config import from_config_dict
+from train.config.run import from_config_dict
 from train.data.pipeline import BatchOrder, Position, eval_batch_size, eval_batches, train_batches
 from train.data.sources import load_splits
 from train.errors import BadInput

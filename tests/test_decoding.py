@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, integrate, solvers
-from odeformer.decoding import decode, init_cache
+from odeformer.models.decoding import decode, init_cache
 
 BLOCK, VOCABULARY = 64, 7
 SMALL = LMConfig(vocabulary=VOCABULARY, block_size=BLOCK, width=16, heads=2, mlp=32)

@@ -27,13 +27,13 @@ from test_spikes import (
 import train.__main__ as program
 from odeformer import make_model
 from train import command_line
-from train.config import from_config_dict
+from train.config.run import from_config_dict
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
+from train.devices.mesh import put_batch
 from train.errors import RunError
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.mesh import put_batch
-from train.metrics import read_metrics
 from train.step import random_keys
 from train.tasks import make_task
 

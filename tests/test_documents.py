@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from train.data.config import LanguageDataConfig, SentenceDataConfig
+from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents, sources
 from train.data.text.documents import load_documents, load_sentences
 from train.errors import BadInput

@@ -7,7 +7,7 @@ import pytest
 from conftest import relative_error
 
 from odeformer import TransformerField, make_vector_field
-from odeformer.fields import init_params
+from odeformer.transformer.field import init_params
 
 BASE = TransformerField(width=16, heads=2, mlp=32, layers=4)
 

@@ -11,7 +11,7 @@ from conftest import ROOT, full_disk
 from etils import epath
 
 from train.files import write_whole
-from train.progress import RunProgress
+from train.logs.progress import RunProgress
 
 
 def test_the_new_content_takes_the_place_of_the_old(tmp_path):
@@ -63,7 +63,7 @@ LOOP = """
 import itertools, pathlib, sys
 from etils import epath
 from train.files import write_whole
-from train.progress import RunProgress
+from train.logs.progress import RunProgress
 path = epath.Path(sys.argv[1])
 for i in itertools.count():
     write_whole(path, bytes([i % 256]) * 1_000_000)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, generate
-from odeformer.decoding import init_cache
-from odeformer.generate import STOPPED, sample, stream
+from odeformer.models.decoding import init_cache
+from odeformer.models.generate import STOPPED, sample, stream
 
 MODULE = importlib.import_module("odeformer.generate")
 BLOCK, VOCABULARY = 32, 7

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_language
 
-from train.config import from_config_dict
-from train.health import describe_warnings, find_warnings
+from train.config.run import from_config_dict
+from train.logs.health import describe_warnings, find_warnings
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.metrics import read_metrics
 from train.optimizer import make_schedule
 
 IMAGES = from_config_dict(make_tiny()).model  # 10 classes

@@ -12,15 +12,15 @@ from conftest import make_tiny, start
 from etils import epath
 
 from train import command_line, inspect
-from train.checkpoint import count_parameters, load_model
-from train.config import from_config_dict
+from train.checkpoint.metadata import Damaged, read_record
+from train.checkpoint.restore import count_parameters, load_model
+from train.checkpoint.saver import Saver
+from train.checkpoint.workdir import locked, read_config, record_run, saved_steps
+from train.config.run import from_config_dict
 from train.data.pipeline import Position
-from train.mesh import device_mesh
+from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
-from train.record import Damaged, read_record
-from train.saver import Saver
 from train.state import init_state
-from train.workdir import locked, read_config, record_run, saved_steps
 
 METRICS = {2: 2.25, 4: 1.25, 6: 3.25}  # the losses of the validation split
 

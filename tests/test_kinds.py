@@ -23,7 +23,7 @@ from odeformer import (
     make_model,
     presets,
 )
-from odeformer.generate import stream
+from odeformer.models.generate import stream
 
 SIZES = dict(width=16, heads=2, mlp=32)
 DEPTH = DepthConfig(layers=2, solver="heun")

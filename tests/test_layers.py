@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeformer.attention import Attention
-from odeformer.layers import Dropout, grid_positions, param_dtype
+from odeformer.transformer.attention import Attention
+from odeformer.transformer.layers import Dropout, grid_positions, param_dtype
 
 
 def test_drop_path_keeps_the_mean():

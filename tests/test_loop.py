@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from conftest import interrupt_at_second_score, make_tiny, timeless
 
-from train.checkpoint import evaluation_config, load_model
-from train.config import from_config_dict
+from train.checkpoint.metadata import read_record
+from train.checkpoint.restore import evaluation_config, load_model
+from train.checkpoint.workdir import saved_steps
+from train.config.run import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
+from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
-from train.metrics import read_metrics, read_scores
-from train.record import read_record
-from train.workdir import saved_steps
 
 SOLVER = "heun"  # whose program is compiled in half the time of RK4's
 

@@ -12,11 +12,11 @@ from conftest import make_tiny
 from jax.sharding import PartitionSpec
 
 from odeformer import LM, TextClassifier, ViT, presets
-from odeformer.models import example_inputs
-from odeformer.sharding import parameter_axes
-from train.config import MeshConfig, from_config_dict
+from odeformer.models.registry import example_inputs
+from odeformer.transformer.sharding import parameter_axes
+from train.config.run import MeshConfig, from_config_dict
+from train.devices.mesh import RULES, check_fits, device_mesh
 from train.errors import BadInput
-from train.mesh import RULES, check_fits, device_mesh
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
 QUICK = (0, 1, 3)  # data, fsdp, and both with tensor

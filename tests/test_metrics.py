@@ -9,10 +9,10 @@ from conftest import full_disk
 from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
-from train import events
 from train.errors import warn
-from train.metrics import MetricsWriter, read_metrics, read_scores, write_scores
-from train.plots import plot_curves
+from train.logs import events
+from train.logs.curves import plot_curves
+from train.logs.metrics import MetricsWriter, read_metrics, read_scores, write_scores
 
 
 def losses(workdir):

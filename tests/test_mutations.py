@@ -11,7 +11,7 @@ import pytest
 from conftest import make_tiny, make_tiny_language, make_tiny_sentences
 
 from configs import cifar, digits, imagenet, lm1b, pydocs, shakespeare, sst2
-from train.config import TASKS, from_config_dict
+from train.config.run import TASKS, from_config_dict
 from train.errors import BadInput
 from train.loop import train
 

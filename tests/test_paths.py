@@ -8,17 +8,17 @@ from absl import flags
 from conftest import ROOT, make_tiny, make_tiny_language, run
 from etils import epath
 
-from train import config as configs
+from train.checkpoint.metadata import recorded_config
+from train.checkpoint.workdir import check_workdir, read_config
 from train.command_line import define_path, parse_with_run
-from train.config import from_config_dict
+from train.config import run as configs
+from train.config.paths import as_stored, with_absolute_paths
+from train.config.run import from_config_dict
 from train.data.text.documents import load_documents
 from train.errors import BadInput
 from train.files import absolute, as_path, expand
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.metrics import read_metrics
-from train.record import recorded_config
-from train.stored_config import as_stored, with_absolute_paths
-from train.workdir import check_workdir, read_config
 
 BUCKET = "gs://bucket/~/x"
 

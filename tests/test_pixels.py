@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 from conftest import make_tiny
 from PIL import Image
 
-from train.config import from_config_dict
-from train.data import tfds_images
-from train.data.pixels import Encoded
+from train.config.run import from_config_dict
+from train.data.images import prepared
+from train.data.images.pixels import Encoded
+from train.data.images.records import Records, published_moments
 from train.data.sources import load_splits
-from train.data.stream import Records, published_moments
 from train.errors import BadInput
 
 SIDE = 32  # of the files: four quarters of one colour each; the centre crop takes 28 of it
@@ -190,10 +190,10 @@ def test_both_readers_give_the_pixels_of_every_file(load, channels):
 def test_sets_that_are_not_of_pixels():
     floats = tfds.features.Image(shape=(8, 8, 1), dtype=np.float32)
     with pytest.raises(BadInput, match="images of depths are of float32: .* uint8 or uint16"):
-        tfds_images._check_image("depths", floats)
+        prepared._check_image("depths", floats)
     frames = tfds.features.Image(shape=(4, 8, 8, 3))
     with pytest.raises(BadInput, match=r"are of shape \(4, 8, 8, 3\): .* 1 to 4 channels"):
-        tfds_images._check_image("films", frames)
+        prepared._check_image("films", frames)
 
 
 def test_alpha_is_kept_where_the_set_has_it(load):

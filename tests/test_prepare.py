@@ -20,10 +20,10 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import full_disk
 
-from train.data.archive import Archive
-from train.data.mnist import FILES
 from train.errors import BadInput
-from train.prepare import find, main, prepare
+from train.prepare.__main__ import find, main, prepare
+from train.prepare.archive import Archive
+from train.prepare.mnist import FILES
 
 ROOT = pathlib.Path(__file__).parent.parent
 RNG = np.random.default_rng(0)

@@ -6,10 +6,10 @@ import pytest
 import tensorflow_datasets as tfds
 from test_prepare import published
 
-from train.data.config import LanguageDataConfig
+from train.config.data import LanguageDataConfig
 from train.data.text.documents import load_documents
 from train.errors import BadInput
-from train.prepare import find, prepare
+from train.prepare.__main__ import find, prepare
 
 TEXT = "".join(f"{n}: To be, or not to bé?\n" for n in range(100))
 

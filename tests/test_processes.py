@@ -19,11 +19,12 @@ from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 
 import train.__main__ as program
-from train import metrics, processes
+from train.devices import processes
+from train.devices.processes import Group, find_group, is_first
 from train.errors import BadInput, ProcessError
-from train.metrics import MetricsWriter, read_metrics
-from train.processes import Group, find_group, is_first
-from train.progress import RunProgress
+from train.logs import metrics
+from train.logs.metrics import MetricsWriter, read_metrics
+from train.logs.progress import RunProgress
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [

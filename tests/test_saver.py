@@ -12,19 +12,20 @@ import pytest
 from conftest import full_disk, make_tiny, timeless
 from etils import epath
 
-from train import checkpoint, loop, saver
-from train.checkpoint import restore_newest
-from train.config import CheckpointConfig, from_config_dict
+from train import loop
+from train.checkpoint import restore, saver
+from train.checkpoint.metadata import read_record
+from train.checkpoint.restore import restore_newest
+from train.checkpoint.saver import CannotSave, Saver, best_step
+from train.checkpoint.workdir import check_workdir, find_spare, read_config, record_run, saved_steps
+from train.config.run import CheckpointConfig, from_config_dict
 from train.data.pipeline import Position
+from train.devices.mesh import device_mesh
 from train.errors import BadInput, RunError, Stopped
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.mesh import device_mesh
-from train.metrics import read_metrics
 from train.optimizer import make_optimizer
-from train.record import read_record
-from train.saver import CannotSave, Saver, best_step
 from train.state import abstract_state, init_state
-from train.workdir import check_workdir, find_spare, read_config, record_run, saved_steps
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_a_checkpoint_under_another_steps_name(workdir, state, capsys):
 def test_one_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, state, capsys, monkeypatch):
     with open_saver(workdir) as saver:
         saver.finish(state[0], Position(1, 0), {})
-    read, tried = checkpoint.read_arrays, []
+    read, tried = restore.read_arrays, []
 
     def read_at_second_try(*args):
         tried.append(1)
@@ -230,7 +231,7 @@ def test_one_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, state, cap
             raise OSError(5, "Input/output error")
         return read(*args)
 
-    monkeypatch.setattr(checkpoint, "read_arrays", read_at_second_try)
+    monkeypatch.setattr(restore, "read_arrays", read_at_second_try)
     assert restore_newest(workdir, state[1]) is not None
     assert len(tried) == 2 and capsys.readouterr().err == ""
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_language, timeless
 
-from train import spikes
-from train.checkpoint import restore_step
-from train.config import GuardConfig, from_config_dict
+from train.checkpoint.restore import restore_step
+from train.config.run import GuardConfig, from_config_dict
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
+from train.devices.mesh import device_mesh, put_batch
 from train.gradient import make_gradient
+from train.guard import WINDOW, Watch, init_guard, judge
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.mesh import device_mesh, put_batch
-from train.metrics import read_metrics
 from train.optimizer import make_optimizer
 from train.state import abstract_state, jit_init
 from train.step import make_eval_step, make_train_step
@@ -317,7 +317,7 @@ def test_a_finite_spike(long_run, place, tmp_path, monkeypatch):
         after, _ = read_state(tmp_path, cfg, 130)
         assert after.guard.skipped == is_skipped
         assert after.step == 130 - is_skipped
-        column, row = PLACES[1:].index(place), 129 % spikes.WINDOW
+        column, row = PLACES[1:].index(place), 129 % WINDOW
         if is_skipped:
             np.testing.assert_array_equal(after.guard.recent, before.guard.recent)
         else:
@@ -335,24 +335,24 @@ def test_judge_is_numpys(sigmas):
 
     def step(carry, x):
         guard, steps = carry
-        accepted, guard = spikes.judge(guard, steps, x[0], x[1], sigmas)
+        accepted, guard = judge(guard, steps, x[0], x[1], sigmas)
         return (guard, steps + accepted), (accepted, guard.in_a_row, guard.skipped)
 
-    start = (spikes.init_guard(), jnp.int32(0))
+    start = (init_guard(), jnp.int32(0))
     (guard, steps), told = jax.jit(lambda v: jax.lax.scan(step, start, v))(jnp.asarray(values))
 
     accepted, in_a_row, expected = [], 0, []
     for x in values.astype(np.float64):
-        newest = np.array(accepted[-spikes.WINDOW :])
+        newest = np.array(accepted[-WINDOW:])
         fits = np.isfinite(x).all()
-        if sigmas is not None and len(newest) == spikes.WINDOW:
+        if sigmas is not None and len(newest) == WINDOW:
             fits &= (x <= newest.mean(axis=0) + sigmas * newest.std(axis=0)).all()
         accepted += [x] if fits else []
         in_a_row = 0 if fits else in_a_row + 1
         expected.append((fits, in_a_row, len(expected) + 1 - len(accepted)))
     np.testing.assert_array_equal(np.transpose(told), expected)
     assert steps == len(accepted) and 10 < guard.skipped == 600 - len(accepted)
-    newest = np.roll(accepted[-spikes.WINDOW :], len(accepted), axis=0)
+    newest = np.roll(accepted[-WINDOW:], len(accepted), axis=0)
     np.testing.assert_array_equal(guard.recent, newest)
 
 
@@ -372,7 +372,7 @@ def look(counts, in_a_row=3, saved=()):
     """What a watch waits for at each step, tells of, and finds."""
     waited, told, found, at = [], [], [], []
     config = GuardConfig(sigmas=None, in_a_row=in_a_row, returns=0)
-    watch: Any = spikes.Watch(config, lambda step, _: told.append(step))
+    watch: Any = Watch(config, lambda step, _: told.append(step))
     for step, count in enumerate(counts, 1):
         found.append(watch.look(step, Late(step, count, waited), now=step in saved))
         at.append(waited[sum(map(len, at)) :])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.statistics import estimate, paired_difference
+from train.study.intervals import estimate, paired_difference
 
 RNG = np.random.default_rng(0)
 

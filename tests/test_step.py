@@ -13,11 +13,11 @@ from conftest import make_tiny, noisy, relative_error
 from odeformer import ViT
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
-from train.config import from_config_dict
+from train.config.run import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
+from train.devices.mesh import device_mesh
 from train.loop import train
-from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import init_state
 from train.step import lower_train_step, make_eval_step, make_train_step

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from train.stored import read_arrays
+from train.checkpoint.arrays import read_arrays
 
 
 def test_a_read_that_fails_ends_all_that_it_began(tmp_path, monkeypatch):

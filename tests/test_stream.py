@@ -8,8 +8,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from train.data.images.records import Records
 from train.data.pipeline import train_batches
-from train.data.stream import Records
 from train.errors import BadInput
 
 RNG = np.random.default_rng(0)

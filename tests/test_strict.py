@@ -29,18 +29,18 @@ from odeformer import (
     make_model,
     solvers,
 )
-from odeformer.decoding import init_cache
+from odeformer.models.decoding import init_cache
 from train import optimizer as optimizers
 from train.augment.mixing import mix
 from train.augment.operations import ADJUSTMENTS, ENHANCEMENTS, WARPS
 from train.augment.pipeline import augment
-from train.checkpoint import load_params
-from train.config import from_config_dict
-from train.data.config import AugmentConfig
+from train.checkpoint.restore import load_params
+from train.config.data import AugmentConfig
+from train.config.run import from_config_dict
 from train.data.sources import load_splits
 from train.data.text.tokenizer import ByteTokenizer
+from train.devices.mesh import device_mesh, on_mesh
 from train.loop import train
-from train.mesh import device_mesh, on_mesh
 from train.state import abstract_state
 from train.step import lower_train_step, make_eval_step
 from train.tasks import make_task

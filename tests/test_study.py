@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from odeformer import flops
-from train import report
-from train.config import save
+from train.checkpoint.workdir import locked
+from train.config.run import save
 from train.errors import BadInput
-from train.studies import from_study_dict, replica_config
-from train.study import run_study
-from train.workdir import locked
+from train.study import report
+from train.study.__main__ import run_study
+from train.study.grid import from_study_dict, replica_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -166,7 +166,7 @@ def test_a_claims_difference_is_the_row_minus_the_baseline():
 
 def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     study, runs = from_study_dict(small(seeds=(4,))), []
-    from train import study as program
+    from train.study import __main__ as program
 
     def counted(cfg, workdir):
         runs.append((cfg.depth.solver, cfg.data.fold, cfg.seed))

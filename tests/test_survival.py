@@ -22,10 +22,10 @@ from survival.runs import (
 )
 from test_processes import free_port
 
+from train.checkpoint.workdir import locked, saved_steps, unfinished_saves
 from train.errors import BadInput, Stopped
-from train.metrics import read_metrics
+from train.logs.metrics import read_metrics
 from train.signals import StopSignals
-from train.workdir import locked, saved_steps, unfinished_saves
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TOLD = "the run stops behind its step, and saves itself; again: at once"

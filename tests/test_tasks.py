@@ -8,19 +8,19 @@ from conftest import ROOT, make_tiny_language, make_tiny_sentences
 from sklearn.metrics import f1_score
 
 from odeformer import LM, TextClassifier
-from odeformer.attention import Layout
-from train.config import from_config_dict
+from odeformer.transformer.attention import Layout
+from train.config.run import from_config_dict
 from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import load_splits
+from train.devices.mesh import device_mesh
 from train.errors import BadInput
 from train.evaluate import score, summarise
-from train.losses import cross_entropy
-from train.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import init_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import make_task
 from train.tasks.images import ImageTask
+from train.tasks.losses import cross_entropy
 from train.tasks.task import Keys
 
 

@@ -24,13 +24,13 @@ from test_step import keys_read
 from odeformer import LM, TextClassifier, generate
 from train import command_line, evaluate
 from train import generate as program
-from train.checkpoint import load_model, load_params
-from train.config import from_config_dict
+from train.checkpoint.restore import load_model, load_params
+from train.checkpoint.workdir import read_tokenizer
+from train.config.run import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
+from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
-from train.metrics import read_metrics, read_scores
-from train.workdir import read_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from conftest import make_tiny
 from PIL import Image
 
-from train.config import from_config_dict
+from train.config.run import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 

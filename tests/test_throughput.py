@@ -13,19 +13,19 @@ from conftest import make_tiny
 from etils import epath
 
 from odeformer import flops
-from train import chips
-from train.config import from_config_dict
+from train.config.run import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
+from train.devices import chips
+from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.errors import BadInput
 from train.gradient import make_gradient
-from train.mesh import device_mesh, local_rows, put_batch
+from train.logs.throughput import Throughput
+from train.logs.tracing import Profile, Span, parse_span
 from train.optimizer import make_optimizer
-from train.profile import Profile, Span, parse_span
 from train.state import init_state, make_init
 from train.step import make_train_step
 from train.tasks import make_task
-from train.throughput import Throughput
 
 PEAK = 275e12  # of a TPU v4
 
@@ -35,7 +35,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr("train.throughput.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("train.logs.throughput.time.perf_counter", lambda: self.now)
 
 
 class Page:

@@ -10,7 +10,7 @@ from conftest import noisy, relative_error
 
 from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
-from odeformer.layers import PatchEmbedding
+from odeformer.transformer.layers import PatchEmbedding
 
 SMALL = ViTConfig(
     image_size=(8, 12), patch_size=4, width=16, heads=2, mlp=32, depth=DepthConfig(layers=2)

@@ -30,15 +30,15 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from train.checkpoint import load_model, restore_newest
-from train.checksums import leaf_name
-from train.config import from_config_dict
+from train.checkpoint.checksums import leaf_name
+from train.checkpoint.restore import load_model, restore_newest
+from train.checkpoint.workdir import read_config, saved_steps
+from train.config.run import from_config_dict
+from train.devices.mesh import device_mesh
+from train.logs.metrics import read_metrics
 from train.loop import train
-from train.mesh import device_mesh
-from train.metrics import read_metrics
 from train.optimizer import make_optimizer
 from train.state import abstract_state
-from train.workdir import read_config, saved_steps
 
 DATA = ROOT / "tests" / "data"
 EXPECTED = json.loads((DATA / "workdir_0.json").read_text())

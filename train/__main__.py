@@ -24,10 +24,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from train import command_line, processes
+from train import command_line
+from train.devices import processes
 from train.errors import BadInput
+from train.logs.tracing import parse_span
 from train.loop import train
-from train.profile import parse_span
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)

@@ -16,8 +16,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
-from train import overrides
-from train.config import RunConfig, flatten, for_evaluation, from_config_dict
+from train.config import overrides
+from train.config.run import RunConfig, flatten, for_evaluation, from_config_dict
 from train.errors import BadInput, ProcessError, RunError, Stopped
 from train.files import expand
 

@@ -11,14 +11,14 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checksums import leaf_name
-from train.config import RunConfig
+from train.checkpoint.checksums import leaf_name
+from train.config.run import RunConfig
 from train.data.pipeline import BatchOrder
+from train.devices.mesh import on_mesh, replicated
+from train.devices.processes import is_first
 from train.errors import warn
 from train.files import write_whole
 from train.gradient import make_gradient
-from train.mesh import on_mesh, replicated
-from train.processes import is_first
 from train.state import TrainState
 from train.step import random_keys
 from train.tasks.task import Batch, Task

@@ -18,13 +18,15 @@ from rich.table import Table
 
 from odeformer import DepthConfig, LMConfig, solvers
 from odeformer.errors import unknown
-from train import checkpoint, command_line
-from train.config import RunConfig
-from train.data.arrays import Split
+from train import command_line
+from train.checkpoint import restore
+from train.checkpoint.metadata import recorded_config
+from train.checkpoint.workdir import read_tokenizer
+from train.config.run import RunConfig
+from train.data.images.arrays import Split
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.sources import load_splits
-from train.errors import BadInput, warn
-from train.mesh import (
+from train.devices.mesh import (
     batch_shards,
     check_model_fits,
     device_mesh,
@@ -32,13 +34,12 @@ from train.mesh import (
     parameter_shardings,
     put_batch,
 )
-from train.metrics import mean
-from train.processes import is_first
-from train.record import recorded_config
+from train.devices.processes import is_first
+from train.errors import BadInput, warn
+from train.logs.metrics import mean
 from train.step import make_eval_step
 from train.tasks import make_task
 from train.tasks.task import Task
-from train.workdir import read_tokenizer
 
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
@@ -217,7 +218,7 @@ def main(argv: Sequence[str]) -> None:
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
-    params = checkpoint.load_params(workdir, config, mesh, FLAGS.step)
+    params = restore.load_params(workdir, config, mesh, FLAGS.step)
     compare(params, config, splits[split], rows, Console())
 
 

@@ -16,12 +16,13 @@ import numpy as np
 from absl import flags
 
 from odeformer import LM, LMConfig
-from odeformer.generate import STOPPED, stream
-from train import checkpoint, command_line
+from odeformer.models.generate import STOPPED, stream
+from train import command_line
+from train.checkpoint import restore
+from train.checkpoint.metadata import recorded_config
+from train.checkpoint.workdir import read_tokenizer
 from train.data.text.tokenizer import StreamDecoder, Tokenizer
 from train.errors import BadInput, RunError
-from train.record import recorded_config
-from train.workdir import read_tokenizer
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS.prompt:
         raise BadInput('--prompt is missing: give a text to continue, e.g. --prompt="The "')
     texts = [as_text(argument) for argument in FLAGS.prompt]
-    variables = {"params": checkpoint.load_params(workdir, config, step=FLAGS.step)}
+    variables = {"params": restore.load_params(workdir, config, step=FLAGS.step)}
     tokenizer: Any = read_tokenizer(workdir)  # there is one, as there is a checkpoint
     settings: Any = config.data
     prompts = encode(texts, tokenizer, begin=settings.packing == "documents")

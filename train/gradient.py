@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from odeformer import make_model
-from odeformer.sharding import constrain
-from train.config import RunConfig
-from train.mesh import BATCH_AXES
+from odeformer.transformer.sharding import constrain
+from train.config.run import RunConfig
+from train.devices.mesh import BATCH_AXES
 from train.tasks.task import Metrics, Task
 
 Gradient = Callable[[Any, Any, Any, jax.Array], tuple[Any, Metrics]]

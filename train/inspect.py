@@ -34,27 +34,27 @@ from rich.table import Table
 from rich.text import Text
 
 from odeformer import example_inputs, make_model
-from odeformer.models import ModelConfig
-from odeformer.sharding import parameter_axes
+from odeformer.models.registry import ModelConfig
+from odeformer.transformer.sharding import parameter_axes
 from train import command_line
-from train.checkpoint import count_parameters, restore_step
-from train.checksums import leaf_name
-from train.config import MeshConfig, RunConfig, flatten, from_config_dict
-from train.errors import BadInput, RunError
-from train.files import expand
-from train.mesh import device_mesh
-from train.optimizer import make_optimizer
-from train.progress import describe
-from train.record import Damaged, Record, other_versions, read_record, recorded_config
-from train.saver import best_step
-from train.state import TrainState, abstract_state
-from train.workdir import (
+from train.checkpoint.checksums import leaf_name
+from train.checkpoint.metadata import Damaged, Record, other_versions, read_record, recorded_config
+from train.checkpoint.restore import count_parameters, restore_step
+from train.checkpoint.saver import best_step
+from train.checkpoint.workdir import (
     checkpoint_folder,
     read_config,
     saved_steps,
     set_aside_saves,
     unfinished_saves,
 )
+from train.config.run import MeshConfig, RunConfig, flatten, from_config_dict
+from train.devices.mesh import device_mesh
+from train.errors import BadInput, RunError
+from train.files import expand
+from train.logs.progress import describe
+from train.optimizer import make_optimizer
+from train.state import TrainState, abstract_state
 
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
 UNFINISHED, SET_ASIDE = "unfinished", "set aside"

@@ -10,33 +10,10 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint import count_parameters, restore_newest
-from train.config import RunConfig, from_config_dict, to_config_dict
-from train.data.arrays import Split
-from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
-from train.data.sources import load_splits
-from train.divergence import Diverged, first_skipped, report
-from train.errors import BadInput, RunError, Stopped, warn
-from train.evaluate import score, summarise
-from train.health import describe_warnings, find_warnings
-from train.mesh import check_fits, device_mesh, local_rows, put_batch
-from train.metrics import MetricsWriter, read_metrics, write_scores
-from train.optimizer import make_optimizer, make_schedule
-from train.plots import plot_curves
-from train.processes import AnyProcess, barrier, is_first
-from train.profile import Profile, Span
-from train.progress import RunProgress, describe
-from train.record import Record, check_origin
-from train.saver import CannotSave, Saver
-from train.signals import StopSignals
-from train.spikes import Watch
-from train.state import TrainState, abstract_state, init_state
-from train.step import make_eval_step, make_train_step
-from train.stored_config import with_absolute_paths
-from train.tasks import make_task
-from train.tasks.task import Task
-from train.throughput import Throughput
-from train.workdir import (
+from train.checkpoint.metadata import Record, check_origin
+from train.checkpoint.restore import count_parameters, restore_newest
+from train.checkpoint.saver import CannotSave, Saver
+from train.checkpoint.workdir import (
     check_workdir,
     find_spare,
     has_vanished,
@@ -45,6 +22,29 @@ from train.workdir import (
     record_run,
     saved_steps,
 )
+from train.config.paths import with_absolute_paths
+from train.config.run import RunConfig, from_config_dict, to_config_dict
+from train.data.images.arrays import Split
+from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
+from train.data.sources import load_splits
+from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
+from train.devices.processes import AnyProcess, barrier, is_first
+from train.divergence import Diverged, first_skipped, report
+from train.errors import BadInput, RunError, Stopped, warn
+from train.evaluate import score, summarise
+from train.guard import Watch
+from train.logs.curves import plot_curves
+from train.logs.health import describe_warnings, find_warnings
+from train.logs.metrics import MetricsWriter, read_metrics, write_scores
+from train.logs.progress import RunProgress, describe
+from train.logs.throughput import Throughput
+from train.logs.tracing import Profile, Span
+from train.optimizer import make_optimizer, make_schedule
+from train.signals import StopSignals
+from train.state import TrainState, abstract_state, init_state
+from train.step import make_eval_step, make_train_step
+from train.tasks import make_task
+from train.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)

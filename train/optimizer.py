@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from train.config import OptimizerConfig
+from train.config.run import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:

@@ -11,9 +11,9 @@ import optax
 from jax.sharding import Mesh
 
 from odeformer import example_inputs, make_model
-from train.config import RunConfig
-from train.mesh import parameter_shardings, replicated
-from train.spikes import Guard, init_guard
+from train.config.run import RunConfig
+from train.devices.mesh import parameter_shardings, replicated
+from train.guard import Guard, init_guard
 
 
 @flax.struct.dataclass

@@ -12,12 +12,12 @@ import optax
 from jax.sharding import Mesh
 
 from odeformer import example_inputs, make_model
-from odeformer.models import ModelConfig
-from train.config import RunConfig
+from odeformer.models.registry import ModelConfig
+from train.config.run import RunConfig
+from train.devices.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.gradient import evaluations, failures, make_gradient
-from train.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
+from train.guard import judge
 from train.optimizer import average, make_optimizer, make_schedule
-from train.spikes import judge
 from train.state import TrainState, abstract_state, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 

@@ -26,16 +26,16 @@ from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from odeformer import make_model
-from train import compiled
-from train.checkpoint import restore_step
-from train.checksums import checksums
-from train.config import MeshConfig, from_config_dict
+from train.aot import compiled
+from train.checkpoint.checksums import checksums
+from train.checkpoint.restore import restore_step
+from train.checkpoint.saver import Saver
+from train.config.run import MeshConfig, from_config_dict
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
+from train.devices.mesh import check_fits, device_mesh, on_mesh, put_batch
 from train.gradient import make_gradient
-from train.mesh import check_fits, device_mesh, on_mesh, put_batch
 from train.optimizer import make_optimizer
-from train.saver import Saver
 from train.state import abstract_state, init_state, jit_init
 from train.step import lower_train_step, make_train_step
 from train.tasks import make_task

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from train import processes
-from train.checkpoint import restore_newest
-from train.config import from_config_dict
-from train.mesh import device_mesh
+from train.checkpoint.restore import restore_newest
+from train.checkpoint.workdir import read_config
+from train.config.run import from_config_dict
+from train.devices import processes
+from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import abstract_state
-from train.workdir import read_config
 
 workdir, output, fsdp, *group = sys.argv[1:]
 if group:

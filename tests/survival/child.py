@@ -15,13 +15,14 @@ import orbax.checkpoint as ocp
 from absl import flags
 from etils import epath
 
-from train import command_line, loop, processes
-from train.config import CheckpointConfig, MeshConfig
+from train import command_line, loop
+from train.checkpoint.saver import Saver
+from train.config.run import CheckpointConfig, MeshConfig
 from train.data.pipeline import Position
-from train.mesh import device_mesh, replicated
-from train.saver import Saver
+from train.devices import processes
+from train.devices.mesh import device_mesh, replicated
+from train.guard import init_guard
 from train.signals import StopSignals
-from train.spikes import init_guard
 from train.state import TrainState
 
 LONG_SECS = 120  # that a test never waits for

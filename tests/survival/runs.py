@@ -14,10 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from survival import child
 
-from train.checksums import leaf_name
-from train.metrics import read_metrics, read_scores
-from train.record import STATE, read_record
-from train.workdir import checkpoint_folder, saved_steps
+from train.checkpoint.checksums import leaf_name
+from train.checkpoint.metadata import STATE, read_record
+from train.checkpoint.workdir import checkpoint_folder, saved_steps
+from train.logs.metrics import read_metrics, read_scores
 
 TESTS = pathlib.Path(__file__).parent.parent
 STOPS_SECS = 30  # that a run may take to end behind a signal

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from train.augment.boxes import Box, draw_box
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 _CROP_ELONGATION = 4 / 3
 

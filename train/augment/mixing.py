@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from train.augment.boxes import Box, inside
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 
 def mix(

@@ -8,7 +8,7 @@ import jax
 from train.augment.erasing import random_erasing
 from train.augment.geometry import affine, flip, padded_crop, resized_crop
 from train.augment.randaugment import rand_augment
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 
 Change = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image) -> image
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from train.augment.operations import NAMES, operate
-from train.data.config import AugmentConfig
+from train.config.data import AugmentConfig
 from train.errors import BadInput
 
 _PROBABILITY = 0.5  # that an operation that was drawn is applied

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from odeformer import ViTConfig
-from train.config import RunConfig
-from train.data.arrays import Images, Split
-from train.data.config import LanguageDataConfig
+from train.config.data import LanguageDataConfig
+from train.config.run import RunConfig
+from train.data.images.arrays import Images, Split
 from train.data.text.blocks import Corpus, Documents, Sentences, Stream
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from train.config import RunConfig
-from train.data import digits, tfds_images
-from train.data.arrays import Split
-from train.data.config import ImageDataConfig, LanguageDataConfig
+from train.config.data import ImageDataConfig, LanguageDataConfig
+from train.config.run import RunConfig
+from train.data.images import digits, prepared
+from train.data.images.arrays import Split
 from train.data.text.sources import load_language, load_sentences
 from train.data.text.tokenizer import Tokenizer
 from train.errors import BadInput
@@ -20,7 +20,7 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
       tokenizer: that of a saved run, for text; None to make it as the config says.
 
     Returns:
-      A `train.data.arrays.Split` for each name; what else it offers depends on the run's task.
+      A `train.data.images.arrays.Split` for each name; what else it offers depends on the run's task.
 
     Raises:
       BadInput: no data set has the name, or the data do not fit the config.
@@ -49,4 +49,4 @@ def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) 
             f"config.data.fold={data.fold}: {data.name} has a test split of its own; folds are "
             "for 'digits', leave it out"
         )
-    return tfds_images.load(data, image_size, seed)
+    return prepared.load(data, image_size, seed)

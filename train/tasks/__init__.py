@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from train.config import RunConfig
+from train.config.run import RunConfig
 from train.tasks.images import ImageTask
 from train.tasks.language import LanguageTask
 from train.tasks.sentences import SentenceTask

@@ -10,11 +10,11 @@ import numpy as np
 
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
-from train.config import RunConfig
-from train.data.arrays import ImageSplit, standardise
+from train.config.run import RunConfig
+from train.data.images.arrays import ImageSplit, standardise
 from train.errors import BadInput
-from train.losses import cross_entropy
-from train.metrics import mean
+from train.logs.metrics import mean
+from train.tasks.losses import cross_entropy
 from train.tasks.task import Arrays, Batch, Keys, Metrics
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.config import RunConfig
-from train.losses import cross_entropy
+from train.config.run import RunConfig
+from train.tasks.losses import cross_entropy
 from train.tasks.task import Arrays, Batch, Keys, Metrics
 
 PADDING = 0  # its segment

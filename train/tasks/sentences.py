@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import f1_score
 
-from train.config import RunConfig
+from train.config.run import RunConfig
 from train.errors import BadInput
-from train.losses import cross_entropy
-from train.metrics import mean
+from train.logs.metrics import mean
+from train.tasks.losses import cross_entropy
 from train.tasks.task import Arrays, Batch, Keys, Metrics
 
 

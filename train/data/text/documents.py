@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import track
 
+from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data import tfds_sets
-from train.data.config import LanguageDataConfig, SentenceDataConfig
 from train.data.cuts import SEED, cut
 from train.data.text.files import decode, read_files
 from train.errors import BadInput

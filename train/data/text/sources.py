@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from odeformer.errors import unknown
-from train.data.config import PACKINGS, LanguageDataConfig, SentenceDataConfig
+from train.config.data import PACKINGS, LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe

@@ -1,0 +1,111 @@
+"""The text classifier: tokens -> ODE over depth, each token seeing all others -> classes."""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.errors import check_kind, check_whole, unknown
+from odeformer.models.tokens import TokenConfig, TokenTransformer
+from odeformer.transformer.layers import param_dtype
+
+POOLS = ("mean", "first")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(TokenConfig):
+    """A classifier of texts; the other fields are those of `TokenConfig`.
+
+    Attributes:
+      classes: C, number of classes.
+      pool: 'mean' reads the classes off the mean over a text's tokens, 'first' off its first
+        token that is no padding.
+
+    Raises:
+      ValueError: sizes that do not fit one another, or a name that is not accepted.
+    """
+
+    classes: int = 2
+    pool: str = "mean"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(classes=self.classes)
+        if self.pool not in POOLS:
+            raise unknown("pool", self.pool, POOLS)
+
+
+class TextClassifier(TokenTransformer):
+    """A text classifier whose depth is an ODE.
+
+    Attributes:
+      config: its sizes and its depth.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762 (the encoder, its token embeddings multiplied by
+    the root of the width, here with its norms before the sublayers).
+
+    Example:
+      >>> import jax, odeformer
+      >>> model = odeformer.TextClassifier(odeformer.presets.text("text_small", vocabulary=1000))
+      >>> tokens = jax.numpy.ones((2, 16), "int32")
+      >>> mask = jax.numpy.arange(16) < jax.numpy.array([[9], [16]])
+      >>> variables = jax.jit(model.init)(jax.random.key(0), tokens, mask)
+      >>> model.apply(variables, tokens, mask).shape
+      (2, 2)
+    """
+
+    config: TextConfig
+    scaled: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_kind("TextClassifier", self.config, TextConfig)
+        super().__post_init__()
+
+    def setup(self):
+        super().setup()
+        dtype = param_dtype(self.config.dtype)
+        self.head = nn.Dense(
+            self.config.classes,
+            dtype=dtype,
+            param_dtype=dtype,
+            kernel_init=nn.initializers.truncated_normal(0.02),
+        )
+
+    def __call__(
+        self, tokens_BN: jax.Array, mask_BN: jax.Array | None = None, train: bool = False
+    ) -> jax.Array:
+        """Classifies texts.
+
+        Args:
+          tokens_BN: int [B, N], N at most the block's size.
+          mask_BN: bool [B, N], True for a token and False for padding, which no token sees and
+            which stays out of pooling and of the error norm of adaptive steps; a text has one
+            token at least. None: no padding.
+          train: whether dropout and drop-path act; then rngs={'dropout': key}.
+
+        Returns:
+          Logits [B, C] float32, float64 with dtype float64; with mutable=['ode'] also the solve's
+          counts, as `ViT` returns them.
+
+        Raises:
+          ValueError: tokens or a mask of another shape or dtype, more tokens than the block holds,
+            or (where they are known before tracing) out of the vocabulary's range.
+        """
+        if mask_BN is None:
+            mask_BN = jnp.ones(tokens_BN.shape, bool)
+        if mask_BN.shape != tokens_BN.shape or mask_BN.dtype != bool:
+            raise ValueError(
+                f"the mask is bool and of the tokens' shape {list(tokens_BN.shape)}; "
+                f"{mask_BN.dtype} of shape {list(mask_BN.shape)} was given"
+            )
+        dtype = param_dtype(self.config.dtype)
+        weights_BN1 = mask_BN[..., None].astype(dtype)
+        y_BND = self.states(
+            tokens_BN, mask_BN.astype(jnp.int32), weights_BN1=weights_BN1, train=train
+        )
+        if self.config.pool == "first":
+            first_B11 = mask_BN.argmax(axis=1)[:, None, None]
+            return self.head(jnp.take_along_axis(y_BND, first_B11, axis=1)[:, 0])
+        return self.head((weights_BN1 * y_BND).sum(axis=1) / weights_BN1.sum(axis=1))

@@ -1,0 +1,206 @@
+"""What the models of text share: tokens -> embeddings and positions -> ODE over depth -> norm.
+
+Arrays carry their axes in their names: B batch, N tokens, D width, V vocabulary.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.errors import check_whole, unknown
+from odeformer.ode.times import known
+from odeformer.transformer.attention import Layout, rotation
+from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
+from odeformer.transformer.field import transformer_field
+from odeformer.transformer.layers import DTYPES, Dropout, layer_norm, param_dtype
+from odeformer.transformer.sharding import constrain, sample_numbers
+
+POSITIONS = ("rotary", "learned")
+embedding_init = nn.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenConfig:
+    """A transformer over tokens.
+
+    Attributes:
+      vocabulary: V, number of tokens that there are.
+      block_size: the most tokens a sequence may have.
+      width: D, size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate of dropout on the embedded tokens and on each term's slope.
+      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
+      dtype: dtype of the field's matrix products, 'float32', 'bfloat16' or 'float64' (with
+        jax_enable_x64); parameters, state, head and logits are float32, float64 with float64.
+      positions: 'rotary', turned queries and keys, or 'learned', added to the embedded tokens.
+      time: 'none', or 'additive': the field knows the depth-time t.
+      fused: one input product for attention and MLP in the parallel sum.
+      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
+
+    Raises:
+      ValueError: sizes that do not fit one another, or a name that is not accepted.
+    """
+
+    vocabulary: int = 257
+    block_size: int = 256
+    width: int = 384
+    heads: int = 6
+    mlp: int = 1536
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: str = "float32"
+    positions: str = "rotary"
+    time: str = "none"
+    fused: bool = False
+    attention: str = "auto"
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+
+    def __post_init__(self):
+        check_whole(vocabulary=self.vocabulary, block_size=self.block_size)
+        object.__setattr__(self, "depth", as_depth(self.depth))
+        for name, accepted in (("positions", POSITIONS), ("dtype", DTYPES)):
+            if getattr(self, name) not in accepted:
+                raise unknown(name, getattr(self, name), accepted)
+        transformer_field(self)  # which refuses the sizes, rates and names that it cannot take
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise ValueError(
+                f"positions 'rotary' turn pairs of a head's {self.width // self.heads} entries "
+                f"(width={self.width} over heads={self.heads}), an odd number: take other heads, "
+                "or positions 'learned'"
+            )
+
+
+class TokenTransformer(DepthModule):
+    """Tokens -> normed states behind the last layer; what the models of text build on.
+
+    Attributes:
+      config: its sizes and its depth.
+    """
+
+    config: TokenConfig
+    causal: ClassVar[bool] = False  # whether a token sees itself and those before it alone
+    scaled: ClassVar[bool] = False  # whether embeddings are multiplied by the root of the width
+
+    def setup(self):
+        config = self.config
+        dtype = param_dtype(config.dtype)
+        options = dict(dtype=dtype, param_dtype=dtype, embedding_init=embedding_init)
+        self.embedding = nn.Embed(config.vocabulary, config.width, **options)
+        if config.positions == "learned":
+            self.position_embedding = nn.Embed(config.block_size, config.width, **options)
+        self.dropout = Dropout()
+        self.depth = ODEStack(config.depth, transformer_field(config, self.causal))
+        self.norm = layer_norm(config.dtype)
+
+    def states(
+        self,
+        tokens_BN: jax.Array,
+        segments_BN: jax.Array | None = None,
+        positions_BN: jax.Array | None = None,
+        weights_BN1: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Integrates the embedded tokens, and records the solve's counts in 'ode'.
+
+        Args:
+          tokens_BN: int [B, N].
+          segments_BN: int [B, N]; a token sees those of its own segment alone. None: one segment.
+          positions_BN: int [B, N] of each token in its sequence; None: 0 to N - 1.
+          weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1].
+          train: whether dropout and drop-path act.
+
+        Returns:
+          The normed states, [B, N, D] float32 or float64.
+
+        Raises:
+          ValueError: tokens of another shape or dtype, more of them than the block holds, or (where
+            they are known before tracing) out of the vocabulary's range.
+        """
+        check_tokens(tokens_BN, self.config)
+        if positions_BN is None:
+            positions_BN = jnp.broadcast_to(jnp.arange(tokens_BN.shape[1]), tokens_BN.shape)
+        _check_layout(tokens_BN, segments_BN, positions_BN, self.config.block_size)
+        y_BND = self.embed(tokens_BN, positions_BN)
+        if train and self.config.dropout:
+            y_BND = self.dropout(y_BND, self.config.dropout, sample_numbers(y_BND.shape[0]))
+        layout = Layout(segments_BN, self.rotation(positions_BN))
+        solution = self.depth(y_BND, train, layout, weights_BN1)
+        sow_counts(self, solution)
+        return self.norm(solution.y1)
+
+    def embed(self, tokens_BN: jax.Array, positions_BN: jax.Array) -> jax.Array:
+        """Tokens and their positions -> the state at depth 0, [B, N, D]."""
+        state_dtype = param_dtype(self.config.dtype)  # whatever the parameters were cast to
+        y_BND = constrain(self.table()[tokens_BN], "batch", "tokens", "width").astype(state_dtype)
+        if self.scaled:
+            y_BND *= math.sqrt(self.config.width)
+        if self.config.positions == "learned":
+            positions = constrain(self.position_embedding.embedding, None, None)[positions_BN]
+            y_BND += positions.astype(state_dtype)
+        return y_BND
+
+    def table(self) -> jax.Array:
+        """The embeddings of all tokens, [V, D], whole in D on every device."""
+        return constrain(self.embedding.embedding, "vocabulary", None)
+
+    def rotation(self, positions_BN: jax.Array) -> jax.Array | None:
+        """What turns queries and keys at these positions; None where positions are learned."""
+        if self.config.positions != "rotary":
+            return None
+        size = self.config.width // self.config.heads
+        return rotation(positions_BN, size, param_dtype(self.config.dtype))
+
+
+def check_tokens(tokens_BN: jax.Array, config: TokenConfig) -> None:
+    """Raises ValueError for tokens that a model of that config does not take.
+
+    Args:
+      tokens_BN: int [B, N]; their values are looked at where they are known before tracing.
+      config: of the model.
+    """
+    if tokens_BN.ndim != 2 or not jnp.issubdtype(tokens_BN.dtype, jnp.integer):
+        raise ValueError(
+            f"tokens are integers of shape [batch, tokens]; {tokens_BN.dtype} of shape "
+            f"{list(tokens_BN.shape)} was given"
+        )
+    if tokens_BN.shape[1] > config.block_size:
+        raise ValueError(
+            f"{tokens_BN.shape[1]} tokens were given, and the model's block holds block_size="
+            f"{config.block_size}: cut the sequences, or train a model of a larger block"
+        )
+    values = known(tokens_BN)
+    if (
+        values is not None
+        and values.size
+        and not 0 <= values.min() <= values.max() < (config.vocabulary)
+    ):
+        raise ValueError(
+            f"tokens are 0 to {config.vocabulary - 1} (vocabulary={config.vocabulary}); "
+            f"{values.min():g} to {values.max():g} were given: encode the text with the model's "
+            "own tokeniser"
+        )
+
+
+def _check_layout(
+    tokens_BN: jax.Array, segments_BN: jax.Array | None, positions_BN: jax.Array, block_size: int
+) -> None:
+    for name, array in (("segments", segments_BN), ("positions", positions_BN)):
+        if array is not None and (
+            array.shape != tokens_BN.shape or not jnp.issubdtype(array.dtype, jnp.integer)
+        ):
+            raise ValueError(
+                f"{name} are integers of the tokens' shape {list(tokens_BN.shape)}; {array.dtype} "
+                f"of shape {list(array.shape)} was given"
+            )
+    values = known(positions_BN)
+    if values is not None and values.size and not 0 <= values.min() <= values.max() < block_size:
+        raise ValueError(
+            f"positions are 0 to {block_size - 1} (block_size={block_size}); {values.min():g} to "
+            f"{values.max():g} were given"
+        )

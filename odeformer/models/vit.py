@@ -1,0 +1,202 @@
+"""The vision transformer: patches -> ODE over depth -> classes."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.errors import check_kind, check_whole, unknown
+from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
+from odeformer.transformer.field import transformer_field
+from odeformer.transformer.layers import (
+    DTYPES,
+    Dropout,
+    PatchEmbedding,
+    grid_positions,
+    layer_norm,
+    param_dtype,
+)
+from odeformer.transformer.sharding import sample_numbers
+
+POOLS = ("token", "mean")
+POSITIONS = ("learned", "sincos")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """A vision transformer.
+
+    Attributes:
+      image_size: height and width in pixels, or a pair (height, width).
+      patch_size: side of a patch in pixels; it divides the image's sides.
+      channels: channels of an image.
+      classes: C, number of classes.
+      width: D, size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate of dropout on the embedded tokens and on each term's slope.
+      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
+      dtype: dtype of the matrix products of the patches and of the field, 'float32', 'bfloat16' or
+        'float64' (with jax_enable_x64); parameters, state, head and logits are float32, float64
+        with float64.
+      pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
+      positions: 'learned', or 'sincos': fixed sines and cosines.
+      time: 'none', or 'additive': the field knows the depth-time t.
+      fused: one input product for attention and MLP in the parallel sum.
+      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
+
+    Raises:
+      ValueError: sizes that do not fit one another, or a name that is not accepted.
+    """
+
+    image_size: int | tuple[int, int] = 32
+    patch_size: int = 4
+    channels: int = 3
+    classes: int = 10
+    width: int = 192
+    heads: int = 3
+    mlp: int = 768
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: str = "float32"
+    pool: str = "token"
+    positions: str = "learned"
+    time: str = "none"
+    fused: bool = False
+    attention: str = "auto"
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+
+    def __post_init__(self):
+        for name in ("patch_size", "channels", "classes"):
+            check_whole(**{name: getattr(self, name)})
+        object.__setattr__(self, "depth", as_depth(self.depth))
+        if isinstance(self.image_size, list):
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
+        if len(sides) != 2:
+            raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
+        for side in sides:
+            check_whole(image_size=side)
+        for name, accepted in (("pool", POOLS), ("positions", POSITIONS), ("dtype", DTYPES)):
+            if getattr(self, name) not in accepted:
+                raise unknown(name, getattr(self, name), accepted)
+        transformer_field(self)  # which refuses the sizes, rates and names that it cannot take
+        if any(side % self.patch_size for side in self.image_shape[:2]):
+            raise ValueError(
+                f"patch_size={self.patch_size} does not divide image_size={self.image_size}: take "
+                "a patch that divides both sides, or resize or pad the images"
+            )
+        if self.positions == "sincos" and self.width % 4:
+            raise ValueError(
+                f"positions 'sincos' need a width that 4 divides; width={self.width} was given: "
+                "take 'learned', or another width"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        size = self.image_size
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return height, width, self.channels
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width, _ = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+
+class ViT(DepthModule):
+    """A vision transformer whose depth is an ODE.
+
+    Attributes:
+      config: its sizes and its depth.
+
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
+
+    Example:
+      >>> import jax, odeformer
+      >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
+      >>> images = jax.numpy.zeros((2, 8, 8, 1))
+      >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+      >>> model.apply(variables, images).shape
+      (2, 10)
+    """
+
+    config: ViTConfig
+
+    def __post_init__(self):
+        check_kind("ViT", self.config, ViTConfig)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Classifies images.
+
+        Args:
+          images: [B, height, width, channels], of a floating dtype.
+          train: whether dropout and drop-path act; then rngs={'dropout': key}.
+
+        Returns:
+          Logits [B, C] float32, float64 with dtype float64. With mutable=['ode'] also the solve's
+          counts, aux['ode'] with 'nfe' int32 [G, terms], 'accepted', 'rejected' and 'result' int32
+          [G] (per sample [G, B, terms] and [G, B]); a result other than 0 marks a solve that did
+          not reach its end.
+
+        Raises:
+          ValueError: images of another shape or of a dtype that is not floating; or a config that
+            this process cannot compute: dtype float64 without jax_enable_x64, attention 'cudnn'
+            without an NVIDIA GPU.
+        """
+        config = self.config
+        _check_images(images, config.image_shape)
+        dtype, state_dtype = jnp.dtype(config.dtype), param_dtype(config.dtype)
+        tokens = PatchEmbedding(config.patch_size, config.width, dtype, name="patches")(images)
+        y_BND = self._embed_positions(tokens.astype(state_dtype))
+        if train and config.dropout:
+            y_BND = Dropout()(y_BND, config.dropout, sample_numbers(y_BND.shape[0]))
+        solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
+        sow_counts(self, solution)
+        y_BND = layer_norm(dtype, name="norm")(solution.y1)
+        y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
+        head = nn.Dense(
+            config.classes,
+            dtype=state_dtype,
+            param_dtype=state_dtype,
+            kernel_init=nn.initializers.truncated_normal(0.02),
+            name="head",
+        )
+        return head(y_BD).astype(state_dtype)
+
+    def _embed_positions(self, y_BND: jax.Array) -> jax.Array:
+        """Prepends the class token where there is one, and adds the positions."""
+        config, init = self.config, nn.initializers.truncated_normal(0.02)
+        batch, tokens, width = y_BND.shape
+        if config.positions == "sincos":
+            positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
+            y_BND = y_BND + positions[None]
+        if config.pool == "token":
+            token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
+            token = jnp.broadcast_to(token, (batch, 1, width)).astype(y_BND.dtype)
+            y_BND = jnp.concatenate([token, y_BND], axis=1)
+            tokens += 1
+        if config.positions == "learned":
+            positions = self.param("positions", init, (1, tokens, width), y_BND.dtype)
+            y_BND = y_BND + positions.astype(y_BND.dtype)
+        return y_BND
+
+
+def _check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(
+            f"images of shape [batch, {', '.join(map(str, shape))}] are accepted; "
+            f"{list(images.shape)} was given: resize or transpose them, or change the config's "
+            "image_size and channels"
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of a floating dtype are accepted; {images.dtype} was given: convert and "
+            "normalise them first, e.g. images.astype('float32') / 255"
+        )

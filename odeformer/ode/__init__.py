@@ -1,0 +1,1 @@
+"""Ordinary differential equations dy/dt = f(t, y), and their solvers."""

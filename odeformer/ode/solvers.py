@@ -1,0 +1,300 @@
+"""Solvers: each turns one vector field into one architecture.
+
+diffrax supplies the Runge-Kutta methods. Here stand the ones it lacks (the two splittings, the
+classical RK4 and the 3/8 rule), a Runge-Kutta step unrolled over its Butcher tableau, and the
+table of names.
+"""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeformer.errors import check_name
+from odeformer.ode.field import State, Term, VectorField
+
+
+class Substep(NamedTuple):
+    """An Euler step of one term, as a part of a splitting step of length h."""
+
+    term: int  # index into the vector field's terms
+    begin: float  # where it starts, as a fraction of h
+    length: float  # how far it goes, as a fraction of h
+
+
+class Splitting(diffrax.AbstractSolver):
+    """A composition of Euler steps of single terms, for a field of two terms or more.
+
+    Of first order, whatever the composition's own order: the sub-steps are Euler's.
+    """
+
+    term_structure: ClassVar = diffrax.MultiTerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    @abc.abstractmethod
+    def substeps(self, terms: int) -> tuple[Substep, ...]:
+        """Returns the sub-steps of one step, in order, for a field of that many terms."""
+
+    def order(self, terms):
+        return 1
+
+    def init(self, terms, t0, t1, y0, args):
+        return None
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        y = y0
+        for term, begin, length in self.substeps(len(terms.terms)):
+            start = t0 + begin * (t1 - t0)
+            control = terms.terms[term].contr(start, start + length * (t1 - t0))
+            increment = terms.terms[term].vf_prod(start, y, args, control)
+            y = jax.tree.map(jnp.add, y, increment)
+        return y, None, dict(y0=y0, y1=y), None, diffrax.RESULTS.successful
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+
+class LieTrotter(Splitting):
+    """y += h f_1(y), then y += h f_2(y), ...: with h = 1 the pre-LN transformer layer.
+
+    Order 1. Source: Trotter, 'On the product of semi-groups of operators', 1959.
+    """
+
+    def substeps(self, terms):
+        return tuple(Substep(term, 0.0, 1.0) for term in range(terms))
+
+
+class Strang(Splitting):
+    """Half of f_2, the whole of f_1, half of f_2: with h = 1 the Macaron layer.
+
+    With more terms: half steps of the last to the second, the first, and back. The outer terms are
+    evaluated twice. Order 1: Strang's second order would need sub-steps of second order.
+    Sources: Strang, 'On the construction and comparison of difference schemes', 1968; Lu et al.,
+    'Understanding and improving transformer from a multi-particle dynamic system point of view',
+    arXiv 1906.02762.
+    """
+
+    def substeps(self, terms):
+        outer = range(1, terms)
+        return (
+            *(Substep(term, 0.0, 0.5) for term in reversed(outer)),
+            Substep(0, 0.0, 1.0),
+            *(Substep(term, 0.5, 0.5) for term in outer),
+        )
+
+
+class RK4(diffrax.AbstractERK):
+    """The classical Runge-Kutta method: order 4, 4 stages, no error estimate.
+
+    Source: Kutta, 'Beitrag zur naeherungsweisen Integration totaler Differentialgleichungen', 1901.
+    """
+
+    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+        c=np.array([1 / 2, 1 / 2, 1.0]),
+        a_lower=(np.array([1 / 2]), np.array([0.0, 1 / 2]), np.array([0.0, 0.0, 1.0])),
+        b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
+        b_error=np.zeros(4),
+    )
+    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+
+    def order(self, terms):
+        return 4
+
+
+class RK38(diffrax.AbstractERK):
+    """The 3/8 rule: order 4, 4 stages, no error estimate. Source: Kutta, 1901."""
+
+    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+        c=np.array([1 / 3, 2 / 3, 1.0]),
+        a_lower=(np.array([1 / 3]), np.array([-1 / 3, 1.0]), np.array([1.0, -1.0, 1.0])),
+        b_sol=np.array([1 / 8, 3 / 8, 3 / 8, 1 / 8]),
+        b_error=np.zeros(4),
+    )
+    interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation.from_k
+
+    def order(self, terms):
+        return 4
+
+
+_SOLVERS: dict[str, diffrax.AbstractSolver] = {
+    "lie_trotter": LieTrotter(),
+    "strang": Strang(),
+    "euler": diffrax.Euler(),
+    "midpoint": diffrax.Midpoint(),
+    "heun": diffrax.Heun(),
+    "ralston": diffrax.Ralston(),
+    "rk4": RK4(),
+    "rk38": RK38(),
+    "bosh3": diffrax.Bosh3(),
+    "tsit5": diffrax.Tsit5(),
+    "dopri5": diffrax.Dopri5(),
+    "dopri8": diffrax.Dopri8(),
+}
+NAMES: tuple[str, ...] = tuple(_SOLVERS)
+
+
+def get(name: str) -> diffrax.AbstractSolver:
+    """Returns the diffrax solver of that name.
+
+    Raises:
+      ValueError: no solver has the name; the message lists the names and the nearest one.
+    """
+    check_name("solver", name, NAMES)
+    return _SOLVERS[name]
+
+
+def order(name: str) -> int:
+    """Returns the solver's order of convergence p: its global error is O(h^p).
+
+    Raises:
+      ValueError: no solver has the name (so do the functions below).
+    """
+    return get(name).order(None)  # pyright: ignore[reportReturnType]
+
+
+def is_splitting(name: str) -> bool:
+    """Whether the solver treats the terms one after the other, not their sum."""
+    return isinstance(get(name), Splitting)
+
+
+def tableau(name: str) -> diffrax.ButcherTableau | None:
+    """Returns a Runge-Kutta solver's Butcher tableau; None for Euler and the splittings."""
+    return getattr(get(name), "tableau", None)
+
+
+def is_adaptive(name: str) -> bool:
+    """Whether the solver estimates its error, as adaptive steps need."""
+    table = tableau(name)
+    return table is not None and bool(np.any(table.b_error))
+
+
+def stages(tableau: diffrax.ButcherTableau) -> int:
+    """Returns how many stages a fixed step evaluates: all but those only the error estimate reads.
+
+    Args:
+      tableau: a Butcher tableau.
+    """
+    return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+
+
+def evaluations(name: str, terms: int) -> np.ndarray:
+    """Returns how often one fixed step evaluates each term.
+
+    Args:
+      name: the solver's.
+      terms: how many terms the field has.
+
+    Returns:
+      int32 [terms].
+    """
+    solver, table = get(name), tableau(name)
+    if not isinstance(solver, Splitting):
+        return np.full(terms, 1 if table is None else stages(table), np.int32)
+    order = [substep.term for substep in solver.substeps(terms)]
+    return np.bincount(order, minlength=terms).astype(np.int32)
+
+
+def ode_terms(name: str, field: VectorField) -> diffrax.AbstractTerm:
+    """Returns a vector field as what the solver steps through.
+
+    Args:
+      name: the solver's.
+      field: the vector field.
+
+    Returns:
+      A `diffrax.MultiTerm` for a splitting, an `ODETerm` of the sum for the others; each takes
+      args = (params, *key).
+    """
+
+    def ode_term(function: Term) -> diffrax.ODETerm:
+        return diffrax.ODETerm(lambda t, y, args: function(t, y, *args))
+
+    if is_splitting(name):
+        return diffrax.MultiTerm(*(ode_term(term) for term in field.terms))
+    return ode_term(field)
+
+
+def unrolled_step(
+    tableau: diffrax.ButcherTableau,
+    evaluate: Callable[[int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+) -> State:
+    """Takes one explicit Runge-Kutta step, its stages written out one after the other.
+
+        k_i = f(t0 + c_i h, y0 + h sum_j a_ij k_j),    y1 = y0 + h sum_i b_i k_i,    h = t1 - t0
+
+    The same numbers as diffrax's `solver.step`, without its loop over stages: so forward mode and
+    strict `shard_map` work, XLA can count the operations, and `evaluate` knows its stage.
+
+    Args:
+      tableau: the method's Butcher tableau.
+      evaluate: (stage, t, y) -> dy, with stage an int from 0.
+      t0: the step's start, a scalar of the state's dtype.
+      t1: the step's end, likewise.
+      y0: the state at t0.
+
+    Returns:
+      The state at t1. Stages that only the error estimate reads are not evaluated.
+    """
+    h = t1 - t0
+
+    def advance(weights: np.ndarray, slopes: list[State]) -> State:
+        used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
+        factors = [w for w, _ in used]
+
+        def leaf(y: jax.Array, *ks: jax.Array) -> jax.Array:
+            return y + h * sum(w * k for w, k in zip(factors, ks, strict=True))
+
+        return jax.tree.map(leaf, y0, *(k for _, k in used))
+
+    slopes = [evaluate(0, t0, y0)]
+    for stage in range(1, stages(tableau)):
+        c = tableau.c[stage - 1]
+        t = t1 if c == 1 else t0 + float(c) * h
+        slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
+    return advance(tableau.b_sol, slopes)
+
+
+def staged_step(
+    name: str,
+    terms: int,
+    evaluate: Callable[[int | None, int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+) -> State:
+    """Takes one fixed step of any solver, for a field that tells its evaluations apart.
+
+    Args:
+      name: the solver's.
+      terms: how many terms the field has.
+      evaluate: (term, n, t, y) -> dy; term None asks for the sum of the terms; n counts a term's
+        evaluations within the step, from 0 to `evaluations(name, terms)[term]` - 1.
+      t0: the step's start, a scalar of the state's dtype.
+      t1: the step's end, likewise.
+      y0: the state at t0.
+
+    Returns:
+      The state at t1, the one that `integrate` steps to.
+    """
+    solver, table = get(name), tableau(name)
+    if table is not None:
+        return unrolled_step(table, functools.partial(evaluate, None), t0, t1, y0)
+
+    def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
+        return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
+
+    if not isinstance(solver, Splitting):
+        return euler(None, 0, t0, t1 - t0, y0)
+    y, counts = y0, [0] * terms
+    for term, begin, length in solver.substeps(terms):
+        y = euler(term, counts[term], t0 + begin * (t1 - t0), length * (t1 - t0), y)
+        counts[term] += 1
+    return y

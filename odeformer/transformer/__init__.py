@@ -1,0 +1,1 @@
+"""The vector field of a transformer, and its weights over depth."""

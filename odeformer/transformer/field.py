@@ -1,0 +1,258 @@
+"""The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
+
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.errors import check_flag, check_rate, check_whole, unknown
+from odeformer.ode.field import VectorField
+from odeformer.transformer.attention import Attention, KeyValues, Layout, check_attention
+from odeformer.transformer.layers import (
+    MLP,
+    Dropout,
+    TimeEmbedding,
+    check_dtype,
+    layer_norm,
+    param_dtype,
+)
+from odeformer.transformer.sharding import sample_numbers
+
+TIME = ("none", "additive")
+_AFFINE, _DENSE = ("scale", "bias"), ("kernel", "bias")  # parameters of a norm, of a product
+
+
+class TransformerField(nn.Module):
+    """The terms f_1 = attention(norm(y)) and f_2 = mlp(norm(y)), each with a norm of its own.
+
+    Attributes:
+      width: D, the size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate at which entries of a term's slope are dropped in training.
+      drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
+        linearly from 0 at the first (Touvron et al. 2021, arXiv 2012.12877).
+      layers: depth T of the whole stack, in layers, over which drop_path grows; an ODEStack sets
+        it to its own.
+      time: 'none', or 'additive': a learned embedding of t is added to the normed state.
+      fused: compute the sum from one norm and one matrix product for Q, K, V and the MLP's input,
+        the norms' scales and biases folded into it: the same function, from the same parameters.
+      dtype: dtype of the matrix products, 'float32', 'bfloat16' or 'float64'; norms, softmax and
+        slopes are float32 or above.
+      attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
+      causal: whether a token sees itself and those before it alone.
+
+    Raises:
+      ValueError: a size, a rate or a name that is not accepted.
+    """
+
+    width: int
+    heads: int
+    mlp: int
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    layers: int = 12
+    time: str = "none"
+    fused: bool = False
+    dtype: Any = jnp.float32
+    attention: str = "auto"
+    causal: bool = False
+
+    def __post_init__(self):
+        for name in ("width", "heads", "mlp", "layers"):
+            check_whole(**{name: getattr(self, name)})
+        check_rate(dropout=self.dropout, drop_path=self.drop_path)
+        check_flag(fused=self.fused, causal=self.causal)
+        if self.time not in TIME:
+            raise unknown("time", self.time, TIME)
+        check_dtype(self.dtype)
+        check_attention(self.width, self.heads, self.dtype, self.attention)
+        super().__post_init__()
+
+    def setup(self):
+        self.attention_norm = layer_norm(self.dtype)
+        self.mlp_norm = layer_norm(self.dtype)
+        self.bare_norm = layer_norm(self.dtype, affine=False)
+        self.attention_layer = Attention(
+            self.heads, self.width, self.dtype, self.attention, self.causal
+        )
+        self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
+        self.drops = {name: (Dropout(), Dropout(whole=True)) for name in ("attention", "mlp")}
+        if self.time == "additive":
+            self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
+
+    def attention_term(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
+        """f_1(t, y): [B, N, D] -> [B, N, D]."""
+        x_BND = self._timed(t, self.attention_norm(y_BND))
+        return self._slope(
+            "attention", t, y_BND, self.attention_layer(x_BND, layout), train, layout
+        )
+
+    def mlp_term(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
+        """f_2(t, y): [B, N, D] -> [B, N, D]; what lies in which sequence plays no part."""
+        x_BND = self._timed(t, self.mlp_norm(y_BND))
+        return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train, layout)
+
+    def total(
+        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
+    ) -> jax.Array:
+        """f_1 + f_2, through the fused input product where `fused` is set."""
+        if not self.fused or self.is_initializing():
+            attention = self.attention_term(t, y_BND, train, layout)
+            return attention + self.mlp_term(t, y_BND, train, layout)
+        kernel, bias = self._folded_input(t)
+        x_BND = self.bare_norm(y_BND).astype(self.dtype)
+        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
+        qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
+        qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
+        attention = self.attention_layer.mix(qkv_BN3HK, layout)
+        mlp = self.mlp_layer.activate(hidden)
+        return self._slope("attention", t, y_BND, attention, train, layout) + self._slope(
+            "mlp", t, y_BND, mlp, train, layout
+        )
+
+    def extend_attention(
+        self, t: jax.Array, y_BCD: jax.Array, seen: KeyValues, rotation: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """f_1(t, y) of new tokens behind those seen; see `Attention.extend`."""
+        x_BCD = self._timed(t, self.attention_norm(y_BCD))
+        out_BCD, new = self.attention_layer.extend(x_BCD, seen, rotation)
+        return out_BCD.astype(y_BCD.dtype), new
+
+    def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
+        kernels, biases = [], []
+        for norm, dense in (
+            (self.attention_norm, self.attention_layer.qkv),
+            (self.mlp_norm, self.mlp_layer.up),
+        ):
+            exact = param_dtype(self.dtype)  # whatever the parameters were cast to
+            scale, shift = (norm.variables["params"][name].astype(exact) for name in _AFFINE)
+            kernel, bias = (dense.variables["params"][name].astype(exact) for name in _DENSE)
+            kernel, bias = kernel.reshape(self.width, -1), bias.reshape(-1)
+            kernels.append(scale[:, None] * kernel)
+            biases.append(self._timed(t, shift) @ kernel + bias)
+        return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
+
+    def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        if self.time == "none":
+            return x
+        return x + jnp.broadcast_to(self.time_embedding(t).astype(x.dtype), x.shape)
+
+    def _slope(
+        self,
+        branch: str,
+        t: jax.Array,
+        y_BND: jax.Array,
+        out_BND: jax.Array,
+        train: bool,
+        layout: Layout | None,
+    ) -> jax.Array:
+        """A branch's output as a slope: in the state's dtype, with dropout and drop-path.
+
+        The masks depend on the key and the samples' numbers alone.
+        """
+        slope_BND = out_BND.astype(y_BND.dtype)
+        if not train:
+            return slope_BND
+        samples_B = None if layout is None else layout.samples
+        samples_B = sample_numbers(y_BND.shape[0]) if samples_B is None else samples_B
+        dropout, drop_path = self.drops[branch]
+        if self.dropout:
+            slope_BND = dropout(slope_BND, self.dropout, samples_B)
+        if self.drop_path:
+            rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
+            slope_BND = drop_path(slope_BND, rate, samples_B)
+        return slope_BND
+
+
+def init_params(field: TransformerField, key: jax.Array, y_BND: jax.Array) -> Any:
+    """Returns the parameters of one layer of the field, for a state of y's shape."""
+    return field.init(key, jnp.zeros((), y_BND.dtype), y_BND, method="total")["params"]
+
+
+class FieldParams(NamedTuple):
+    """What the terms of `make_vector_field` are given as params.
+
+    Attributes:
+      theta: one layer's parameters.
+      offset: the depth-time at which the solve's own time 0 stands.
+      layout: how the tokens lie in their sequences; None: each sees all of its sample.
+    """
+
+    theta: Any
+    offset: Any
+    layout: Layout | None = None
+
+
+def make_vector_field(field: TransformerField, train: bool = False) -> VectorField:
+    """Returns the module as pure functions f_j(t, y, params, key).
+
+    Args:
+      field: the module; bound parameters are not used.
+      train: whether dropout and drop-path act; the solve then needs a key.
+
+    Returns:
+      A VectorField whose params are `FieldParams`, or the same as a plain tuple.
+    """
+
+    def term(method: str):
+        def slope(t, y, params, *key):
+            theta, offset, layout = FieldParams(*params)
+            rngs = {"dropout": key[0]} if key else None
+            variables = {"params": theta}
+            return field.apply(variables, t + offset, y, train, layout, method=method, rngs=rngs)
+
+        return slope
+
+    return VectorField((term("attention_term"), term("mlp_term")), total=term("total"))
+
+
+class TransformerConfig(Protocol):
+    """What the configs of all models say of the field."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def mlp(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def drop_path(self) -> float: ...
+    @property
+    def time(self) -> str: ...
+    @property
+    def fused(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def attention(self) -> str: ...
+
+
+def transformer_field(config: TransformerConfig, causal: bool = False) -> TransformerField:
+    """Returns the unbound vector field of a model of that config.
+
+    Args:
+      config: the model's.
+      causal: whether a token sees itself and those before it alone.
+    """
+    return TransformerField(
+        width=config.width,
+        heads=config.heads,
+        mlp=config.mlp,
+        dropout=config.dropout,
+        drop_path=config.drop_path,
+        time=config.time,
+        fused=config.fused,
+        dtype=jnp.dtype(config.dtype),
+        attention=config.attention,
+        causal=causal,
+        parent=None,
+    )

@@ -1,0 +1,234 @@
+"""The parts of a transformer: norm, MLP, embeddings of patches, of positions and of time.
+
+Arrays carry their axes in their names: B batch, N tokens, D width, M MLP width, P patch pixels.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeformer.errors import unknown
+from odeformer.transformer.sharding import constrain
+
+Dtype = Any
+DTYPES = ("float32", "bfloat16", "float64")
+EPSILON = 1e-6  # of every norm
+kernel_init = nn.initializers.lecun_normal()
+
+
+def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
+    """Returns a layer norm over the width, computed in float32 or above.
+
+        norm(x) = scale (x - mean(x)) / sqrt(var(x) + 1e-6) + bias
+
+    Args:
+      dtype: of the matrix products around it; sets the parameters' dtype.
+      name: the submodule's name.
+      affine: whether it has a scale and a bias of its own.
+
+    Returns:
+      A flax module, [..., D] -> [..., D].
+
+    Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
+    """
+    return nn.LayerNorm(
+        epsilon=EPSILON,
+        use_scale=affine,
+        use_bias=affine,
+        param_dtype=param_dtype(dtype),
+        name=name,
+    )
+
+
+class MLP(nn.Module):
+    """Two dense layers with a GELU between them.
+
+    Attributes:
+      width: size of the state's last axis.
+      hidden: size of the hidden layer, M.
+      dtype: dtype of the matrix products.
+
+    Source: Hendrycks, Gimpel, 'Gaussian Error Linear Units', 2016, arXiv 1606.08415 (the tanh
+    form).
+    """
+
+    width: int
+    hidden: int
+    dtype: Dtype = jnp.float32
+
+    def setup(self):
+        options = dict(
+            dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
+        )
+        self.up = nn.Dense(self.hidden, **options)
+        self.down = nn.Dense(self.width, **options)
+
+    def __call__(self, x_BND: jax.Array) -> jax.Array:
+        """[B, N, D] -> [B, N, D] in the layer's dtype."""
+        return self.activate(self.up(x_BND))
+
+    def activate(self, h_BNM: jax.Array) -> jax.Array:
+        """The MLP behind its first matrix product: [B, N, M] -> [B, N, D]."""
+        return self.down(nn.gelu(constrain(h_BNM, "batch", "tokens", "mlp")))
+
+
+class Dropout(nn.Module):
+    """Drops entries, or whole samples, and scales the others up to keep the mean.
+
+    Draws its mask from the 'dropout' stream, once an apply. A sample's mask is a function of the
+    key and the sample's number alone, wherever in a batch or on a mesh the sample stands.
+
+    Attributes:
+      whole: whether a sample is dropped or kept as a whole (stochastic depth).
+
+    Sources: Srivastava et al., 'Dropout', 2014; Huang et al., 'Deep Networks with Stochastic
+    Depth', 2016, arXiv 1603.09382.
+    """
+
+    whole: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x_BND: jax.Array, rate: float | jax.Array, samples_B: jax.Array
+    ) -> jax.Array:
+        """Drops with probability `rate`, which may be traced, in samples of these numbers."""
+        key = self.make_rng("dropout")
+        shape = (1,) * (x_BND.ndim - 1) if self.whole else x_BND.shape[1:]
+        kept = jax.vmap(
+            lambda sample: jax.random.uniform(jax.random.fold_in(key, sample), shape) >= rate
+        )(samples_B)
+        return jnp.where(kept, x_BND / jnp.asarray(1 - rate, x_BND.dtype), 0)
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts images into patches and embeds each by one matrix product.
+
+    Attributes:
+      patch_size: side of a patch in pixels; it divides the image's sides.
+      width: D, the size of an embedded patch.
+      dtype: dtype of the matrix product.
+
+    Source: Dosovitskiy et al., 'An Image is Worth 16x16 Words', 2021, arXiv 2010.11929.
+    """
+
+    patch_size: int
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images [B, height, width, channels] -> tokens [B, N, D], row by row."""
+        batch, height, width, channels = images.shape
+        size = self.patch_size
+        rows, columns = height // size, width // size
+        patches = images.reshape(batch, rows, size, columns, size, channels)
+        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
+            batch, rows * columns, size * size * channels
+        )
+        return nn.Dense(
+            self.width,
+            dtype=self.dtype,
+            param_dtype=param_dtype(self.dtype),
+            kernel_init=kernel_init,
+            name="projection",
+        )(patches_BNP)
+
+
+class TimeEmbedding(nn.Module):
+    """Embeds a time in layers into a vector of the state's width, zero at initialisation.
+
+    Attributes:
+      width: D, the size of the state's last axis.
+      frequencies: wavelengths, from 2 pi to 200 pi layers; each gives a sine and a cosine.
+      dtype: dtype of the matrix products around it; sets the parameters' dtype. The embedding
+        itself is computed in the time's.
+    """
+
+    width: int
+    frequencies: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        """A scalar time -> [D] of the time's dtype."""
+        features = sinusoids(jnp.reshape(t, (1,)), 2 * self.frequencies, longest=100.0)
+        return nn.Dense(
+            self.width,
+            dtype=t.dtype,
+            param_dtype=param_dtype(self.dtype),
+            kernel_init=nn.initializers.zeros,
+            name="projection",
+        )(features)[0]
+
+
+def param_dtype(dtype: Dtype) -> Dtype:
+    """Returns the dtype of parameters and state: float64 under float64, else float32.
+
+    Args:
+      dtype: of the matrix products.
+
+    Raises:
+      ValueError: float64 while jax_enable_x64 is off, where JAX would compute in float32.
+    """
+    if jnp.dtype(dtype) != jnp.float64:
+        return jnp.float32
+    if jnp.result_type(jnp.float64) != jnp.float64:
+        raise ValueError(
+            "dtype 'float64' was given while jax_enable_x64 is off: call "
+            "jax.config.update('jax_enable_x64', True) first, or take 'float32' or 'bfloat16'"
+        )
+    return jnp.float64
+
+
+def check_dtype(dtype: Dtype) -> None:
+    """Raises ValueError for a dtype, or a dtype's name, that is not one of `DTYPES`."""
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+
+
+def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:
+    """Codes positions by sines and cosines of wavelengths that grow geometrically.
+
+        [sin(p / w_i), cos(p / w_i)],    w_i = longest^(i / (width / 2 - 1)),    i < width / 2
+
+    Args:
+      positions: [N], of a floating dtype.
+      width: even; half of it are sines, half cosines.
+      longest: the longest wavelength over 2 pi, in the positions' unit; the shortest is 1.
+
+    Returns:
+      [N, width] of the positions' dtype, the sines first.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    numbers = jnp.arange(width // 2, dtype=float)
+    waves = jnp.exp(-math.log(longest) * numbers / max(width // 2 - 1, 1))
+    angles = positions[:, None] * waves.astype(positions.dtype)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def grid_positions(rows: int, columns: int, width: int) -> np.ndarray:
+    """Returns fixed sine-cosine positions of a grid of patches.
+
+    Args:
+      rows: of the grid.
+      columns: of the grid.
+      width: D; 4 divides it.
+
+    Returns:
+      [rows * columns, width] float32, row by row: the first half of the width codes the row, the
+      second the column, each as `sinusoids` does.
+
+    Source: Beyer, Zhai, Kolesnikov, 'Better plain ViT baselines', 2022, arXiv 2205.01580.
+    """
+    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    with jax.ensure_compile_time_eval():
+        halves = [
+            sinusoids(jnp.asarray(axis.ravel(), jnp.float32), width // 2) for axis in (row, column)
+        ]
+        return np.concatenate([np.asarray(half) for half in halves], axis=-1)

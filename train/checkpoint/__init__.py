@@ -1,0 +1,1 @@
+"""Checkpoints: saved, verified and restored; the workdir that holds them."""

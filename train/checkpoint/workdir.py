@@ -1,0 +1,264 @@
+"""The folder of a run: whose it is, who writes into it, what stands beside its checkpoints.
+
+A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import fnmatch
+import os
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+import orbax.checkpoint as ocp
+from etils import epath
+
+from train.config import run as configs
+from train.data.text.tokenizer import Tokenizer, from_json
+from train.devices.processes import is_first
+from train.errors import BadInput, warn
+from train.files import as_path, is_local, write_whole
+
+ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
+_SET_ASIDE = re.compile(rf"(\d+){re.escape(ASIDE)}")
+_UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
+
+
+def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
+    """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
+
+    A workdir without a checkpoint holds no run yet, whatever config was recorded.
+
+    Raises:
+      BadInput: the workdir cannot be read, its name cannot be that of a workdir, or it holds a run
+        with another config or more steps.
+    """
+    with _reported(workdir):
+        path = as_path(workdir)
+        _check_name(path)
+        if _holds_run(path):
+            _check_same_run(path, cfg, max(saved_steps(path), default=0))
+        return path
+
+
+def _check_name(path: epath.Path) -> None:
+    """Refuses a folder in which orbax would save checkpoints and not find them again.
+
+    It looks for the files of each process by a pattern of the whole path, which '[1]' is part of.
+    """
+    for part in path.resolve().parts if is_local(path) else ():
+        if not fnmatch.fnmatchcase(part, part):
+            raise BadInput(
+                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
+                f"its name, as {part!r}: take a --workdir without"
+            )
+
+
+def find_spare(
+    path: epath.Path, cfg: ml_collections.ConfigDict, spare_dir: str | None
+) -> epath.Path | None:
+    """Returns the folder that a run moves to when its workdir takes no more; None for none.
+
+    A run that has moved there has none any more.
+
+    Args:
+      path: of the workdir.
+      cfg: the run's config.
+      spare_dir: as its config names the folder.
+
+    Raises:
+      BadInput: another run is there, or this one went on there.
+    """
+    if spare_dir is None or as_path(spare_dir).resolve() == path.resolve():
+        return None
+    spare = check_workdir(spare_dir, cfg)
+    here, there = saved_steps(path), saved_steps(spare)
+    if max(there, default=0) > max(here, default=0):
+        raise BadInput(
+            f"the run of {path} went on in its spare folder, to step {there[-1]}: give "
+            f"--workdir={spare}, or take another config.checkpoint.spare_dir"
+        )
+    return spare
+
+
+@contextlib.contextmanager
+def locked(path: epath.Path) -> Iterator[None]:
+    """Keeps every other trainer out of a local workdir, which is made where it is missing.
+
+    The lock is the kernel's and ends with this process, however it ends; the file stays. Of several
+    processes the first holds it. A gs:// address has no locks.
+
+    Args:
+      path: of the workdir.
+
+    Raises:
+      BadInput: another trainer is at work in it, or it cannot be written.
+    """
+    if not is_local(path) or not is_first():
+        yield
+        return
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115, closed below: only opening is reported
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{path} is in use: {file.read().strip() or 'another process'} trains there; wait "
+                "for it, stop it, or take another --workdir"
+            ) from None
+        except OSError as error:
+            warn(f"{path} cannot be locked ({error.strerror}): start no second trainer there")
+        with contextlib.suppress(OSError):  # who holds it is good to know, and no more than that
+            file.truncate(0)
+            now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+            file.flush()
+        yield
+
+
+def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> None:
+    """Makes the workdir where it is missing, and records the run in it.
+
+    Args:
+      path: of the workdir.
+      cfg: the run's config.
+      data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
+
+    Raises:
+      BadInput: the workdir cannot be written.
+    """
+    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        _record(path / "config.json", configs.save(cfg))
+        if tokenizer is not None:
+            _record(path / "tokenizer.json", tokenizer.to_json())
+
+
+def _record(path: epath.Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_whole(path, text)
+
+
+@contextlib.contextmanager
+def _reported(workdir: str | epath.Path) -> Iterator[None]:
+    """Reports as bad input what keeps the workdir from being used."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"workdir {workdir} cannot be read and written ({error.strerror or error}): take "
+            "another --workdir"
+        ) from error
+    except ImportError as error:
+        raise BadInput(
+            f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
+            "pip install 'etils[epath-gcs]'"
+        ) from error
+
+
+def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
+    """Returns the folder of a workdir's checkpoints, as an absolute path."""
+    return as_path(workdir).resolve() / "checkpoints"
+
+
+def saved_steps(workdir: str | epath.Path) -> list[int]:
+    """Returns the steps of a workdir's finished checkpoints, sound or not, in ascending order."""
+    folder = checkpoint_folder(workdir)
+    entries = list(folder.iterdir()) if folder.exists() else []
+    return sorted(
+        int(entry.name)
+        for entry in entries
+        if entry.name.isdigit() and ocp.utils.is_checkpoint_finalized(entry)
+    )
+
+
+def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of saves that were cut off before their end."""
+    folder = checkpoint_folder(workdir)
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    finished = {str(step) for step in saved_steps(workdir)}
+    cut = {name: int(match[1]) for name in names if (match := _UNFINISHED.fullmatch(name))}
+    return cut | {name: int(name) for name in names if name.isdigit() and name not in finished}
+
+
+def set_aside_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of checkpoints that their run went back behind."""
+    folder = checkpoint_folder(workdir)
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    return {name: int(match[1]) for name in names if (match := _SET_ASIDE.fullmatch(name))}
+
+
+def has_vanished(path: epath.Path) -> bool:
+    """Returns whether a local workdir, in which the run was recorded, is not there any more."""
+    return is_local(path) and not (path / "config.json").exists()
+
+
+def _holds_run(path: epath.Path) -> bool:
+    return bool(saved_steps(path) or set_aside_saves(path))
+
+
+def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
+    conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
+    if conflicts:
+        raise BadInput(
+            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
+            f"Take another --workdir, or delete this one. On resume only "
+            f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
+        )
+    train_steps: Any = cfg.train_steps
+    if train_steps < done:
+        raise BadInput(
+            f"{path} holds a run of {done} steps, config.train_steps={train_steps} was given: give "
+            "as many or more, or take another --workdir"
+        )
+
+
+def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+    """Returns the config of the run in a workdir.
+
+    Raises:
+      BadInput: the workdir holds no run, or its config cannot be read.
+    """
+    with _reported(workdir):
+        record = as_path(workdir) / "config.json"
+        content = record.read_bytes() if record.exists() else None
+    if content is None and _holds_run(as_path(workdir)):
+        raise BadInput(
+            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        )
+    if content is None:
+        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
+    try:
+        return configs.load(content.decode())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{record} is not the config of a run ({error}): put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        ) from error
+
+
+def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
+    """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
+
+    Raises:
+      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
+    """
+    path = as_path(workdir)
+    record = path / "tokenizer.json"
+    if not _holds_run(path) or read_config(path).task == "images":
+        return None
+    if not record.exists():
+        raise BadInput(f"{record} is missing, without which no text can be read: restore it")
+    try:
+        return from_json(record.read_text())
+    except ValueError as error:
+        raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error

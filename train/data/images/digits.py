@@ -1,0 +1,43 @@
+"""The embedded data set: 1,797 handwritten digits of 8x8 pixels, shipped with scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from train.data.images.arrays import Images, channel_moments
+
+TEST, VALIDATION, FOLDS = 360, 180, 5
+_SPLIT_SEED = 0  # fixed: the splits never depend on a run's seed
+
+
+def load(fold: int | None = None) -> dict[str, Images]:
+    """Returns the splits 'train' (1,257), 'validation' (180) and 'test' (360), stratified.
+
+    Args:
+      fold: 0 to 4: test on this fifth of all images (360 or 359 of them), so that the five folds
+        test every image once; None: on a split of its own.
+
+    Source: Alpaydin, Kaynak, 'Optical Recognition of Handwritten Digits', UCI repository, 1998.
+    """
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
+    labels = labels.astype(np.int32)
+    if fold is None:
+        rest, test = _split(np.arange(len(labels)), labels, TEST)
+    else:
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=_SPLIT_SEED)
+        rest, test = list(folds.split(images, labels))[fold]
+    train, validation = _split(rest, labels, VALIDATION)
+    mean, std = channel_moments(images[train], peak=16.0)
+    return {
+        name: Images(images[index], labels[index], classes=10, peak=16.0, mean=mean, std=std)
+        for name, index in (("train", train), ("validation", validation), ("test", test))
+    }
+
+
+def _split(index: np.ndarray, labels: np.ndarray, held_out: int) -> Any:
+    return train_test_split(
+        index, test_size=held_out, stratify=labels[index], random_state=_SPLIT_SEED
+    )

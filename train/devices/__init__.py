@@ -1,0 +1,1 @@
+"""Devices, processes, and how state and batches lie on them."""

@@ -1,0 +1,92 @@
+"""How fast a run trains: its metrics, and what the devices do a second."""
+
+import time
+from typing import Any
+
+from jax.sharding import Mesh
+
+from odeformer import flops
+from train.config.run import RunConfig
+from train.devices import chips
+from train.logs.metrics import MetricsWriter
+from train.logs.progress import RunProgress
+from train.tasks.task import Task
+
+
+class Throughput:
+    """The newest train metrics, held until the next step is on its way to the device.
+
+    With them goes what was done a second since the last ones: train/steps_per_sec; the task's
+    units, as train/images_per_sec; train/tflops_per_sec, model TFLOP/s of one device; and where the
+    device's peak is known train/mfu, the fraction of it that these are. Model FLOPs are those of
+    `flops.training`: what an adjoint recomputes is time, not work. The peak is that of bfloat16,
+    whatever the run computes in.
+    Source of train/mfu: Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B.
+    """
+
+    def __init__(self, config: RunConfig, task: Task, mesh: Mesh, start: int):
+        """Starts the clock.
+
+        Args:
+          config: of the run.
+          task: what is learnt.
+          mesh: the devices; all of them are of one kind.
+          start: steps done before.
+        """
+        self._config, self._task = config, task
+        self._devices = mesh.size
+        self._chip = chips.find(mesh.devices.flat[0].device_kind)
+        self._held: tuple[int, dict[str, Any]] | None = None
+        self._compiled = False
+        self.restart_clock(start)
+
+    def restart_clock(self, step: int) -> None:
+        """Starts counting what is done a second anew, behind `step` steps."""
+        self._clock = (step, time.perf_counter())
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether a step's metrics are logged: the run's first step and every so many."""
+        return step == 1 or step % self._config.log.every_steps == 0
+
+    def hold(self, step: int, metrics: dict[str, Any]) -> None:
+        """Keeps the metrics of a step that is logged, or that compiled the program."""
+        if self.is_due(step) or not self._compiled:
+            self._held = (step, metrics)
+
+    def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
+        """Fetches what is held; writes and shows what is due, and never what is not.
+
+        So a run that was interrupted logs the steps of one that was not.
+        """
+        if self._held is None:
+            return
+        step, metrics = self._held
+        values = {f"train/{name}": float(value) for name, value in metrics.items()}
+        since_step, since = self._clock
+        now = time.perf_counter()
+        if self._compiled and step > since_step:
+            steps_per_sec = (step - since_step) / (now - since)
+            values |= self._speeds(steps_per_sec, values["train/nfe"])
+        self._held, self._clock, self._compiled = None, (step, now), True
+        if self.is_due(step):
+            writer.write(step, values)
+            progress.show(step, values)
+
+    def _speeds(self, steps_per_sec: float, nfe: float) -> dict[str, float]:
+        examples_per_sec = self._config.batch_size * steps_per_sec
+        device_flops = examples_per_sec * self._example_flops(nfe) / self._devices
+        units_per_sec = examples_per_sec * self._task.units_per_example
+        speeds = {
+            f"train/{self._task.unit}_per_sec": units_per_sec,
+            "train/steps_per_sec": steps_per_sec,
+            "train/tflops_per_sec": device_flops / 1e12,
+        }
+        if self._chip is not None:
+            speeds["train/mfu"] = device_flops / self._chip.peak_flops
+        return speeds
+
+    def _example_flops(self, nfe: float) -> int:
+        model = self._config.model
+        if model.depth.rtol is None:
+            return flops.training(model)
+        return flops.training(model, (nfe / 2, nfe / 2))  # both terms in each evaluation

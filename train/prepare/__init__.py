@@ -1,0 +1,1 @@
+"""Preparation of tensorflow-datasets sets, without TensorFlow."""
