@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arguments import positive
-from train.data.images.arrays import Images, Split
+from train.data.images.arrays import Images
 from train.data.images.records import Records
 from train.data.pipeline import train_batches
+from train.data.split import Split
 
 WANTED = 50_000  # images a second, of images in memory
 AHEAD_STEPS = 8  # more than are read ahead

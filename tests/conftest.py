@@ -35,7 +35,7 @@ from opinions import Opinions
 
 from configs import digits, pydocs, sst2
 from odeformer import VectorField
-from train.evaluate import score
+from train.scores import score
 
 ROOT = pathlib.Path(__file__).parent.parent
 

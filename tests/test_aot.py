@@ -17,7 +17,9 @@ from rich.console import Console
 
 from configs import digits
 from train.aot import __main__ as aot
-from train.aot import topologies
+from train.aot import report, topologies
+from train.aot.advice import advise
+from train.aot.tables import print_report
 from train.config.run import from_config_dict
 from train.errors import BadInput
 
@@ -103,12 +105,12 @@ class Refused:
     ],
 )
 def test_a_refusal_says_by_how_much(message, total):
-    assert aot._compile(Refused(message), 16 * GIB) == (None, total, 63 * GIB // 4)
+    assert report._compile(Refused(message), 16 * GIB) == (None, total, 63 * GIB // 4)
 
 
 def test_a_failure_is_no_refusal():
     with pytest.raises(jax.errors.JaxRuntimeError, match="vmem"):
-        aot._compile(Refused("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem."), GIB)
+        report._compile(Refused("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem."), GIB)
 
 
 def advice(shape=(4, 1, 1), **changes):
@@ -120,7 +122,7 @@ def advice(shape=(4, 1, 1), **changes):
     types = (AxisType.Auto,) * 3
     mesh = Mesh(np.resize(jax.devices(), shape), ("data", "fsdp", "tensor"), axis_types=types)
     config = from_config_dict(cfg.to_dict())
-    return {line.partition("=")[0] for line in aot._advice(config, mesh, num_slices=1)}
+    return {line.partition("=")[0] for line in advise(config, mesh, num_slices=1)}
 
 
 def test_advice_leaves_out_what_is_at_its_limit():
@@ -137,7 +139,7 @@ def test_advice_leaves_out_what_is_at_its_limit():
 
 
 def make_report(**changes):
-    whole = aot.Report(
+    whole = report.Report(
         config="configs/x.py",
         topology="v5e:4x4",
         num_slices=2,
@@ -166,7 +168,7 @@ def make_report(**changes):
 
 def printed(report):
     console = Console(file=io.StringIO(), width=120)
-    aot.print_report(report, console)
+    print_report(report, console)
     return console.file.getvalue()
 
 

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs import digits, pydocs
-from train.aot import __main__ as aot
 from train.aot import topologies
+from train.aot.report import make_report
 from train.config.run import from_config_dict
 
 pytestmark = pytest.mark.tpu
@@ -44,7 +44,7 @@ def report(layout):
     cfg.model.dtype = "bfloat16"
     cfg.depth.update(layers=GROUPS * STEPS, share=STEPS, solver="rk4", adjoint="checkpoint")
     cfg.mesh.update(dict(data=1, fsdp=1, tensor=1) | LAYOUTS[layout])
-    return aot.inspect(from_config_dict(cfg), "x", "v5e:4x4")
+    return make_report(from_config_dict(cfg), "x", "v5e:4x4")
 
 
 def table(report):
@@ -103,7 +103,7 @@ def test_shards_by_themselves_meet_once():
     cfg = digits.get_config()
     cfg.depth.update(solver="tsit5", rtol=1e-3)
     cfg.parallel.mode = "shard_map"
-    made = aot.inspect(from_config_dict(cfg), "digits", "v5e:4x4")
+    made = make_report(from_config_dict(cfg), "digits", "v5e:4x4")
     assert {one["place"] for one in made.collectives} == {"step"}
     gradient = max(one["bytes"] for one in made.collectives if one["kind"] == "all-reduce")
     assert gradient >= made.parameter_bytes

@@ -12,6 +12,7 @@ from conftest import make_tiny, start
 from etils import epath
 
 from train import command_line, inspect
+from train.checkpoint import listing
 from train.checkpoint.metadata import Damaged, read_record
 from train.checkpoint.restore import count_parameters, load_model
 from train.checkpoint.saver import Saver
@@ -49,7 +50,7 @@ def run(saved, tmp_path):
 @pytest.fixture
 def look(monkeypatch, capsys):
     """Runs the program; returns its exit code and what it said on standard output and error."""
-    monkeypatch.setattr(inspect, "WAIT_SECS", 0)
+    monkeypatch.setattr(listing, "WAIT_SECS", 0)
     capsys.readouterr()
 
     def look(*arguments):
@@ -190,7 +191,7 @@ def test_the_order_and_the_versions_where_they_tell_something(run, look):
 
 
 def test_checkpoints_that_vanish_or_come_meanwhile(run, look, monkeypatch):
-    read = inspect.restore_step
+    read = listing.restore_step
     folder = run / "checkpoints"
     shutil.move(folder / "6", folder / "later")
 
@@ -201,13 +202,13 @@ def test_checkpoints_that_vanish_or_come_meanwhile(run, look, monkeypatch):
             shutil.rmtree(folder / "4")
         return read(workdir, step, target)
 
-    monkeypatch.setattr(inspect, "restore_step", restore)
+    monkeypatch.setattr(listing, "restore_step", restore)
     code, out, _ = look(run)
     assert code == 0 and list(rows(out)) == ["6"] and rows(out)["6"][3] == "sound"
 
 
 def test_what_is_damaged_at_one_glance_only(run, look, monkeypatch):
-    read, glances = inspect.restore_step, []
+    read, glances = listing.restore_step, []
 
     def restore(workdir, step, target):
         glances.append(step)
@@ -215,7 +216,7 @@ def test_what_is_damaged_at_one_glance_only(run, look, monkeypatch):
             raise Damaged("it was being replaced")
         return read(workdir, step, target)
 
-    monkeypatch.setattr(inspect, "restore_step", restore)
+    monkeypatch.setattr(listing, "restore_step", restore)
     assert look(run)[0] == 0 and glances == [6, 6, 4, 4, 2, 2]
 
 
@@ -291,7 +292,7 @@ def test_what_the_comparison_is_with(run, look):
 
 
 def test_a_folder_that_cannot_be_read(run, look, monkeypatch):
-    monkeypatch.setattr(inspect, "saved_steps", lambda _: fail(PermissionError(13, "denied")))
+    monkeypatch.setattr(listing, "saved_steps", lambda _: fail(PermissionError(13, "denied")))
     code, _, err = look(run)
     assert code == 2 and "the run cannot be read: [Errno 13] denied" in err
     monkeypatch.setattr(inspect, "read_config", lambda _: fail(ImportError("gcsfs")))

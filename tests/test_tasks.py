@@ -14,8 +14,8 @@ from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh
 from train.errors import BadInput
-from train.evaluate import score, summarise
 from train.optimizer import make_optimizer
+from train.scores import score, summarise
 from train.state import init_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import make_task

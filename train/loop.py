@@ -24,14 +24,13 @@ from train.checkpoint.workdir import (
 )
 from train.config.paths import with_absolute_paths
 from train.config.run import RunConfig, from_config_dict, to_config_dict
-from train.data.images.arrays import Split
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.sources import load_splits
+from train.data.split import Split
 from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_first
 from train.divergence import Diverged, first_skipped, report
 from train.errors import BadInput, RunError, Stopped, warn
-from train.evaluate import score, summarise
 from train.guard import Watch
 from train.logs.curves import plot_curves
 from train.logs.health import describe_warnings, find_warnings
@@ -40,6 +39,7 @@ from train.logs.progress import RunProgress, describe
 from train.logs.throughput import Throughput
 from train.logs.tracing import Profile, Span
 from train.optimizer import make_optimizer, make_schedule
+from train.scores import score, summarise
 from train.signals import StopSignals
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_eval_step, make_train_step

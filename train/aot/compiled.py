@@ -9,12 +9,12 @@ array that a device sends.
 
 import collections
 import dataclasses
-import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+
+from train.aot.hlo import Computation, Instruction, constant, parse, size_in_bytes
 
 KINDS = (
     "all-gather",
@@ -79,36 +79,6 @@ class Traffic:
     known: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    shape: str
-    opcode: str
-    inside: str  # the parentheses: operands, or a constant's value
-    attributes: str
-
-    @property
-    def operands(self) -> list[str]:
-        return re.findall(r"%([\w.\-]+)", self.inside)
-
-    def called(self, *attributes: str) -> list[str]:
-        """The computations that the attributes name, one or several in braces."""
-        pattern = rf"\b(?:{'|'.join(attributes)})=(?:%([\w.\-]+)|\{{([^}}]*)\}})"
-        found = re.findall(pattern, self.attributes)
-        return [name for one, more in found for name in re.findall(r"[\w.\-]+", one or more)]
-
-    def find(self, pattern: str) -> str | None:
-        match = re.search(pattern, self.attributes)
-        return match[1] if match else None
-
-
-@dataclasses.dataclass
-class _Computation:
-    name: str
-    instructions: dict[str, _Instruction] = dataclasses.field(default_factory=dict)
-    root: str = ""
-
-
 def memory(compiled: jax.stages.Compiled) -> Memory:
     """Returns the memory of a compiled program on each of its devices.
 
@@ -139,7 +109,7 @@ def collectives(text: str) -> list[Collective]:
     Args:
       text: optimised HLO, of `jax.stages.Compiled.as_text`.
     """
-    module, entry = _parse(text)
+    module, entry = parse(text)
     return list(_Walk(module).computation(entry, _Place(times=1, depth=0, known=True), set()))
 
 
@@ -178,7 +148,7 @@ class _Place:
 class _Walk:
     """The way through a program, from its entry into whatever is called."""
 
-    module: dict[str, _Computation]
+    module: dict[str, Computation]
 
     def computation(self, name: str, place: _Place, seen: set[Any]) -> Iterator[Collective]:
         """The collectives of a computation; `seen` are the fused ones of the code around it."""
@@ -187,7 +157,7 @@ class _Walk:
             yield from self._instruction(instruction, computation, place, seen)
 
     def _instruction(
-        self, one: _Instruction, around: _Computation, place: _Place, seen: set[Any]
+        self, one: Instruction, around: Computation, place: _Place, seen: set[Any]
     ) -> Iterator[Collective]:
         kind = _kind(one, place.fused)
         if kind is not None:
@@ -212,7 +182,7 @@ class _Walk:
             for name in one.called("calls", "to_apply", "called_computations"):
                 yield from self.computation(name, place, seen)
 
-    def _inside(self, loop: _Instruction, around: _Computation, place: _Place) -> _Place:
+    def _inside(self, loop: Instruction, around: Computation, place: _Place) -> _Place:
         """Where a loop's body stands."""
         trips = _trips(self.module, loop, around)
         path = loop.find(r'op_name="([^"]*)"')
@@ -228,7 +198,7 @@ class _Walk:
         return _Place(place.times * (1 if trips is None else trips), depth, known)
 
 
-def _kind(one: _Instruction, fused: str | None) -> str | None:
+def _kind(one: Instruction, fused: str | None) -> str | None:
     """The kind of a collective; None for any other instruction, and for the ends of async ones."""
     if one.opcode == "send":
         transfer = one.find(r'_xla_megascale_transfer_type="(\w+)"')
@@ -239,19 +209,19 @@ def _kind(one: _Instruction, fused: str | None) -> str | None:
     return kind if kind in KINDS else None
 
 
-def _moved(one: _Instruction, around: _Computation) -> int:
+def _moved(one: Instruction, around: Computation) -> int:
     """The bytes of a collective, by the module's convention."""
-    operands = [_size(around.instructions[name].shape) for name in one.operands]
+    operands = [size_in_bytes(around.instructions[name].shape) for name in one.operands]
     if one.opcode == "send":
         return operands[0]  # the other is a token
     if one.opcode == "all-gather":
-        return _size(one.shape)
+        return size_in_bytes(one.shape)
     if one.opcode == "all-gather-start":  # its shape is that of the operands and the results
-        return _size(one.shape) - sum(operands)
+        return size_in_bytes(one.shape) - sum(operands)
     return sum(operands)
 
 
-def _trips(module: dict[str, _Computation], loop: _Instruction, around: _Computation) -> int | None:
+def _trips(module: dict[str, Computation], loop: Instruction, around: Computation) -> int | None:
     """How often a loop runs; None where the text does not tell.
 
     Where XLA does not note it, the loop is one of JAX's, which counts up by 1 from a constant for
@@ -282,68 +252,8 @@ def _trips(module: dict[str, _Computation], loop: _Instruction, around: _Computa
         index = one.find(r"index=(\d+)")
         if one.opcode != "get-tuple-element" or index is None or initial.opcode != "tuple":
             return None
-        return _constant(around, initial.operands[int(index)])
+        return constant(around, initial.operands[int(index)])
 
     counter, bound = compare.operands
     start, stop = value(counter, in_loop=True), value(bound, in_loop=False)
     return None if start is None or stop is None else max(stop - start, 0)
-
-
-def _constant(computation: _Computation, name: str) -> int | None:
-    one = computation.instructions[name]
-    while one.opcode in ("copy", "bitcast", "convert") and one.operands:
-        one = computation.instructions[one.operands[0]]
-    return int(one.inside) if one.opcode == "constant" and one.inside.isdigit() else None
-
-
-def _size(shape: str) -> int:
-    """The bytes of an array's or a tuple's shape, without the padding of its layout."""
-    total = 0
-    for dtype, sizes in re.findall(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]", shape):
-        bits = 8 if dtype == "pred" else int(re.findall(r"\d+", dtype)[0])
-        total += math.ceil(bits * math.prod(int(n) for n in sizes.split(",") if n) / 8)
-    return total
-
-
-def _parse(text: str) -> tuple[dict[str, _Computation], str]:
-    """The computations of a module by name, and which is its entry."""
-    module, entry, current = {}, "", None
-    for line in text.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if header:
-            current = _Computation(header[2])
-            module[current.name] = current
-            entry = current.name if header[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None:
-            _read(current, line)
-    if not entry:
-        raise ValueError("the text is no HLO module: it has no ENTRY computation")
-    return module, entry
-
-
-def _read(computation: _Computation, line: str) -> None:
-    """Adds a line's instruction to the computation, if it has one."""
-    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
-    if match is None:
-        return
-    rest = line[match.end() :]
-    end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ") - 1
-    shape, rest = rest[: end + 1], rest[end + 1 :].lstrip()
-    opcode, _, rest = rest.partition("(")
-    end = _closing("(" + rest, 0) - 1
-    one = _Instruction(match[2], shape, opcode, rest[:end], rest[end + 1 :])
-    computation.instructions[one.name] = one
-    if match[1]:
-        computation.root = one.name
-
-
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
-    depth = 0
-    for found in re.finditer(r"[()]", text[start:]):
-        depth += 1 if found[0] == "(" else -1
-        if depth == 0:
-            return start + found.start()
-    raise ValueError(f"unbalanced parentheses: {text[:80]}")

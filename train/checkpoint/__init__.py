@@ -1,1 +1,5 @@
 """Checkpoints: saved, verified and restored; the workdir that holds them."""
+
+from train.checkpoint.restore import load_model
+
+__all__ = ["load_model"]

@@ -8,7 +8,8 @@ import numpy as np
 from odeformer import ViTConfig
 from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
-from train.data.images.arrays import Images, Split
+from train.data.images.arrays import Images
+from train.data.split import Split
 from train.data.text.blocks import Corpus, Documents, Sentences, Stream
 
 

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from train.data.images.arrays import Split
+from train.data.split import Split
 from train.errors import BadInput
 
 Batch = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ from typing import Any
 from train.config.data import ImageDataConfig, LanguageDataConfig
 from train.config.run import RunConfig
 from train.data.images import digits, prepared
-from train.data.images.arrays import Split
+from train.data.split import Split
 from train.data.text.sources import load_language, load_sentences
 from train.data.text.tokenizer import Tokenizer
 from train.errors import BadInput
@@ -20,7 +20,7 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
       tokenizer: that of a saved run, for text; None to make it as the config says.
 
     Returns:
-      A `train.data.images.arrays.Split` for each name; what else it offers depends on the run's task.
+      A `train.data.split.Split` for each name; what else it offers depends on the run's task.
 
     Raises:
       BadInput: no data set has the name, or the data do not fit the config.

@@ -167,11 +167,6 @@ def read_scores(workdir: str | epath.Path) -> dict[str, np.ndarray]:
         return dict(np.load(file))
 
 
-def mean(values: np.ndarray) -> float:
-    """Returns the mean, summed in float64."""
-    return float(values.mean(dtype=np.float64))
-
-
 def _line(values: Mapping[str, Any]) -> str:
     """A line of JSON; a number that is not finite, for which JSON has no word, becomes null."""
     finite = {

@@ -13,9 +13,8 @@ from train.augment.pipeline import augment
 from train.config.run import RunConfig
 from train.data.images.arrays import ImageSplit, standardise
 from train.errors import BadInput
-from train.logs.metrics import mean
 from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Keys, Metrics
+from train.tasks.task import Arrays, Batch, Keys, Metrics, mean
 
 
 class ImageTask:

@@ -10,9 +10,8 @@ from sklearn.metrics import f1_score
 
 from train.config.run import RunConfig
 from train.errors import BadInput
-from train.logs.metrics import mean
 from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Keys, Metrics
+from train.tasks.task import Arrays, Batch, Keys, Metrics, mean
 
 
 class SentenceTask:

@@ -65,3 +65,8 @@ class Task(Protocol):
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Returns the metrics of a split from the scores of its examples, [N] each."""
         ...
+
+
+def mean(values: np.ndarray) -> float:
+    """Returns the mean, summed in float64."""
+    return float(values.mean(dtype=np.float64))

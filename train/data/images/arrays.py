@@ -1,4 +1,4 @@
-"""Splits: what the trainer asks of one, and labelled images that fit in memory."""
+"""Labelled images that fit in memory."""
 
 import dataclasses
 from typing import Protocol
@@ -7,21 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.data.split import Split
+
 Moment = tuple[float, ...] | jax.Array  # of the pixels, by channel
-
-
-class Split(Protocol):
-    """One split of a data set, as the trainer reads it."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Returns the examples of that index [n], each an array of a leading axis of n.
-
-        'index' int32 is among them. What is drawn at random on the host comes from the index and
-        the draw [n] alone; without draws nothing is random.
-        """
-        ...
 
 
 class ImageSplit(Split, Protocol):

@@ -13,9 +13,10 @@ from rich.progress import track
 from train.config.data import ImageDataConfig
 from train.data import tfds_sets
 from train.data.cuts import Part, cut, record_number
-from train.data.images.arrays import Images, Split, channel_moments
+from train.data.images.arrays import Images, channel_moments
 from train.data.images.pixels import MODES, Encoded
 from train.data.images.records import Records, published_moments, read_records
+from train.data.split import Split
 from train.errors import BadInput
 
 _CHUNK = 1024  # records read and decoded at a time
