@@ -170,9 +170,9 @@ def probe(workdir, saved, scratch, case, goes_on):
     if goes_on:
         config = from_config_dict(make_cfg()).checkpoint
         with Saver(copy, config, record.config, record.examples, newest) as saver:
-            saver.set_aside(step)
+            saver.retire(step)
             if step != newest:
-                saver.finish(state, Position(newest, 0), {})
+                saver.save(state, Position(newest, 0), {}, wait=True)
         assert sorted(os.listdir(copy / "checkpoints")) == [str(step) for step in STEPS]
     return step
 
@@ -292,7 +292,7 @@ def test_a_run_goes_on_behind_a_damage(run, tmp_path, capsys):
     train(make_cfg(), tmp_path)
     told = capsys.readouterr()
     assert f"warning: {newest} is damaged and not used" in told.err
-    assert "going on from step 4" in told.out
+    assert "resumed at step 4" in told.out
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "4", "6"]
     state, record = restore_newest(tmp_path, make_target())
     assert same(values(state), saved[6])

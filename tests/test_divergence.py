@@ -102,7 +102,7 @@ def test_a_run_goes_back_and_reads_other_data(returned):
         [indices for indices, _ in seen], [batch_at(cfg, *at) for at in RETURNING]
     )
     assert "warning: 3 batches were skipped in a row up to step 7" in said
-    assert "(return 1 of 1)" in said and "unfinished" not in said
+    assert "(rollback 1 of 1)" in said and "unfinished" not in said
 
 
 def test_the_checkpoints_behind_are_replaced(returned):
@@ -235,7 +235,7 @@ def test_a_run_that_diverges_again_stops(diverged):
     assert [line["step"] for line in lines] == [1, 4, 8, 9, 10]
     assert told["grad_norm"] == lines[-1]["train/grad_norm"]
     message = said.partition("error: ")[2]
-    assert "the run diverged" in message and "after 1 returns to a checkpoint" in message
+    assert "the run diverged" in message and "after 1 rollbacks to a checkpoint" in message
     assert f"step 10: loss nan, gradient norm {told['grad_norm']:.4g}, 3 batches" in message
     for name, norm in told["gradient_norms"].items():
         assert any(
@@ -290,6 +290,6 @@ def test_no_return_is_taken_where_none_is_granted(tmp_path, monkeypatch):
     cfg = make_config()
     cfg.guard.returns = 0
     spoil(monkeypatch, make_bad(cfg, FIRST, 0, steps_of(0, 1, 7)))
-    with pytest.raises(RunError, match="after 0 returns to a checkpoint"):
+    with pytest.raises(RunError, match="after 0 rollbacks to a checkpoint"):
         train(cfg, tmp_path)
     assert not list((tmp_path / "checkpoints").glob("*aside"))

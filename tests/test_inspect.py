@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
     record_run(path, cfg, None)
     with Saver(path, config.checkpoint, cfg.to_dict(), 1000, config.train_steps) as saver:
         for step, loss in METRICS.items():
-            saver.finish(state, Position(step, 0), {"val/loss": loss, "val/accuracy": 0.5})
+            saver.save(state, Position(step, 0), {"val/loss": loss, "val/accuracy": 0.5}, wait=True)
     return path
 
 
@@ -161,7 +161,7 @@ def test_a_state_of_another_form(run, look):
 def test_what_is_unfinished_and_what_was_set_aside(run, look):
     config = from_config_dict(read_config(run))
     with Saver(epath.Path(run), config.checkpoint, {}, 1, config.train_steps) as saver:
-        saver.set_aside(4)
+        saver.retire(4)
     shutil.copytree(
         run / "checkpoints" / "2" / "state", run / "checkpoints" / "9.orbax-checkpoint-tmp"
     )

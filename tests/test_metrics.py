@@ -134,23 +134,6 @@ def test_lines_that_are_lost_are_told_at_the_end(workdir, tmp_path, capsys):
     assert "at the end: it lacks lines" in warnings(capsys)[-1]
 
 
-def test_another_workdir_gets_every_line(workdir, tmp_path):
-    with MetricsWriter(workdir, 0) as writer:
-        writer.write(1, {"train/loss": 1.0})
-    with MetricsWriter(workdir, 1) as writer:
-        workdir.rename(tmp_path / "away")
-        writer.write(2, {"train/loss": 0.5})
-        spare = epath.Path(tmp_path) / "spare"
-        spare.mkdir()
-        writer.copy_to(spare)
-        assert losses(spare) == {1: 1.0, 2: 0.5}
-        with pytest.raises(FileNotFoundError):
-            writer.copy_to(workdir)
-    with MetricsWriter(spare, 0, enabled=False) as writer:
-        writer.copy_to(spare)
-    assert losses(spare) == {1: 1.0, 2: 0.5}
-
-
 def read_events(folder):
     """The events of the one file in the folder."""
     (path,) = folder.iterdir()

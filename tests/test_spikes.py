@@ -17,7 +17,7 @@ from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, put_batch
 from train.gradient import make_gradient
-from train.guard import WINDOW, Watch, init_guard, judge
+from train.guard import WINDOW, SkipMonitor, init_guard, judge
 from train.logs.metrics import read_metrics
 from train.loop import train
 from train.optimizer import make_optimizer
@@ -73,7 +73,9 @@ def spoil(patch, spoilt, task: Any = ImageTask):
     patch.setattr("train.state.jit_init", INIT)
     patch.setattr("train.loop.make_train_step", TRAIN_STEP)
     patch.setattr("train.loop.make_eval_step", EVAL_STEP)
-    patch.setattr("train.loop.plot_curves", lambda workdir: workdir)  # takes longer than the run
+    patch.setattr(
+        "train.logs.run_log.plot_curves", lambda workdir: workdir
+    )  # takes longer than the run
 
 
 def _shared(make, **other):
@@ -372,9 +374,9 @@ def look(counts, in_a_row=3, saved=()):
     """What a watch waits for at each step, tells of, and finds."""
     waited, told, found, at = [], [], [], []
     config = GuardConfig(sigmas=None, in_a_row=in_a_row, returns=0)
-    watch: Any = Watch(config, lambda step, _: told.append(step))
+    monitor: Any = SkipMonitor(config, lambda step, _: told.append(step))
     for step, count in enumerate(counts, 1):
-        found.append(watch.look(step, Late(step, count, waited), now=step in saved))
+        found.append(monitor.exceeded(step, Late(step, count, waited), wait=step in saved))
         at.append(waited[sum(map(len, at)) :])
     return at, told, found
 

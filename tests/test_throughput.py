@@ -21,7 +21,7 @@ from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.errors import BadInput
 from train.gradient import make_gradient
 from train.logs.throughput import Throughput
-from train.logs.tracing import Profile, Span, parse_span
+from train.logs.tracing import Span, Trace, parse_span
 from train.optimizer import make_optimizer
 from train.state import init_state, make_init
 from train.step import make_train_step
@@ -62,9 +62,17 @@ def make_throughput(kind="TPU v4", devices=4, start=0, **changes):
     return Throughput(config, task, mesh, start), config
 
 
+def flush(throughput, page):
+    """Writes what the throughput gives, as the run's log does."""
+    pending = throughput.take()
+    if pending is not None:
+        page.write(*pending)
+        page.show(*pending)
+
+
 def log(throughput, page, step, nfe=16.0):
     throughput.hold(step, {"loss": jnp.float32(0.5), "nfe": jnp.float32(nfe)})
-    throughput.flush(page, page)
+    flush(throughput, page)
 
 
 @pytest.mark.parametrize("start", [0, 7])
@@ -72,10 +80,10 @@ def test_metrics_go_one_step_late(monkeypatch, start):
     """And a start that goes on logs the steps of one that never stopped."""
     clock, page = Clock(monkeypatch), Page()
     throughput, _ = make_throughput(start=start, **{"log.every_steps": 5})
-    throughput.flush(page, page)
+    flush(throughput, page)
     assert page.written == []
     for step in range(start + 1, 21):
-        throughput.flush(page, page)
+        flush(throughput, page)
         throughput.hold(step, {"loss": jnp.float32(step), "nfe": jnp.float32(16)})
         clock.now += 0.5
     assert [step for step, _ in page.written] == ([10, 15] if start else [1, 5, 10, 15])
@@ -183,7 +191,7 @@ def test_a_trace_holds_the_steps_asked_for(tmp_path):
     train_step, state, batches, mesh, config = make_run()
     notes = []
     start = 1  # as if one step had been done before
-    with Profile(epath.Path(tmp_path), Span(2, 3), start, config.train_steps, notes.append) as p:
+    with Trace(epath.Path(tmp_path), Span(2, 3), start, config.train_steps, notes.append) as p:
         for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=False):
             with p.at(step):
                 state, metrics = train_step(state, put_batch(mesh, batch, config.batch_size))
@@ -211,13 +219,13 @@ def test_a_trace_is_of_whole_steps_and_kept_when_a_run_fails(tmp_path, monkeypat
     for name in ("start_trace", "stop_trace"):
         monkeypatch.setattr(f"jax.profiler.{name}", lambda *_, **__: calls.append(len(waited)))
     workdir = epath.Path(tmp_path)
-    with Profile(workdir, Span(3, 4), 0, 6, print) as profile:
+    with Trace(workdir, Span(3, 4), 0, 6, print) as profile:
         for step in range(1, 7):
-            with profile.at(step):
+            with profile.step(step):
                 pass
             profile.finish(step, [Output(waited, step)])
     assert waited == [2, 4] and calls == [1, 2]  # the device is idle at both ends
-    failing = Profile(workdir, Span(1, 4), 0, 6, print)
+    failing = Trace(workdir, Span(1, 4), 0, 6, print)
     with pytest.raises(KeyboardInterrupt), failing, failing.at(1):
         raise KeyboardInterrupt
     assert len(calls) == 4
@@ -226,8 +234,8 @@ def test_a_trace_is_of_whole_steps_and_kept_when_a_run_fails(tmp_path, monkeypat
 def test_processes_trace_into_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     monkeypatch.setattr("jax.process_index", lambda: 1)
-    with Profile(epath.Path(tmp_path), Span(1, 1), 0, 6, print) as profile:
-        with profile.at(1):
+    with Trace(epath.Path(tmp_path), Span(1, 1), 0, 6, print) as profile:
+        with profile.step(1):
             output = jnp.ones(3) + 1
         profile.finish(1, output)
     assert list((tmp_path / "profile").iterdir()) == [tmp_path / "profile" / "process_1"]
@@ -243,6 +251,6 @@ def test_steps_that_are_none(text):
 def test_steps_beyond_the_start(tmp_path):
     assert parse_span("10:15") == Span(10, 15)
     workdir = epath.Path(tmp_path)
-    Profile(workdir, Span(1, 4), 2, 6, print)
+    Trace(workdir, Span(1, 4), 2, 6, print)
     with pytest.raises(BadInput, match=r"2:5 goes beyond this start, which takes 4 steps \(2 of 6"):
-        Profile(workdir, Span(2, 5), 2, 6, print)
+        Trace(workdir, Span(2, 5), 2, 6, print)

@@ -60,12 +60,12 @@ def main(argv: Sequence[str]) -> None:
     cfg = command_line.parse_with_config(argv, FLAGS)
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
-    profile_steps = parse_span(FLAGS.profile_steps) if FLAGS.profile_steps is not None else None
+    traced = parse_span(FLAGS.profile_steps) if FLAGS.profile_steps is not None else None
     processes.start(
         FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
     )
     with processes.failing_alone():
-        train(cfg, FLAGS.workdir, profile_steps)
+        train(cfg, FLAGS.workdir, traced)
 
 
 if __name__ == "__main__":

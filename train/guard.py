@@ -62,42 +62,46 @@ def judge(
     )
 
 
-class Watch:
-    """Tells of skipped batches: a step late, so that the device never waits for the host.
+class SkipMonitor:
+    """Reports skipped batches a step late, so that the device never waits for the host.
 
-    It looks at once while batches are being skipped, where the run is about to be saved, and at
-    first: a run may go on from amid skipped batches, and one too many is seen at its own step.
+    While batches are being skipped, and where the run is about to be saved, it waits for the newest
+    step. It also does so at first: a run may be resumed amid skipped batches, and the batch that is
+    one too many is to be noticed at its own step.
     """
 
-    def __init__(self, config: GuardConfig, tell: Callable[[int, Mapping[str, Any]], None]):
-        """Has seen nothing yet.
+    def __init__(self, config: GuardConfig, report: Callable[[int, Mapping[str, Any]], None]):
+        """Takes what is too much, and whom to tell.
 
         Args:
-          config: how many skipped batches in a row are too many.
-          tell: is called with the step and the metrics of each skipped batch, in order.
+          config: how many consecutive skipped batches are too many.
+          report: called with the step and the metrics of each skipped batch, in order.
         """
-        self._config, self._tell = config, tell
+        self._config, self._report = config, report
         self._held: tuple[int, Mapping[str, Any]] | None = None
         self._is_first = True
-        self._in_a_row = 0
+        self._consecutive = 0
 
-    def look(self, step: int, metrics: Mapping[str, Any], now: bool) -> bool:
-        """Returns whether the batch of this step was skipped, and one too many.
+    def exceeded(self, step: int, metrics: Mapping[str, Any], wait: bool) -> bool:
+        """Returns whether too many batches in a row were skipped.
 
         Args:
           step: that was dispatched.
-          metrics: of it.
-          now: whether the step itself is waited for.
+          metrics: of that step.
+          wait: for the step itself.
         """
-        before, self._held = self._held, (step, metrics)
-        if before is not None:
-            self._read(*before)
-        if now or self._is_first or self._in_a_row or self._config.in_a_row == 1:
+        previous, self._held = self._held, (step, metrics)
+        if previous is not None:
+            self._read(*previous)
+
+        limit = self._config.in_a_row
+        if wait or self._is_first or self._consecutive or limit == 1:
             self._held, self._is_first = None, False
             self._read(step, metrics)
-        return self._in_a_row >= self._config.in_a_row
+
+        return self._consecutive >= limit
 
     def _read(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self._in_a_row = int(metrics["skipped_in_a_row"])
-        if self._in_a_row:
-            self._tell(step, metrics)
+        self._consecutive = int(metrics["skipped_in_a_row"])
+        if self._consecutive:
+            self._report(step, metrics)

@@ -156,7 +156,7 @@ def checkpoint():
             workdir = epath.Path(folder)
             (workdir / "config.json").write_text("{}")  # else it counts as vanished
             with Saver(workdir, config.checkpoint, {}, examples=1, train_steps=1) as saver:
-                saver.finish(state, Position(1, 0), {})
+                saver.save(state, Position(1, 0), {}, wait=True)
             for mesh, devices in layouts:
                 other = configure(mesh=mesh)
                 target = abstract_state(

@@ -111,7 +111,7 @@ def save_slowly(journal, workdir):
     state = jax.device_put(state, whole)
     config = CheckpointConfig(every_steps=1, keep=2, best=None, spare_dir=None)
     with StopSignals(), Saver(epath.Path(workdir), config, {}, 1, 2) as saver:
-        saver.finish(state, Position(1, 0), {})
+        saver.save(state, Position(1, 0), {}, wait=True)
 
         def commit(*args, **kwargs):
             with open(journal, "w") as file:
@@ -119,7 +119,7 @@ def save_slowly(journal, workdir):
             time.sleep(LONG_SECS)
 
         ocp.StandardCheckpointHandler.finalize = commit
-        saver.finish(state, Position(2, 0), {})
+        saver.save(state, Position(2, 0), {}, wait=True)
 
 
 def _keep_journal(journal, stop_at):

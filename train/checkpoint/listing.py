@@ -12,7 +12,7 @@ from etils import epath
 
 from train.checkpoint.metadata import Damaged, Record, read_record
 from train.checkpoint.restore import restore_step
-from train.checkpoint.saver import best_step
+from train.checkpoint.retention import best_step
 from train.checkpoint.workdir import (
     checkpoint_folder,
     saved_steps,

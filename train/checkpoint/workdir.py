@@ -58,33 +58,6 @@ def _check_name(path: epath.Path) -> None:
             )
 
 
-def find_spare(
-    path: epath.Path, cfg: ml_collections.ConfigDict, spare_dir: str | None
-) -> epath.Path | None:
-    """Returns the folder that a run moves to when its workdir takes no more; None for none.
-
-    A run that has moved there has none any more.
-
-    Args:
-      path: of the workdir.
-      cfg: the run's config.
-      spare_dir: as its config names the folder.
-
-    Raises:
-      BadInput: another run is there, or this one went on there.
-    """
-    if spare_dir is None or as_path(spare_dir).resolve() == path.resolve():
-        return None
-    spare = check_workdir(spare_dir, cfg)
-    here, there = saved_steps(path), saved_steps(spare)
-    if max(there, default=0) > max(here, default=0):
-        raise BadInput(
-            f"the run of {path} went on in its spare folder, to step {there[-1]}: give "
-            f"--workdir={spare}, or take another config.checkpoint.spare_dir"
-        )
-    return spare
-
-
 @contextlib.contextmanager
 def locked(path: epath.Path) -> Iterator[None]:
     """Keeps every other trainer out of a local workdir, which is made where it is missing.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from odeformer.models.registry import ModelConfig
-from train.logs.metrics import mean
+from train.tasks.task import mean
 
 MARGIN_NATS = 1.0
 LOSS, ACCURACY = "warning/loss_above_guessing", "warning/accuracy_to_beat"

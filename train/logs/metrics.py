@@ -91,18 +91,6 @@ class MetricsWriter:
             self._save()
         self._events.flush()
 
-    def copy_to(self, workdir: epath.Path) -> None:
-        """Writes every line of the run, those of earlier starts too, to another workdir.
-
-        Args:
-          workdir: a folder that exists, whose metrics.jsonl is replaced.
-
-        Raises:
-          OSError: it cannot be written.
-        """
-        if self._enabled:
-            write_whole(workdir / "metrics.jsonl", "".join(self._lines))
-
     def _save(self, line: str | None = None) -> None:
         """Writes the file whole, or appends the one line that it lacks; warns where that fails."""
         try:

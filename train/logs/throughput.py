@@ -1,6 +1,7 @@
 """How fast a run trains: its metrics, and what the devices do a second."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -8,8 +9,6 @@ from jax.sharding import Mesh
 from odeformer import flops
 from train.config.run import RunConfig
 from train.devices import chips
-from train.logs.metrics import MetricsWriter
-from train.logs.progress import RunProgress
 from train.tasks.task import Task
 
 
@@ -36,41 +35,44 @@ class Throughput:
         self._config, self._task = config, task
         self._devices = mesh.size
         self._chip = chips.find(mesh.devices.flat[0].device_kind)
-        self._held: tuple[int, dict[str, Any]] | None = None
+        self._held: tuple[int, Mapping[str, Any]] | None = None
         self._compiled = False
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
-        """Starts counting what is done a second anew, behind `step` steps."""
+        """Restarts the measurement of speed, after `step` steps."""
         self._clock = (step, time.perf_counter())
 
     def is_due(self, step: int) -> bool:
         """Returns whether a step's metrics are logged: the run's first step and every so many."""
         return step == 1 or step % self._config.log.every_steps == 0
 
-    def hold(self, step: int, metrics: dict[str, Any]) -> None:
+    def hold(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Keeps the metrics of a step that is logged, or that compiled the program."""
         if self.is_due(step) or not self._compiled:
             self._held = (step, metrics)
 
-    def flush(self, writer: MetricsWriter, progress: RunProgress) -> None:
-        """Fetches what is held; writes and shows what is due, and never what is not.
+    def take(self) -> tuple[int, dict[str, float]] | None:
+        """Fetches what is held: returns the step and its metrics; None if it is not to be logged.
 
-        So a run that was interrupted logs the steps of one that was not.
+        What is not due is never returned, so that an interrupted run logs the steps of one that
+        was not interrupted.
         """
         if self._held is None:
-            return
+            return None
+
         step, metrics = self._held
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
+
+        # The time of the first step of a start is the compiler's.
         since_step, since = self._clock
         now = time.perf_counter()
         if self._compiled and step > since_step:
             steps_per_sec = (step - since_step) / (now - since)
             values |= self._speeds(steps_per_sec, values["train/nfe"])
+
         self._held, self._clock, self._compiled = None, (step, now), True
-        if self.is_due(step):
-            writer.write(step, values)
-            progress.show(step, values)
+        return (step, values) if self.is_due(step) else None
 
     def _speeds(self, steps_per_sec: float, nfe: float) -> dict[str, float]:
         examples_per_sec = self._config.batch_size * steps_per_sec

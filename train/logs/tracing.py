@@ -36,7 +36,7 @@ def parse_span(text: str) -> Span:
     return span
 
 
-class Profile:
+class Trace:
     """Traces some steps of a run into WORKDIR/profile.
 
     The files lie in plugins/profile/DATE there: TensorBoard (with its plugin, xprof) reads them
@@ -44,11 +44,11 @@ class Profile:
     traces itself, into a folder process_I. A run that fails keeps what it traced until then.
 
     Example:
-      with Profile(path, span, start, train_steps, print) as profile:
+      with Trace(path, span, start, train_steps, print) as trace:
           for step in range(start + 1, train_steps + 1):
-              with profile.at(step):
+              with trace.step(step):
                   state, metrics = train_step(state, batch)
-              if profile.finish(step, metrics):
+              if trace.finish(step, metrics):
                   throughput.restart_clock(step)
     """
 
@@ -85,14 +85,14 @@ class Profile:
         self._note = note
         self._traced: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> "Profile":
+    def __enter__(self) -> "Trace":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._save()
 
     @contextlib.contextmanager
-    def at(self, step: int) -> Iterator[None]:
+    def step(self, step: int) -> Iterator[None]:
         """Annotates what is done inside as that step, and traces from the first step on."""
         if step == self._first:
             folder = tempfile.TemporaryDirectory()

@@ -1,0 +1,180 @@
+"""What watches a run while it trains, behind one face."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from train.config.run import RunConfig
+from train.devices.processes import is_first
+from train.errors import RunError, warn
+from train.logs.curves import plot_curves
+from train.logs.health import describe_warnings
+from train.logs.metrics import MetricsWriter, read_metrics, write_scores
+from train.logs.progress import RunProgress, describe
+from train.logs.throughput import Throughput
+from train.logs.tracing import Span, Trace
+from train.tasks.task import Task
+
+
+class RunLog:
+    """Metrics, TensorBoard events, progress, throughput, traces and curves of a run.
+
+    The metrics of a training step are fetched once the next step is on its way to the devices, so
+    that these never wait for the host. Only the first process prints and writes.
+    """
+
+    def __init__(
+        self,
+        path: epath.Path,
+        config: RunConfig,
+        task: Task,
+        mesh: Mesh,
+        start_step: int,
+        traced: Span | None = None,
+    ):
+        """Opens nothing yet: the log is a context.
+
+        Args:
+          path: the workdir.
+          config: the run's config.
+          task: what is learnt.
+          mesh: the devices.
+          start_step: steps that are done already.
+          traced: steps of this start to trace.
+
+        Raises:
+          BadInput: steps to trace that this start does not take.
+        """
+        primary = is_first()
+        self._path, self._config, self._primary = path, config, primary
+        self._progress = RunProgress(start_step, config.train_steps, visible=primary)
+        self._trace = Trace(path, traced, start_step, config.train_steps, self._progress.note)
+        self._writer = MetricsWriter(path, start_step, enabled=primary)
+        self._throughput = Throughput(config, task, mesh, start_step)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "RunLog":
+        for part in (self._progress, self._trace, self._writer):
+            self._stack.enter_context(part)
+
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def start(self, mesh: Mesh, parameters: int, start_step: int) -> None:
+        """Prints what is trained, and on what."""
+        depth = dataclasses.asdict(self._config.model.depth)
+        given = {name: value for name, value in depth.items() if value is not None}
+        settings = ", ".join(f"{name} {value}" for name, value in given.items())
+        sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        resumed = f"resumed at step {start_step}" if start_step else "from the start"
+
+        self._progress.note(
+            f"{self._path}: {parameters:,} parameters, {settings}, {mesh.size} "
+            f"{mesh.devices.flat[0].platform} device(s) ({sizes}), {resumed}"
+        )
+
+    def tracing(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Returns a context in which a training step is dispatched."""
+        return self._trace.step(step)
+
+    def train(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes the metrics of the step that was dispatched, and writes those of the one before."""
+        self._write_pending()
+        self._throughput.hold(step, metrics)
+
+        if self._trace.finish(step, metrics):
+            self._throughput.restart_clock(step)  # writing the trace is no training
+
+        self._progress.advance(step)
+
+    def skipped(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Reports a skipped batch, and writes its step's metrics where they are not due anyway."""
+        values = {f"train/{name}": float(value) for name, value in metrics.items()}
+        if not self._throughput.is_due(step):
+            self._writer.write(step, values)
+
+        self._progress.note(
+            f"step {step:>6}  batch skipped: loss {values['train/loss']:.4g}, gradient norm "
+            f"{values['train/grad_norm']:.4g} ({values['train/skipped']:.0f} so far)"
+        )
+
+    def validation(
+        self, step: int, metrics: Mapping[str, float], warnings: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Writes the metrics of the validation split, and returns them with the split's name.
+
+        Args:
+          step: after which it was scored.
+          metrics: of the split.
+          warnings: of `find_warnings`, written with them.
+        """
+        self._write_pending()
+        scores = self._write(step, "val", f"step {step:>6}  validation", metrics, warnings)
+        self._throughput.restart_clock(step)  # evaluating is no training
+
+        return scores
+
+    def test(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Writes the metrics of the test split, and returns them with the split's name."""
+        self._write_pending()
+        return self._write(step, "test", "test", metrics)
+
+    def finish(self, scores: Mapping[str, np.ndarray]) -> None:
+        """Writes the scores of the test examples, draws the curves, and warns of a bad end.
+
+        Raises:
+          RunError: the workdir can no longer be written.
+        """
+        if not self._primary:
+            return
+
+        try:
+            write_scores(self._path, scores)
+            self._progress.note(f"curves: {plot_curves(self._path)}")
+        except OSError as error:
+            raise RunError(
+                f"{self._path} is trained and saved, but its scores cannot be written ({error}): "
+                "the same command tests it again"
+            ) from error
+
+        # What the last evaluation found, which an earlier start may have made.
+        for line in read_metrics(self._path):
+            if line["step"] == self._config.train_steps and "val/loss" in line:
+                for text in describe_warnings(self._config.model, line):
+                    warn(f"{self._path}: {text}")
+
+    def flush(self) -> None:
+        """Writes everything up to the newest step: to be called before the checkpoint of it."""
+        self._write_pending()
+        self._writer.flush()
+
+    def _write(
+        self,
+        step: int,
+        split: str,
+        title: str,
+        metrics: Mapping[str, float],
+        warnings: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        named = {f"{split}/{name}": value for name, value in metrics.items()}
+        self._writer.write(step, named | (dict(warnings) if warnings else {}))
+        self._progress.note(f"{title}  {describe(named)}")
+        return named
+
+    def _write_pending(self) -> None:
+        """Writes and shows the metrics that are held, if they are due.
+
+        Those that are not due are never shown: an interrupted run logs the steps of one that was
+        not interrupted.
+        """
+        pending = self._throughput.take()
+        if pending is not None:
+            self._writer.write(*pending)
+            self._progress.show(*pending)
