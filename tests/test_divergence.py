@@ -191,7 +191,7 @@ def test_every_order_reads_every_example_once_an_epoch():
     examples, steps = count_examples(), 200
     epochs = {}
     for order in range(3):
-        batches = BatchOrder(examples, 32, steps, 5, order=order)
+        batches = BatchOrder(examples, 32, steps, 5, shuffle=order)
         flat = np.concatenate([batches[step][0] for step in range(steps)])
         for epoch in range(len(flat) // examples):
             here = flat[epoch * examples : (epoch + 1) * examples]

@@ -184,7 +184,7 @@ def test_what_is_set_aside_is_deleted_when_it_is_replaced(workdir, state):
         assert names() == ["1", "2.aside", "3.aside"]
         saver.save(state[0], Position(2, 1), {}, wait=True)
         assert names() == ["1", "2", "3.aside"]
-        assert read_record(workdir, 2).position.order == 1
+        assert read_record(workdir, 2).position.shuffle == 1
         saver.save(state[0], Position(4, 1), {}, wait=True)
         assert names() == ["1", "2", "4"]
 

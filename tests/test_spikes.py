@@ -148,7 +148,7 @@ def count_examples():
 def batch_at(cfg, step, order=0, examples=None):
     """The examples of a step, from 1."""
     examples = examples or count_examples()
-    order = BatchOrder(examples, cfg.batch_size, cfg.train_steps, cfg.seed, order=order)
+    order = BatchOrder(examples, cfg.batch_size, cfg.train_steps, cfg.seed, shuffle=order)
     return order[step - 1][0]
 
 
@@ -338,7 +338,7 @@ def test_judge_is_numpys(sigmas):
     def step(carry, x):
         guard, steps = carry
         accepted, guard = judge(guard, steps, x[0], x[1], sigmas)
-        return (guard, steps + accepted), (accepted, guard.in_a_row, guard.skipped)
+        return (guard, steps + accepted), (accepted, guard.consecutive, guard.skipped)
 
     start = (init_guard(), jnp.int32(0))
     (guard, steps), told = jax.jit(lambda v: jax.lax.scan(step, start, v))(jnp.asarray(values))

@@ -193,7 +193,7 @@ def test_a_trace_holds_the_steps_asked_for(tmp_path):
     start = 1  # as if one step had been done before
     with Trace(epath.Path(tmp_path), Span(2, 3), start, config.train_steps, notes.append) as p:
         for step, batch in zip(range(start + 1, config.train_steps + 1), batches, strict=False):
-            with p.at(step):
+            with p.step(step):
                 state, metrics = train_step(state, put_batch(mesh, batch, config.batch_size))
             assert p.finish(step, metrics) == (step == 4)
             assert len(notes) == (step >= 4)
@@ -226,7 +226,7 @@ def test_a_trace_is_of_whole_steps_and_kept_when_a_run_fails(tmp_path, monkeypat
             profile.finish(step, [Output(waited, step)])
     assert waited == [2, 4] and calls == [1, 2]  # the device is idle at both ends
     failing = Trace(workdir, Span(1, 4), 0, 6, print)
-    with pytest.raises(KeyboardInterrupt), failing, failing.at(1):
+    with pytest.raises(KeyboardInterrupt), failing, failing.step(1):
         raise KeyboardInterrupt
     assert len(calls) == 4
 

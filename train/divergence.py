@@ -47,7 +47,7 @@ def report(
     task: Task,
     mesh: Mesh,
     examples: int,
-    order: int,
+    shuffle: int,
 ) -> str:
     """Writes divergence.json, and returns what it says in words.
 
@@ -58,7 +58,7 @@ def report(
       task: what is learnt.
       mesh: the devices.
       examples: of the training split.
-      order: of the data.
+      shuffle: number of the shuffle of the data.
     """
     gradients, parameters = norms(diverged.state, diverged.batch, config, task, mesh)
     batches: Any = BatchOrder(
@@ -67,7 +67,7 @@ def report(
         config.train_steps,
         config.seed,
         repeats=config.data.repeats,
-        order=order,
+        shuffle=shuffle,
     )
     indices, _ = batches[diverged.step - 1]
     values = {

@@ -17,7 +17,7 @@ class Guard:
     """What is known of the batches so far; a part of a run's state."""
 
     recent: jax.Array  # float32 [WINDOW, 2]: loss and gradient norm of the newest ones learnt from
-    in_a_row: jax.Array  # int32: batches that were skipped, up to the newest one
+    consecutive: jax.Array  # int32: batches that were skipped, up to the newest one
     skipped: jax.Array  # int32: batches that were skipped in all
 
 
@@ -25,7 +25,7 @@ def init_guard() -> Guard:
     """Returns what is known before the first batch."""
     return Guard(
         recent=jnp.zeros((WINDOW, 2), jnp.float32),
-        in_a_row=jnp.zeros((), jnp.int32),
+        consecutive=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
     )
 
@@ -57,7 +57,7 @@ def judge(
     recent = guard.recent.at[steps % WINDOW].set(values)
     return accepted, Guard(
         recent=jnp.where(accepted, recent, guard.recent),
-        in_a_row=jnp.where(accepted, 0, guard.in_a_row + 1),
+        consecutive=jnp.where(accepted, 0, guard.consecutive + 1),
         skipped=guard.skipped + (~accepted).astype(jnp.int32),
     )
 

@@ -102,7 +102,7 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
     if not found:
         raise RunError(f"{workdir} holds no checkpoint yet")
     best = find_best(found, config.checkpoint.best)
-    orders = any(one.record and one.record.position.order for one in found)
+    orders = any(one.record and one.record.position.shuffle for one in found)
     table = Table(title="checkpoints")
     for name, justify in _COLUMNS.items():
         if name != "order" or orders:
@@ -125,7 +125,7 @@ def _cells(one: Found, finished: Sequence[Found], best: int | None, orders: bool
         "newest": bool(finished) and one is finished[-1],
         "best": one.is_finished and one.step == best,
     }
-    order = one.record.position.order if one.record else None
+    order = one.record.position.shuffle if one.record else None
     return [
         str(one.step),
         f"{one.saved:%Y-%m-%d %H:%M}" if one.saved else "",

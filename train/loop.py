@@ -100,8 +100,8 @@ def train(
 @contextlib.contextmanager
 def _prepare(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> Iterator[Run]:
     """Makes what a run needs, inside its locked workdir."""
-    cfg = to_config_dict(with_absolute_paths(cfg.to_dict()))  # as it is stored
     config = from_config_dict(cfg)
+    cfg = to_config_dict(with_absolute_paths(cfg.to_dict()))  # as it is stored
     mesh = device_mesh(config.mesh)
     check_fits(config, mesh)
 
@@ -201,7 +201,7 @@ def _train_from(
             # Metrics reach the disk before the checkpoint that follows them.
             if due.save:
                 log.flush()
-                position = Position(step, start.order)
+                position = Position(step, start.shuffle)
                 run.saver.save(state, position, scores, wait=due.last or due.stop)
 
             if due.stop:
@@ -247,8 +247,8 @@ def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
     limit, examples = run.config.guard.returns, len(run.splits["train"])
 
-    if start.order >= limit:
-        text = report(diverged, run.path, run.config, run.task, run.mesh, examples, start.order)
+    if start.shuffle >= limit:
+        text = report(diverged, run.path, run.config, run.task, run.mesh, examples, start.shuffle)
         raise RunError(
             f"the run diverged, after {limit} rollbacks to a checkpoint (config.guard.returns)\n"
             f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
@@ -258,7 +258,7 @@ def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
         warn(
             f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
             f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "
-            f"in another order (rollback {start.order + 1} of {limit})"
+            f"in another order (rollback {start.shuffle + 1} of {limit})"
         )
     return first_skipped(diverged)
 
@@ -274,6 +274,6 @@ def _roll_back(run: Run, start: Position, before: int) -> tuple[TrainState, Posi
         raise RunError(f"the run diverged, and {run.path} with its checkpoints has vanished")
 
     state, position = _restore(run, before)
-    guard = dataclasses.replace(state.guard, in_a_row=0 * state.guard.in_a_row)
+    guard = dataclasses.replace(state.guard, consecutive=0 * state.guard.consecutive)
     state = dataclasses.replace(state, guard=guard)
-    return state, Position(position.step, start.order + 1)
+    return state, Position(position.step, start.shuffle + 1)

@@ -102,7 +102,7 @@ def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dic
             "grad_norm": grad_norm,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "skipped": guard.skipped,
-            "skipped_in_a_row": guard.in_a_row,
+            "skipped_in_a_row": guard.consecutive,
         }
         return dataclasses.replace(learnt, guard=guard), metrics
 

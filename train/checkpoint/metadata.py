@@ -18,6 +18,7 @@ from etils import epath
 
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
+from train.config import renamed
 from train.config import run as configs
 from train.config.paths import as_stored
 from train.data.pipeline import Position
@@ -68,10 +69,12 @@ class Record:
     metrics: dict[str, float]  # of the validation split, where it was scored behind this step
     leaves: dict[str, Leaf]  # by name
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
+    former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as JSON values, with a digest of all of them."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
+        del values["former"]
         return values | {"digest": _digest(values)}
 
 
@@ -123,13 +126,22 @@ def read_record(workdir: str | epath.Path, step: int) -> Record:
         raise Damaged(f"its {RECORD_FILE} cannot be read: {first_line(error)}") from error
     if digest != _digest(values):
         raise Damaged(f"its {RECORD_FILE} is not what was saved")
+
     try:
+        stored = values.pop("leaves")
         leaves = {
-            name: Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
-            for name, leaf in values.pop("leaves").items()
+            renamed.STATE.get(name, name): Leaf(
+                tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]
+            )
+            for name, leaf in stored.items()
         }
-        values |= {"position": Position(**values["position"]), "leaves": leaves}
-        record = Record(**values)
+        position = {
+            renamed.POSITION.get(name, name): value for name, value in values["position"].items()
+        }
+        values |= {"position": Position(**position), "leaves": leaves}
+        record = Record(
+            **values, former={renamed.STATE[name]: name for name in stored if name in renamed.STATE}
+        )
     except (KeyError, TypeError) as error:
         raise Damaged(f"its {RECORD_FILE} is of another version of the trainer") from error
     if record.position.step != step:

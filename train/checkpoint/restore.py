@@ -1,5 +1,6 @@
 """Reads checkpoints: verified, or not at all."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ def restore_step(
     record = _on_all(lambda: read_record(workdir, step))
     folder = checkpoint_folder(workdir) / str(step)
     check_fits(record, target, str(folder))
-    state = _on_all(lambda: _read_arrays(folder / STATE, target))
+    state = _on_all(lambda: _read_arrays(folder / STATE, target, record.former))
     found = checksums(state)
     wrong = [name for name, leaf in record.leaves.items() if found[name] != leaf.checksum]
     if wrong:
@@ -101,13 +102,42 @@ def _form(leaf: Any) -> str:
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def _read_arrays(folder: epath.Path, target: TrainState) -> TrainState:
+def _read_arrays(folder: epath.Path, target: TrainState, former: Mapping[str, str]) -> TrainState:
     try:
-        return read_arrays(folder, target)
+        if not former:
+            return read_arrays(folder, target)
+
+        return _from_fields(read_arrays(folder, _to_fields(target, former)), target, former)
     except Exception as error:  # orbax and tensorstore raise whatever a broken file leads to
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
             raise  # the device is full
         raise Damaged(f"its arrays cannot be read: {first_line(error)}") from error
+
+
+def _to_fields(state: TrainState, former: Mapping[str, str]) -> dict[str, Any]:
+    """The state as a dict of its parts; a part with leaves of other names is a dict, too."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    for name in {name.partition("/")[0] for name in former}:
+        part = fields[name]
+        fields[name] = {
+            former.get(f"{name}/{leaf.name}", f"{name}/{leaf.name}").partition("/")[2]: getattr(
+                part, leaf.name
+            )
+            for leaf in dataclasses.fields(part)
+        }
+    return fields
+
+
+def _from_fields(fields: dict[str, Any], like: TrainState, former: Mapping[str, str]) -> TrainState:
+    """The reverse of `_to_fields`."""
+    names = {old: new for new, old in former.items()}
+    for name in {name.partition("/")[0] for name in former}:
+        values = {
+            names.get(f"{name}/{leaf}", f"{name}/{leaf}").partition("/")[2]: value
+            for leaf, value in fields[name].items()
+        }
+        fields[name] = type(getattr(like, name))(**values)
+    return TrainState(**fields)
 
 
 def _on_all(read: Any) -> Any:

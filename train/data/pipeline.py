@@ -23,17 +23,17 @@ class Position:
     """Where a run is in its data; the same in every process."""
 
     step: int  # batches that were taken
-    order: int  # how often the order was drawn anew
+    shuffle: int  # how often a rollback has shuffled the data again
 
 
 BEGINNING = Position(0, 0)
 
 
 class BatchOrder:
-    """The examples of each global batch: a function of the seed, the order and the step alone.
+    """The examples of each global batch: a function of the seed, the shuffle and the step alone.
 
-    The examples are shuffled anew each epoch and read one epoch behind the other, so that every
-    example is read once an epoch, whatever the batch size. With repeats a batch holds each of its
+    The examples are shuffled again each epoch and read one epoch after the other, so that every
+    example is read once per epoch, whatever the batch size. With repeats a batch holds each of its
     examples that often (repeated augmentation: Hoffer et al. 2020, arXiv 1901.09335; Touvron et
     al. 2021); where they do not divide the batch, the next one begins with the rest of its last
     example's. A process sees its own rows of each.
@@ -47,11 +47,11 @@ class BatchOrder:
         seed: int,
         rows: np.ndarray | None = None,
         repeats: int = 1,
-        order: int = 0,
+        shuffle: int = 0,
     ):
         self._examples, self._steps = examples, steps
         self._seed = seed
-        self._order = (order,) if order else ()  # at the end: numpy takes (1,) for (1, 0)
+        self._shuffle = (shuffle,) if shuffle else ()  # last, as numpy takes (1,) for (1, 0)
         self._batch_size, self._repeats = batch_size, repeats
         self._rows = slice(None) if rows is None else rows
 
@@ -71,7 +71,7 @@ class BatchOrder:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._kept[0]:
-            stream = np.random.default_rng((self._seed, epoch, *self._order))
+            stream = np.random.default_rng((self._seed, epoch, *self._shuffle))
             self._kept = (epoch, stream.permutation(self._examples))
         return self._kept[1]
 
@@ -124,7 +124,7 @@ def train_batches(
       BadInput: a batch larger than the split.
     """
     check_batch_size(len(data), batch_size, repeats)
-    order: Any = BatchOrder(len(data), batch_size, steps, seed, rows, repeats, start.order)
+    order: Any = BatchOrder(len(data), batch_size, steps, seed, rows, repeats, start.shuffle)
 
     def gather(item: tuple[np.ndarray, np.ndarray]) -> Batch:
         index, draw = item
