@@ -1,4 +1,4 @@
-"""What a run changes from step to step."""
+"""What changes from step to step of a run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,20 +18,21 @@ from train.guard import Guard, init_guard
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run; random keys are functions of the seed and the step, and not in it.
+    """The state of a run.
 
-    A batch that is skipped changes nothing of it but the guard's counts.
+    Random keys are functions of the seed and the step, and not part of it. A skipped batch changes
+    nothing but the guard's counts.
     """
 
     step: jax.Array  # int32: batches learnt from
     params: Any
     opt_state: Any
-    ema: Any | None  # the weights' moving average, where the run keeps one
+    ema: Any | None  # the weights' moving average; None if the run keeps none
     guard: Guard
 
     @property
     def eval_params(self) -> Any:
-        """The weights to evaluate with: the average where there is one."""
+        """The weights to evaluate with: the average if there is one."""
         return self.params if self.ema is None else self.ema
 
 
@@ -44,10 +45,12 @@ def make_init(
     def init(seed: int | jax.Array) -> TrainState:
         inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(config.model)]
         params = model.init(jax.random.key(seed), *inputs)["params"]
+
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
+            # A copy: the step donates its state, and no buffer can be donated twice.
             ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
             guard=init_guard(),
         )
@@ -58,31 +61,27 @@ def make_init(
 def abstract_state(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Returns the state's shapes, dtypes and shardings, at no cost.
-
-    Args:
-      config: of the run.
-      optimizer: its optimiser, whose moments lie as the parameters do.
-      mesh: the devices.
-    """
+    """Returns the state's shapes, dtypes and shardings; no memory is allocated."""
     shapes = jax.eval_shape(make_init(config, optimizer), config.seed)
     params = parameter_shardings(mesh, config.model, shapes.params)
-    whole = replicated(mesh)
+    everywhere = replicated(mesh)
+
+    # The optimiser's moments are split like the parameters that they belong to.
     opt_state: Any = optax.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
         shapes.opt_state,
         params,
-        transform_non_params=lambda _: whole,
+        transform_non_params=lambda _: everywhere,
     )
-    ema = None if shapes.ema is None else params
     shardings = shapes.replace(
-        step=whole,
+        step=everywhere,
         params=params,
         opt_state=opt_state,
-        ema=ema,
-        guard=jax.tree.map(lambda _: whole, shapes.guard),
+        ema=None if shapes.ema is None else params,
+        guard=jax.tree.map(lambda _: everywhere, shapes.guard),
     )
+
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -93,27 +92,21 @@ def abstract_state(
 def state_shardings(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Returns how the state lies on a mesh: the shardings that `abstract_state` has."""
+    """Returns the shardings of the state, in its structure."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, optimizer, mesh))
 
 
 def init_state(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Returns the initial state, born where it lies: no whole copy of it is on any device.
-
-    Args:
-      config: of the run.
-      optimizer: its optimiser.
-      mesh: the devices.
-    """
+    """Returns the initial state, born sharded: no device ever holds all of it."""
     return jit_init(config, optimizer, mesh)(np.uint32(config.seed))
 
 
 def jit_init(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[..., TrainState]:
-    """Returns the jitted function (seed) -> TrainState that makes the state where it lies."""
+    """Returns the jitted function (seed) -> TrainState whose outputs are sharded."""
     return jax.jit(
         make_init(config, optimizer), out_shardings=state_shardings(config, optimizer, mesh)
     )

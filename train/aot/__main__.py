@@ -1,4 +1,4 @@
-"""Compiles the train step for a slice of TPUs, on a machine that has none, and says what it takes.
+"""Compiles the train step for a slice of TPUs on any machine, and reports what it needs.
 
     python -m train.aot --config=configs/imagenet.py:variant=vit_l --topology=v5e:16x16
     python -m train.aot --config=configs/lm1b.py:variant=gpt_1b --topology=v5e:8x8 --num_slices=2 \\
@@ -34,16 +34,18 @@ flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else.", fla
 
 
 def main(argv: Sequence[str]) -> None:
-    """The program."""
     cfg = command_line.parse_with_config(argv, FLAGS)
     if not FLAGS.topology:
         raise BadInput("--topology is missing: give a slice of TPUs, e.g. --topology=v5e:4x4")
+
     name = command_line.flag_value(argv, "config") or ""
     report = make_report(from_config_dict(cfg.to_dict()), name, FLAGS.topology, FLAGS.num_slices)
+
     if FLAGS.json:
         print(json.dumps(dataclasses.asdict(report)))
     else:
         print_report(report, Console(soft_wrap=True, highlight=False))
+
     if not report.fits:
         sys.exit(command_line.FAILED)
 

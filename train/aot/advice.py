@@ -9,39 +9,44 @@ from train.devices.mesh import batch_shards
 
 
 def advise(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
-    """Returns what would take less memory, of the settings that are not at their limit."""
+    """Returns the settings that would need less memory, of those not yet at their limit."""
     model, depth, parallel = config.model, config.model.depth, config.parallel
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
     chips, advice = mesh.size // num_slices, []
-    whole = [n for n in range(1, chips + 1) if chips % n == 0]  # sizes that a slice divides into
+    divisors = [n for n in range(1, chips + 1) if chips % n == 0]
+
+    # An axis of the mesh other than data never crosses slices: its size divides a slice.
     if parallel.mode == "jit":
-        sizes = [n for n in whole if chips % (n * tensor) == 0 and model.width % n == 0]
+        sizes = [n for n in divisors if chips % (n * tensor) == 0 and model.width % n == 0]
         if max(sizes) > fsdp:
             rest = mesh.size // (max(sizes) * tensor)
             advice.append(
                 f"mesh.fsdp={max(sizes)} (and mesh.data={rest}) splits the state over more chips"
             )
-        sizes = [n for n in whole if n > tensor and not (model.heads % n or model.mlp % n)]
+        sizes = [n for n in divisors if n > tensor and not (model.heads % n or model.mlp % n)]
         if sizes and not model.fused:
             split = math.gcd(fsdp, chips // sizes[0])
             rest = mesh.size // (split * sizes[0])
             advice.append(
                 f"mesh.tensor={sizes[0]} (and mesh.fsdp={split}, mesh.data={rest}) splits heads "
-                "and MLP, and with them what a layer keeps"
+                "and MLP, and with them what a layer stores"
             )
     else:
         advice.append("parallel.mode=jit lets mesh.fsdp and mesh.tensor split the state")
+
     rows = config.batch_size // (batch_shards(mesh) * parallel.accumulate)
     if rows > 1:
         factor = next(n for n in range(2, rows + 1) if rows % n == 0)
         advice.append(
-            f"parallel.accumulate={factor * parallel.accumulate} takes the batch in smaller parts"
+            f"parallel.accumulate={factor * parallel.accumulate} processes the batch in smaller parts"
         )
         advice.append(f"batch_size={config.batch_size // factor} is a smaller batch")
+
     if depth.policy is not None:
-        advice.append("depth.policy=None keeps less from the forward pass")
+        advice.append("depth.policy=None stores less of the forward pass")
     if depth.adjoint in ("store", "direct"):
-        advice.append("depth.adjoint=checkpoint computes again rather than keep")
+        advice.append("depth.adjoint=checkpoint recomputes instead of storing")
     if model.dtype != "bfloat16":
-        advice.append("model.dtype=bfloat16 halves what a layer keeps")
-    return advice or ["every setting is at its limit: take more chips, or some with more memory"]
+        advice.append("model.dtype=bfloat16 halves what a layer stores")
+
+    return advice or ["every setting is at its limit: take more chips, or chips with more memory"]

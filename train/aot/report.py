@@ -1,4 +1,4 @@
-"""What the train step takes on a slice of TPUs, read off the program that XLA makes of it."""
+"""What the train step needs on a slice of TPUs, read off the program that XLA compiles."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ _REFUSAL = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a step takes; bytes are those of one chip, FLOPs and parameters of all together.
+    """What a step needs; bytes are per chip, FLOPs and parameters those of all chips together.
 
     Attributes:
       config: the file, as it was given.
@@ -43,16 +43,16 @@ class Report:
       parameters: their number.
       parameter_bytes: of the parameters.
       optimizer_bytes: of the optimiser's state.
-      ema_bytes: of the weights' moving average; None where none is kept.
+      ema_bytes: of the weights' moving average; None if the run keeps none.
       temporary_bytes: all else at the step's peak: activations, gradients, the batch, the program.
-      total_bytes: of all these; None where XLA refuses the program and does not say.
-      available_bytes: what XLA has of the HBM where it refuses the program, else all of it.
-      model_flops: of a step, without what is computed twice; None under adaptive steps.
-      recomputed_flops: what is computed twice, likewise, or under an adjoint of diffrax.
+      total_bytes: of all these; None where XLA refuses the program without a figure.
+      available_bytes: HBM that XLA may use where it refuses the program, else all of it.
+      model_flops: of a step, without what is recomputed; None under adaptive steps.
+      recomputed_flops: what is recomputed; None under adaptive steps or an adjoint of diffrax.
       collectives: kind, place, count, bytes of all executions, and whether all trip counts are
         known; None where XLA refuses the program.
-      collective_bytes: of all of them; likewise.
-      advice: what would take less memory.
+      collective_bytes: of all of them; None where XLA refuses the program.
+      advice: settings that would need less memory.
       compile_secs: the time that XLA took.
     """
 
@@ -88,23 +88,29 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
       num_slices: how many slices.
 
     Raises:
-      BadInput: slices that do not exist, or that the run cannot be spread over.
+      BadInput: slices that do not exist, or whose chips the run cannot be split over.
     """
     devices = topologies.slice_devices(topology, num_slices)
     _, chip = topologies.find(topology)
     mesh = device_mesh(config.mesh, devices)
     check_fits(config, mesh)
+
+    # The shapes of a batch are all that the program depends on.
     split = blank_split(config)
     batch = split.gather(np.zeros(1, np.int64)) | {"draw": np.zeros(1, np.int32)}
     lowered = lower_train_step(config, make_task(config, split), mesh, batch, platform="tpu")
+
     start = time.perf_counter()
     program, total, available = _compile(lowered, chip.hbm_bytes)
     secs = time.perf_counter() - start
+
     state = abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
     parts = [_bytes_a_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
+
     traffic = None
     if program is not None:
         traffic = compiled.summarise(compiled.collectives(program.as_text() or ""))
+
     fits = program is not None and total is not None and total <= available
     return Report(
         config=name,
@@ -133,9 +139,9 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
 def _compile(
     lowered: jax.stages.Lowered, hbm_bytes: int
 ) -> tuple[jax.stages.Compiled | None, int | None, int]:
-    """The program, what it takes of a chip's memory, and what there is of it.
+    """The program, the memory that it needs per chip, and the memory that there is.
 
-    No program where XLA refuses to make one for want of memory.
+    The program is None where XLA refuses to compile it, as it needs more memory than there is.
     """
     try:
         program = lowered.compile()
@@ -143,12 +149,15 @@ def _compile(
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
             raise
+
         found = _REFUSAL.search(message)
         if found is None:
             return None, None, hbm_bytes
+
         used, used_unit, available, available_unit = found.groups()
         sizes = (float(used) * 1024 ** _UNITS[used_unit], float(available))
         return None, int(sizes[0]), int(sizes[1] * 1024 ** _UNITS[available_unit])
+
     return program, compiled.memory(program).total, hbm_bytes
 
 
@@ -161,7 +170,7 @@ def _bytes_a_chip(tree: Any) -> int:
 
 
 def _of_a_step(config: RunConfig, count: Callable[[ModelConfig], int]) -> int | None:
-    """The FLOPs of a batch; None where the steps of a solve follow from the input."""
+    """The FLOPs of a batch; None where the number of steps depends on the input."""
     try:
         return config.batch_size * count(config.model)
     except ValueError:
@@ -169,10 +178,11 @@ def _of_a_step(config: RunConfig, count: Callable[[ModelConfig], int]) -> int | 
 
 
 def _as_dict(one: compiled.Traffic, config: RunConfig) -> dict[str, Any]:
-    """A row of the report, with the loops around it by name."""
+    """A row of the report, with the names of the loops that surround it."""
     places = ["step", "scan over groups", "solver's loop"]
     if config.parallel.accumulate > 1:
         places.insert(1, "scan over parts")
+
     place = places[min(one.depth, len(places) - 1)]
     return {
         "kind": one.kind,
