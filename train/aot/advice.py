@@ -38,7 +38,7 @@ def advise(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
     if rows > 1:
         factor = next(n for n in range(2, rows + 1) if rows % n == 0)
         advice.append(
-            f"parallel.accumulate={factor * parallel.accumulate} processes the batch in smaller parts"
+            f"parallel.accumulate={factor * parallel.accumulate} splits the batch in smaller parts"
         )
         advice.append(f"batch_size={config.batch_size // factor} is a smaller batch")
 
