@@ -8,7 +8,7 @@ Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 from odeformer.models import flops, presets
 from odeformer.models.generate import generate
 from odeformer.models.lm import LM, LMConfig
-from odeformer.models.registry import example_inputs, make_model
+from odeformer.models.registry import ModelConfig, example_inputs, make_model
 from odeformer.models.text import TextClassifier, TextConfig
 from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
@@ -21,6 +21,7 @@ __all__ = [
     "LM",
     "DepthConfig",
     "LMConfig",
+    "ModelConfig",
     "ODEStack",
     "Solution",
     "TextClassifier",

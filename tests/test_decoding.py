@@ -10,6 +10,7 @@ import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, integrate, solvers
 from odeformer.models.decoding import decode, init_cache
+from odeformer.ode.steps import staged_step
 
 BLOCK, VOCABULARY = 64, 7
 SMALL = LMConfig(vocabulary=VOCABULARY, block_size=BLOCK, width=16, heads=2, mlp=32)
@@ -146,7 +147,7 @@ def test_a_staged_step_is_one_of_integrate(name, smooth):
         seen.append((term, n))
         return (field if term is None else field.terms[term])(t, y, params)
 
-    y1 = solvers.staged_step(name, 2, evaluate, jnp.float32(0.2), jnp.float32(0.9), y0)
+    y1 = staged_step(name, 2, evaluate, jnp.float32(0.2), jnp.float32(0.9), y0)
     expected = integrate(field, y0, params, 0.2, 0.9, name, steps=1).y1
     np.testing.assert_allclose(y1, expected, atol=1e-5)
     for term, count in enumerate(solvers.evaluations(name, 2)):

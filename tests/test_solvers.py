@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from odeformer import VectorField, integrate, solvers
+from odeformer.ode.steps import unrolled_step
 
 RUNGE_KUTTA = [n for n in solvers.NAMES if isinstance(solvers.get(n), diffrax.AbstractERK)]
 TRUE_ORDER = dict.fromkeys(("lie_trotter", "strang", "euler"), 1) | {
@@ -52,9 +53,7 @@ def test_unrolled_step_equals_diffrax_step(float64, smooth, name):
     t0, t1 = jnp.asarray(0.3), jnp.asarray(0.8)
     state = method.init(term, t0, t1, y0, params)
     expected = method.step(term, t0, t1, y0, params, state, made_jump=False)[0]
-    unrolled = solvers.unrolled_step(
-        method.tableau, lambda stage, t, y: field(t, y, params), t0, t1, y0
-    )
+    unrolled = unrolled_step(method.tableau, lambda stage, t, y: field(t, y, params), t0, t1, y0)
     np.testing.assert_allclose(unrolled, expected, rtol=1e-13, atol=1e-14)
 
 
@@ -66,7 +65,7 @@ def test_unrolled_step_knows_its_stages(name):
         seen.append((stage, float(t)))
         return y
 
-    solvers.unrolled_step(tableau, evaluate, jnp.asarray(0.0), jnp.asarray(1.0), jnp.ones(2))
+    unrolled_step(tableau, evaluate, jnp.asarray(0.0), jnp.asarray(1.0), jnp.ones(2))
     count = solvers.stages(tableau)
     assert [stage for stage, _ in seen] == list(range(count))
     np.testing.assert_allclose([t for _, t in seen], [0, *tableau.c[: count - 1]], atol=1e-6)

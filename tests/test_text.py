@@ -50,7 +50,8 @@ def alone(model, variables, n):
 @pytest.mark.parametrize("pool", ["mean", "first"])
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_a_text_alone_and_padded_in_a_batch(pool, positions):
-    model, variables = make(pool=pool, positions=positions, depth=DepthConfig(2, solver="strang"))
+    depth = DepthConfig(layers=2, solver="strang")
+    model, variables = make(pool=pool, positions=positions, depth=depth)
     logits = apply(model, variables, TOKENS, MASK)
     assert logits.shape == (3, 3)
     for n in range(3):

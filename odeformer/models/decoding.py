@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from odeformer.models.lm import LM, LMConfig
 from odeformer.models.tokens import check_tokens
 from odeformer.ode import solvers
+from odeformer.ode.steps import staged_step
 from odeformer.ode.times import step_times
 from odeformer.transformer.attention import KeyValues
 from odeformer.transformer.field import TransformerField, transformer_field
@@ -134,7 +135,7 @@ def _integrate(
             evaluate, new = _make_evaluate(
                 field, theta, offset, Cache(k, v, cache.filled), rotation
             )
-            y_BCD = solvers.staged_step(depth.solver, 2, evaluate, t0, t1, y_BCD)
+            y_BCD = staged_step(depth.solver, 2, evaluate, t0, t1, y_BCD)
             k, v = (jnp.stack(evaluations) for evaluations in zip(*new, strict=True))
             return y_BCD, (k, v)
 

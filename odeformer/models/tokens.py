@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.errors import check_whole, unknown
-from odeformer.ode.times import known
+from odeformer.ode.times import concrete
 from odeformer.transformer.attention import Layout, rotation
 from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
 from odeformer.transformer.field import transformer_field
@@ -174,7 +174,7 @@ def check_tokens(tokens_BN: jax.Array, config: TokenConfig) -> None:
             f"{tokens_BN.shape[1]} tokens were given, and the model's block holds block_size="
             f"{config.block_size}: cut the sequences, or train a model of a larger block"
         )
-    values = known(tokens_BN)
+    values = concrete(tokens_BN)
     if (
         values is not None
         and values.size
@@ -198,7 +198,7 @@ def _check_layout(
                 f"{name} are integers of the tokens' shape {list(tokens_BN.shape)}; {array.dtype} "
                 f"of shape {list(array.shape)} was given"
             )
-    values = known(positions_BN)
+    values = concrete(positions_BN)
     if values is not None and values.size and not 0 <= values.min() <= values.max() < block_size:
         raise ValueError(
             f"positions are 0 to {block_size - 1} (block_size={block_size}); {values.min():g} to "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from odeformer.ode.field import Problem
+from odeformer.ode.problem import Problem
 from odeformer.ode.times import Times
 
 _NO_GRADIENT_OF_ENDS = (
@@ -31,9 +31,9 @@ def refuse_derivatives(
     """
     if adjoint == "direct":
         return problem, t0, t1
-    meant = "" if adjoint == problem.adjoint else f" (under adaptive steps {adjoint!r})"
+    meant = "" if adjoint == problem.settings.adjoint else f" (under adaptive steps {adjoint!r})"
     message = (
-        f"adjoint {problem.adjoint!r}{meant} has first derivatives in reverse mode alone "
+        f"adjoint {problem.settings.adjoint!r}{meant} has first derivatives in reverse mode alone "
         "(jax.grad, jax.vjp), and forward mode or second derivatives were asked for (jax.jvp, "
         "jax.jacfwd, jax.hessian, Hessian-vector products): take adjoint 'direct', or fixed steps "
         "under 'checkpoint' or 'store'"

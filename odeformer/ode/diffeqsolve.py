@@ -1,7 +1,7 @@
 """Solves through `diffrax.diffeqsolve`: adaptive steps, and fixed ones for diffrax's adjoints."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import jax
@@ -11,19 +11,9 @@ import numpy as np
 from odeformer.ode import solvers
 from odeformer.ode.derivatives import refuse_derivatives
 from odeformer.ode.ends import Interval, amend, interval
-from odeformer.ode.field import FAILED, MAX_STEPS_REACHED, SUCCESS, Problem, Solution, State
-from odeformer.ode.times import Times, known
-
-
-class Adaptive(NamedTuple):
-    """Between which times, and how accurately; see `integrate`."""
-
-    t0: Times
-    t1: Times
-    ts: Times | None
-    rtol: float
-    atol: float
-    max_steps: int
+from odeformer.ode.field import FAILED, MAX_STEPS_REACHED, SUCCESS, Solution, State
+from odeformer.ode.problem import Problem
+from odeformer.ode.times import Span, Times, concrete
 
 
 def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
@@ -37,9 +27,9 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     Returns:
       A Solution.
     """
-    steps, tableau = times.shape[0] - 1, solvers.tableau(problem.solver)
+    steps, tableau = times.shape[0] - 1, solvers.tableau(problem.settings.solver)
     ts = None if indices is None else times[indices]
-    adjoint = _in_shard_map(problem.adjoint)
+    adjoint = _in_shard_map(problem.settings.adjoint)
     problem, t0, t1 = refuse_derivatives(problem, times[0], times[-1], adjoint)
     over = interval(t0, t1, ts)
 
@@ -48,19 +38,19 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     solution = _diffeqsolve(problem, over, controller, steps)
 
     slope = None
-    if over.lengths is not None and problem.adjoint != "backsolve":
+    if over.lengths is not None and problem.settings.adjoint != "backsolve":
         slope = jax.lax.cond(
             over.t0 == over.t1,
             lambda: problem.field(jnp.asarray(over.t0), problem.y0, *problem.args),
             lambda: jax.tree.map(jnp.zeros_like, problem.y0),
         )
-    nfe = steps * solvers.evaluations(problem.solver, len(problem.field.terms))
+    nfe = steps * solvers.evaluations(problem.settings.solver, len(problem.field.terms))
     if tableau is not None:  # diffrax evaluates the error's stage too
         nfe = np.full_like(nfe, int(tableau.fsal) + steps * (tableau.num_stages - tableau.fsal))
     return amend(solution, over, slope)._replace(nfe=jnp.asarray(nfe))
 
 
-def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
+def adaptive_steps(problem: Problem, span: Span) -> Solution:
     """Takes steps of the size that the tolerances ask for, the same for the whole state.
 
     The first slope is evaluated here: it chooses the first step's size, and an FSAL solver is
@@ -68,27 +58,29 @@ def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
 
     Args:
       problem: what is solved; its solver has an error estimate.
-      adaptive: between which times, and how accurately.
+      span: from when to when; its times are in order and of the state's dtype.
 
     Returns:
       A Solution.
     """
-    tableau: Any = solvers.tableau(problem.solver)
-    adjoint = _in_shard_map(problem.adjoint)
-    problem, t0, t1 = refuse_derivatives(problem, adaptive.t0, adaptive.t1, adjoint)
-    over = interval(t0, t1, adaptive.ts)
+    tableau: Any = solvers.tableau(problem.settings.solver)
+    adjoint = _in_shard_map(problem.settings.adjoint)
+    problem, t0, t1 = refuse_derivatives(problem, span.t0, span.t1, adjoint)
+    over = interval(t0, t1, span.ts)
 
     slope = problem.field(jnp.asarray(over.t0), problem.y0, *problem.args)
-    size = _first_step(problem, slope, jnp.asarray(over.t0), jnp.asarray(over.t1), adaptive)
+    size = _first_step(problem, slope, jnp.asarray(over.t0), jnp.asarray(over.t1))
+
+    # An FSAL solver takes the slope as its first stage.
     state = None
     if tableau.fsal:
-        nondifferentiable = problem.adjoint == "backsolve"
+        nondifferentiable = problem.settings.adjoint == "backsolve"
         state = (jnp.array(False), jax.lax.stop_gradient(slope) if nondifferentiable else slope)
 
     norm = jax.tree_util.Partial(_norm, jax.lax.stop_gradient(problem.weights))
-    control = diffrax.PIDController(rtol=adaptive.rtol, atol=adaptive.atol, norm=norm)
-    controller = _FirstStep(control, size)
-    solution = _diffeqsolve(problem, over, controller, adaptive.max_steps, state)
+    rtol, atol = problem.settings.tolerances
+    controller = _FirstStep(diffrax.PIDController(rtol=rtol, atol=atol, norm=norm), size)
+    solution = _diffeqsolve(problem, over, controller, problem.settings.step_bound, state)
 
     attempts = solution.accepted + solution.rejected
     nfe = 2 + attempts * (tableau.num_stages - tableau.fsal)
@@ -96,12 +88,12 @@ def adaptive_steps(problem: Problem, adaptive: Adaptive) -> Solution:
     return amend(solution, over, slope)._replace(nfe=nfe)
 
 
-def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
+def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     """Takes adaptive steps for each entry of the leading axis; the field sees an axis of 1.
 
     Args:
       problem: what is solved; every leaf of its state has the same leading axis.
-      adaptive: between which times, and how accurately.
+      span: from when to when; its times are in order and of the state's dtype.
 
     Returns:
       A Solution, its counts with a leading batch axis.
@@ -120,41 +112,44 @@ def adaptive_steps_per_sample(problem: Problem, adaptive: Adaptive) -> Solution:
         alone_problem = problem._replace(
             y0=alone(y0), key=key, params=params, weights=alone(weights)
         )
-        solution = adaptive_steps(alone_problem, adaptive)
+        solution = adaptive_steps(alone_problem, span)
         ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
         return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
 
     batch = jax.tree.leaves(problem.y0)[0].shape[0]
     keys = None if problem.key is None else jax.random.split(problem.key, batch)
-    ys_axis = None if adaptive.ts is None else 1
+    ys_axis = None if span.ts is None else 1
     axes: Any = Solution(0, ys_axis, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
     return jax.vmap(solve, in_axes=(0, 0, problem.params_axes, 0), out_axes=axes)(
         problem.y0, keys, problem.params, problem.weights
     )
 
 
-def _first_step(
-    problem: Problem, slope: State, t0: jax.Array, t1: jax.Array, adaptive: Adaptive
-) -> jax.Array:
+def _first_step(problem: Problem, slope: State, t0: jax.Array, t1: jax.Array) -> jax.Array:
     """Chooses the first step's size, a length, with one more evaluation. It has no gradient.
 
     Source: Hairer, Norsett, Wanner, 'Solving Ordinary Differential Equations I', 1993, II.4.
     """
-    field, order = problem.field, solvers.order(problem.solver)
+    field, order = problem.field, solvers.order(problem.settings.solver)
+    rtol, atol = problem.settings.tolerances
     y0, slope, args, t0, t1 = jax.lax.stop_gradient((problem.y0, slope, problem.args, t0, t1))
-    scale = jax.tree.map(lambda y: adaptive.atol + adaptive.rtol * jnp.abs(y), y0)
+    scale = jax.tree.map(lambda y: atol + rtol * jnp.abs(y), y0)
 
     def norm(state: State) -> jax.Array:
         return _norm(problem.weights, jax.tree.map(jnp.divide, state, scale))
 
     size, speed = norm(y0), norm(slope)
+    # A trial step of a hundredth of the state's size...
     small = (size < 1e-5) | (speed < 1e-5)
     trial = jnp.where(small, 1e-6, 0.01 * size / jnp.where(small, 1.0, speed))
     trial = jnp.where(t0 == t1, 1.0, jnp.minimum(trial, jnp.abs(t1 - t0)))
+
+    # ... shows how fast the slope changes, and so how long a step may be.
     step = jnp.sign(t1 - t0) * trial
     moved = jax.tree.map(lambda y, dy: y + step * dy, y0, slope)
     bend = jax.tree.map(jnp.subtract, field(t0 + step, moved, *args), slope)
     fastest = jnp.maximum(speed, norm(bend) / trial)
+
     flat = fastest <= 1e-15
     chosen = jnp.where(
         flat,
@@ -171,6 +166,7 @@ def _norm(weights: State | None, state: State) -> jax.Array:
     """
     if weights is None or jax.tree.structure(weights) != jax.tree.structure(state):
         weights = jax.tree.map(jnp.ones_like, state)
+
     squares = jax.tree.map(lambda w, y: jnp.sum(w * jnp.square(y)), weights, state)
     total = jax.tree.map(jnp.sum, weights)
     return jnp.sqrt(sum(jax.tree.leaves(squares)) / sum(jax.tree.leaves(total)))
@@ -200,10 +196,10 @@ def _diffeqsolve(
     problem: Problem, over: Interval, controller, max_steps: int, state=None
 ) -> Solution:
     """Solves with diffrax; the nfe is the caller's to fill in."""
-    saveat, states = _save_at(problem.adjoint, over.t0, over.t1, over.ts)
+    saveat, states = _save_at(problem.settings.adjoint, over.t0, over.t1, over.ts)
     solved = diffrax.diffeqsolve(
-        solvers.ode_terms(problem.solver, problem.field),
-        solvers.get(problem.solver),
+        solvers.ode_terms(problem.settings.solver, problem.field),
+        solvers.get(problem.settings.solver),
         jnp.asarray(over.t0),
         jnp.asarray(over.t1),
         None,
@@ -211,16 +207,18 @@ def _diffeqsolve(
         problem.args,
         saveat=saveat,
         stepsize_controller=controller,
-        adjoint=_diffrax_adjoint(problem.adjoint),
+        adjoint=_diffrax_adjoint(problem.settings.adjoint),
         max_steps=max_steps,
         solver_state=state,
-        throw=False,
+        throw=False,  # with it diffrax calls back to Python, which sharded programs pay for
     )
+
     attempts = jnp.asarray(solved.stats["num_steps"], jnp.int32)
     accepted = jnp.asarray(solved.stats["num_accepted_steps"], jnp.int32)
     exhausted = solved.result == diffrax.RESULTS.max_steps_reached
     failure = jnp.where(exhausted, MAX_STEPS_REACHED, FAILED)
     result = jnp.where(solved.result == diffrax.RESULTS.successful, SUCCESS, failure)
+
     y1, ys = states(solved.ys)
     return Solution(
         y1=y1,
@@ -251,7 +249,7 @@ def _save_at(
     if adjoint != "backsolve":
         subs = (diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=jnp.asarray(ts)))
         return diffrax.SaveAt(subs=subs), lambda ys: (last(ys[0]), ys[1])
-    start, end, wanted = known(t0), known(t1), known(ts)
+    start, end, wanted = concrete(t0), concrete(t1), concrete(ts)
     if start is None or end is None or wanted is None:
         raise ValueError(
             "under adjoint 'backsolve' ts, t0 and t1 are known before tracing (numpy arrays or "

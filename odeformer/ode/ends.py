@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.ode.field import FAILED, Solution, State
-from odeformer.ode.times import Times, known
+from odeformer.ode.times import Times, concrete
 
 
 class Interval(NamedTuple):
@@ -40,14 +40,14 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
     Returns:
       An Interval; where a time is not finite, an empty one at 0.
     """
-    given = [t0, t1, *([] if ts is None else [ts])]
-    if all(known(times) is not None for times in given):
-        if finite := all_finite(*given):
+    all_times = [t0, t1, *([] if ts is None else [ts])]
+    if all(concrete(times) is not None for times in all_times):
+        if finite := all_finite(*all_times):
             return Interval(t0, t1, ts, finite, None)
         zero = np.zeros((), t0.dtype)
         return Interval(zero, zero, None if ts is None else np.zeros_like(ts), finite, None)
 
-    finite = all_finite(*given)
+    finite = all_finite(*all_times)
     t0, t1 = jnp.where(finite, t0, 0), jnp.where(finite, t1, 0)
     ts = None if ts is None else jnp.where(finite, ts, 0)
 
@@ -63,11 +63,11 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
 
 def all_finite(*times: Times) -> jax.Array | bool:
     """Whether all times are finite: a bool where they are known before tracing."""
-    if all(known(one) is not None for one in times):
-        return all(bool(np.isfinite(known(one)).all()) for one in times)  # pyright: ignore
+    if all(concrete(time) is not None for time in times):
+        return all(bool(np.isfinite(concrete(time)).all()) for time in times)  # pyright: ignore
     finite = jnp.asarray(True)
-    for one in times:
-        finite &= jnp.isfinite(one).all()
+    for time in times:
+        finite &= jnp.isfinite(time).all()
     return finite
 
 

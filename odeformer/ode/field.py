@@ -79,24 +79,6 @@ class Solution(NamedTuple):
     result: jax.Array
 
 
-class Problem(NamedTuple):
-    """What is solved, and how; see `integrate`."""
-
-    field: VectorField
-    y0: State
-    params: Params
-    key: jax.Array | None
-    solver: str
-    adjoint: str
-    params_axes: Any = None
-    weights: State | None = None
-
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """What a term takes behind t and y."""
-        return (self.params,) if self.key is None else (self.params, self.key)
-
-
 def in_state_dtype(field: VectorField) -> VectorField:
     """Returns the same field, each slope checked, and cast to the state's dtype.
 

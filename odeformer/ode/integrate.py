@@ -4,39 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
-from odeformer.ode import settings, solvers
-from odeformer.ode.diffeqsolve import (
-    Adaptive,
-    adaptive_steps,
-    adaptive_steps_per_sample,
-    fixed_steps,
-)
-from odeformer.ode.ends import all_finite
-from odeformer.ode.field import (
-    FAILED,
-    SUCCESS,
-    Params,
-    Problem,
-    Solution,
-    State,
-    VectorField,
-    in_state_dtype,
-)
-from odeformer.ode.times import (
-    Times,
-    as_sequence,
-    as_time,
-    as_times,
-    check_times,
-    step_indices,
-    step_times,
-)
-
-STATE = "ode_state"  # what policies of `jax.checkpoint` know the state before each step by
-DEFAULT_STEPS, DEFAULT_ATOL, DEFAULT_MAX_STEPS = 8, 1e-6, 64
+from odeformer.errors import check_flag
+from odeformer.ode import checks
+from odeformer.ode.diffeqsolve import adaptive_steps, adaptive_steps_per_sample, fixed_steps
+from odeformer.ode.field import Params, Solution, State, VectorField, in_state_dtype
+from odeformer.ode.problem import Problem
+from odeformer.ode.scan import scan_steps
+from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings
+from odeformer.ode.times import Span, as_span, step_indices, step_times
 
 
 def integrate(
@@ -132,129 +108,93 @@ def integrate(
       >>> round(float(solution.y1[0]), 4), solution.nfe.tolist()
       (0.3679, [32])
     """
-    rtol, atol, steps, max_steps = map(settings.plain, (rtol, atol, steps, max_steps))
-    settings.check_flags(per_sample=per_sample, prevent_cse=prevent_cse, throw=throw)
-    settings.check_solve(solver, steps, adjoint, rtol, atol, max_steps, policy)
-    y0 = settings.as_state(y0, per_sample)
-    settings.check_field(field, solver)
-    settings.check_axes(params_axes)
-    weights = None if weights is None else settings.like_state(weights, y0)
-    problem = Problem(in_state_dtype(field), y0, params, key, solver, adjoint, params_axes, weights)
+    settings = SolveSettings(
+        solver=solver,
+        steps=steps,
+        rtol=rtol,
+        atol=atol,
+        max_steps=max_steps,
+        per_sample=per_sample,
+        adjoint=adjoint,
+        policy=policy,
+    )
+    check_flag(prevent_cse=prevent_cse, throw=throw)
 
-    start, end = as_time("t0", t0), as_time("t1", t1)
-    ts = None if ts is None else as_sequence(ts)
-    no_times = ts is not None and ts.size == 0  # diffrax cannot save at none
-    saved = None if no_times else ts
-
-    if rtol is None:
-        count = DEFAULT_STEPS if steps is None else steps
-        solution = _fixed(problem, start, end, saved, count, policy, prevent_cse)
-        solution = _per_sample(solution, y0) if per_sample else solution
-    else:
-        max_steps = DEFAULT_MAX_STEPS if max_steps is None else max_steps
-        adaptive = _as_adaptive(y0, start, end, saved, rtol, atol, max_steps)
-        solution = (adaptive_steps_per_sample if per_sample else adaptive_steps)(problem, adaptive)
-
-    if no_times:
-        solution = solution._replace(
-            ys=jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), y0)
-        )
+    solution = solve(
+        field,
+        y0,
+        params,
+        settings,
+        t0=t0,
+        t1=t1,
+        ts=ts,
+        key=key,
+        params_axes=params_axes,
+        weights=weights,
+        prevent_cse=prevent_cse,
+    )
     if throw:
-        settings.check_success(solution, max_steps)
+        checks.check_success(solution, settings)
+
     return solution
 
 
-def _fixed(
-    problem: Problem,
-    t0: Times,
-    t1: Times,
-    ts: Times | None,
-    steps: int,
-    policy: str | None,
-    prevent_cse: bool,
-) -> Solution:
-    times = step_times(t0, t1, steps, _dtype(problem.y0))
-    indices = None if ts is None else step_indices(ts, times)
-    if problem.adjoint in ("checkpoint", "store"):
-        return _scan_steps(problem, times, indices, policy, prevent_cse)
-    return fixed_steps(problem, times, indices)
-
-
-def _as_adaptive(
+def solve(
+    field: VectorField,
     y0: State,
-    t0: Times,
-    t1: Times,
-    ts: Times | None,
-    rtol: float,
-    atol: float | None,
-    max_steps: int,
-) -> Adaptive:
-    dtype = _dtype(y0)
-    adaptive = Adaptive(
-        t0=as_times(t0, dtype),
-        t1=as_times(t1, dtype),
-        ts=None if ts is None else as_times(ts, dtype),
-        rtol=float(rtol),
-        atol=DEFAULT_ATOL if atol is None else float(atol),
-        max_steps=max_steps,
+    params: Params,
+    settings: SolveSettings,
+    *,
+    t0: Any = 0.0,
+    t1: Any = 1.0,
+    ts: Any = None,
+    key: jax.Array | None = None,
+    params_axes: Any = None,
+    weights: State | None = None,
+    prevent_cse: bool = True,
+) -> Solution:
+    """Solves dy/dt = f(t, y, params) as `integrate` does, by settings that are checked already."""
+    y0 = checks.as_state(y0, settings.per_sample)
+    checks.check_field(field, settings.solver)
+    checks.check_axes(params_axes)
+
+    problem = Problem(
+        field=in_state_dtype(field),
+        y0=y0,
+        params=params,
+        key=key,
+        settings=settings,
+        params_axes=params_axes,
+        weights=checks.as_weights(weights, y0),
+        prevent_cse=prevent_cse,
     )
-    if adaptive.ts is not None:
-        check_times(adaptive.ts, adaptive.t0, adaptive.t1)
-    return adaptive
+    span = as_span(t0, t1, ts)
+
+    # diffrax cannot save at no times at all.
+    if span.ts is not None and span.ts.size == 0:
+        solution = _solve(problem, span._replace(ts=None))
+        return solution._replace(ys=jax.tree.map(lambda y: jnp.zeros((0, *y.shape), y.dtype), y0))
+
+    return _solve(problem, span)
 
 
-def _dtype(y0: State) -> Any:
-    return jnp.result_type(*jax.tree.leaves(y0))
+def _solve(problem: Problem, span: Span) -> Solution:
+    settings, dtype = problem.settings, jnp.result_type(*jax.tree.leaves(problem.y0))
+    if settings.adaptive:
+        steps = adaptive_steps_per_sample if settings.per_sample else adaptive_steps
+        return steps(problem, span.in_order(dtype))
+
+    steps = DEFAULT_STEPS if settings.steps is None else settings.steps
+    times = step_times(span.t0, span.t1, steps, dtype)
+    indices = None if span.ts is None else step_indices(span.ts, times)
+
+    scanned = settings.adjoint in ("checkpoint", "store")
+    solution = (scan_steps if scanned else fixed_steps)(problem, times, indices)
+    return _per_sample(solution, problem.y0) if settings.per_sample else solution
 
 
 def _per_sample(solution: Solution, y0: State) -> Solution:
     """Gives the counts of a shared solve the leading batch axis of per-sample ones."""
     batch = jax.tree.leaves(y0)[0].shape[0]
-    spread = [jnp.broadcast_to(count, (batch, *count.shape)) for count in solution[2:]]
-    return Solution(solution.y1, solution.ys, *spread)
-
-
-def _scan_steps(
-    problem: Problem,
-    times: Times,
-    indices: np.ndarray | None,
-    policy: str | None,
-    prevent_cse: bool,
-) -> Solution:
-    """Fixed steps as a scan over single steps: diffrax's documented manual stepping."""
-    field, y0, params, key, solver, adjoint, *_ = problem
-    method, tableau = solvers.get(solver), solvers.tableau(solver)
-    terms, steps = solvers.ode_terms(solver, field), times.shape[0] - 1
-    rules = getattr(jax.checkpoint_policies, policy) if policy else None
-    recompute = adjoint == "checkpoint"
-
-    def step(y, t0, t1, *args):
-        if tableau is None:
-            return method.step(terms, t0, t1, y, args, None, made_jump=False)[0]
-        slope = jax.checkpoint(field, policy=rules) if recompute else field
-        evaluate = lambda stage, t, y: slope(t, y, *args)
-        return solvers.unrolled_step(tableau, evaluate, t0, t1, y)
-
-    if recompute:  # in a scan's body XLA has no first computation to merge the second with
-        step = jax.checkpoint(step, policy=rules, prevent_cse=prevent_cse and steps == 1)
-
-    def body(y, xs):
-        n, t0, t1 = xs
-        y = checkpoint_name(y, STATE) if steps > 1 else y
-        keys = () if key is None else (jax.random.fold_in(key, n),)
-        y = step(y, t0, t1, params, *keys)
-        return y, None if indices is None else y
-
-    grid = jnp.asarray(times)
-    if steps == 1:
-        y1, saved = body(y0, (0, grid[0], grid[1]))
-        saved = jax.tree.map(lambda y: y[None], saved)
-    else:
-        y1, saved = jax.lax.scan(body, y0, (jnp.arange(steps), grid[:-1], grid[1:]))
-    ys = None
-    if indices is not None:
-        ys = jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
-    nfe = jnp.asarray(steps * solvers.evaluations(solver, len(field.terms)))
-    finite = all_finite(times)
-    result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
-    return Solution(y1, ys, nfe, jnp.int32(steps), jnp.int32(0), jnp.asarray(result, jnp.int32))
+    counts = [jnp.broadcast_to(count, (batch, *count.shape)) for count in solution[2:]]
+    return Solution(solution.y1, solution.ys, *counts)

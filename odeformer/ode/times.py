@@ -1,12 +1,41 @@
 """Times: those between fixed steps, and those at which states are asked for."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Times = np.ndarray | jax.Array
+
+
+class Span(NamedTuple):
+    """From when to when a field is solved, and when states are asked for.
+
+    Attributes:
+      t0: start, a scalar: float64 of numpy, or a traced array.
+      t1: end, likewise.
+      ts: times at which states are returned, [n]; None if none are asked for.
+    """
+
+    t0: Times
+    t1: Times
+    ts: Times | None
+
+    def in_order(self, dtype: Any) -> "Span":
+        """Returns the span in that dtype, having checked that its times are in order."""
+        t0, t1 = as_times(self.t0, dtype), as_times(self.t1, dtype)
+        if self.ts is None:
+            return Span(t0, t1, None)
+
+        ts = as_times(self.ts, dtype)
+        check_times(ts, t0, t1)
+        return Span(t0, t1, ts)
+
+
+def as_span(t0: Any, t1: Any, ts: Any = None) -> Span:
+    """Returns the span of these times; raises ValueError for what are no times."""
+    return Span(as_time("t0", t0), as_time("t1", t1), None if ts is None else as_sequence(ts))
 
 
 def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
@@ -22,11 +51,12 @@ def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
       [steps + 1] of that dtype: a numpy array, each time rounded once, or, where t0 or t1 is being
       traced, a traced one. Where one of the ends is not finite in that dtype, all are NaN.
     """
-    ends = known([t0, t1])
+    ends = concrete([t0, t1])
     if ends is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             times = (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
         return times if np.isfinite(times).all() else np.full_like(times, np.nan)
+
     start, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     return start + (end - start) * (jnp.arange(steps + 1, dtype=dtype) / steps)
 
@@ -44,14 +74,16 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
     Raises:
       ValueError: a ts that is not among the times, or is out of order, or is being traced.
     """
-    wanted, grid = known(ts), known(times)
+    wanted, grid = concrete(ts), concrete(times)
     if wanted is None or grid is None:
         raise ValueError(
             "under fixed steps ts, t0 and t1 are known before tracing (numpy arrays or floats)"
         )
+
     _check_sequence(wanted)
     if not np.isfinite(grid).all():
         return np.full(len(wanted), len(grid) - 1)
+
     distances = np.abs(grid[None, :] - wanted[:, None])
     spacing = abs(grid[-1] - grid[0]) / (len(grid) - 1)
     if not np.all(distances.min(axis=1) <= 1e-5 * spacing + 1e-6 * np.abs(wanted)):
@@ -60,6 +92,7 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
             f"{spacing:g} up to {grid[-1]:g}; {wanted.tolist()} was given: take other ts, another "
             "number of steps, or adaptive steps (rtol=...), which interpolate"
         )
+
     indices = distances.argmin(axis=1)
     if np.any(np.diff(indices) < 0):
         raise _disordered(wanted, grid[0], grid[-1])
@@ -72,9 +105,10 @@ def check_times(ts: Times, t0: Times, t1: Times) -> None:
     What is being traced is left to diffrax, which looks at it while the program runs.
     """
     _check_sequence(ts)
-    wanted, ends = known(ts), known([t0, t1])
+    wanted, ends = concrete(ts), concrete([t0, t1])
     if wanted is None or ends is None or not np.isfinite(ends).all():
         return
+
     forwards = 1 if ends[1] >= ends[0] else -1
     passed = forwards * np.concatenate([ends[:1], wanted, ends[1:]])
     if not np.all(np.diff(passed) >= 0):
@@ -117,20 +151,22 @@ def _as_array(name: str, times: Any) -> Times:
         array = jnp.asarray(times)
     except (TypeError, ValueError) as error:  # a ragged list, say
         raise refusal from error
+
     number = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
     if not number:
         raise refusal
+
     return array.astype(np.float64) if isinstance(array, np.ndarray) else array
 
 
 def as_times(times: Any, dtype: Any) -> Times:
     """Returns times of that dtype: a numpy array, or a traced one where they are being traced."""
-    values = known(times)
+    values = concrete(times)
     with np.errstate(over="ignore"):
         return jnp.asarray(times, dtype) if values is None else values.astype(dtype)
 
 
-def known(times: Any) -> np.ndarray | None:
+def concrete(times: Any) -> np.ndarray | None:
     """Returns times as float64, or None where one of them is being traced."""
     try:
         return np.asarray(times, np.float64)

@@ -5,50 +5,36 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_flag, check_whole, unknown
-from odeformer.ode import settings
+from odeformer.errors import check_whole, unknown
 from odeformer.ode.field import Solution, VectorField
-from odeformer.ode.integrate import STATE, integrate
+from odeformer.ode.integrate import solve
+from odeformer.ode.settings import SolveSettings
 from odeformer.transformer.attention import Layout
 from odeformer.transformer.field import (
+    TERMS,
     FieldParams,
     TransformerField,
     init_params,
     make_vector_field,
 )
-from odeformer.transformer.sharding import (
-    batch_axes,
-    merge_batch,
-    sample_numbers,
-    split_batch,
-    spread,
-    without_batch,
-)
+from odeformer.transformer.sharding import by_shard, sample_numbers, solves_locally
 
 
-@dataclasses.dataclass(frozen=True)
-class DepthConfig:
-    """How a stack of layers is integrated.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthConfig(SolveSettings):
+    """How a stack of layers is integrated; the other fields are those of `SolveSettings`.
 
     Attributes:
       layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].
       share: how many successive layers share one set of weights; it divides layers.
-      solver: a name of `solvers.NAMES`.
-      steps: fixed steps a group, None for `share`: one step a layer.
-      rtol: relative tolerance; chooses adaptive steps.
-      atol: absolute tolerance of adaptive steps (default 1e-6).
-      max_steps: bound on a group's adaptive steps (default 64).
-      per_sample: adaptive steps of its own for each sample, whose answer is then the same in
-        every batch, to float32 rounding.
-      adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; see `integrate`.
-      policy: the name of one of `jax.checkpoint_policies`, for adjoint 'checkpoint' and fixed
-        steps.
+      steps: number of fixed steps per group; None for `share`: one step per layer.
+      max_steps: bound on adaptive steps per group, rejected ones included (default 64).
 
     Raises:
       ValueError: a value, a name or a combination that is not accepted.
@@ -57,31 +43,15 @@ class DepthConfig:
     layers: int = 12
     share: int = 1
     solver: str = "euler"
-    steps: int | None = None
-    rtol: float | None = None
-    atol: float | None = None
-    max_steps: int | None = None
-    per_sample: bool = False
-    adjoint: str = "checkpoint"
-    policy: str | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         check_whole(layers=self.layers, share=self.share)
-        check_flag(per_sample=self.per_sample)
         if self.layers % self.share:
             raise ValueError(
                 f"share={self.share} does not divide layers={self.layers}: take share from "
                 f"{', '.join(map(str, _divisors(self.layers)))}, or other layers"
             )
-        settings.check_solve(
-            self.solver,
-            self.steps,
-            self.adjoint,
-            self.rtol,
-            self.atol,
-            self.max_steps,
-            self.policy,
-        )
 
     @property
     def groups(self) -> int:
@@ -90,8 +60,15 @@ class DepthConfig:
 
     @property
     def fixed_steps(self) -> int | None:
-        """Fixed steps a group; None under adaptive steps."""
-        return self.share if self.steps is None and self.rtol is None else self.steps
+        """Number of fixed steps per group; None under adaptive steps."""
+        return self.share if self.steps is None and not self.adaptive else self.steps
+
+    @property
+    def group(self) -> SolveSettings:
+        """How one group is solved."""
+        names = [field.name for field in dataclasses.fields(SolveSettings)]
+        settings: Any = {name: getattr(self, name) for name in names}
+        return SolveSettings(**(settings | {"steps": self.fixed_steps}))
 
 
 def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
@@ -198,108 +175,82 @@ class ODEStack(DepthModule):
           weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding.
 
         Returns:
-          A Solution: y1 the state behind the last group; nfe int32 [G, terms], and accepted,
+          A Solution: y1 the state after the last group; nfe int32 [G, terms], and accepted,
           rejected, result int32 [G] ([G, B, terms] and [G, B] per sample).
         """
-        config = self.config
-        field = self.field.clone(parent=None, layers=config.layers)
-        theta = self.param("groups", lambda key: self._init_groups(field, key, y_BND))
-        vector_field = make_vector_field(field, train)
+        config, field = self.config, self.field.clone(parent=None, layers=self.config.layers)
+        theta = self.param("groups", self._init_groups, field, y_BND)
         if self.is_initializing() and _output_is_dropped.get():
-            none = jnp.zeros(config.groups, jnp.int32)
-            nfe = jnp.zeros((config.groups, len(vector_field.terms)), jnp.int32)
-            return Solution(y_BND, None, nfe, none, none, none)
-        random = train and (field.dropout or field.drop_path)
-        keys = jax.random.split(self.make_rng("dropout"), config.groups) if random else None
-        if random:
-            layout = (layout or Layout())._replace(samples=sample_numbers(y_BND.shape[0]))
+            return _unsolved(config, y_BND)
 
-        axes = batch_axes() if config.rtol is None else ()  # adaptive steps are the batch's
-        if axes or config.per_sample:  # a vmap's axis is the batch then
-            vector_field = VectorField(
-                tuple(map(_of_one_shard, vector_field.terms)), _of_one_shard(vector_field)
-            )
+        keys, layout = self._randomness(train, layout, y_BND)
+        inputs = Inputs(layout, weights_BN1)
+        solve = make_solve(config, make_vector_field(field, train, local=solves_locally(config)))
 
-        solve = self._make_solve(vector_field)
-        if axes:
-            solve = self._in_shards(solve, axes)
-            y_BND, layout, weights_BN1 = split_batch((y_BND, layout, weights_BN1), axes)
+        # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
+        solve, y_BND, inputs, merge = by_shard(solve, y_BND, inputs, config)
 
-        def group(y_BND, xs):
-            theta, offset, key = xs
-            solution = solve(theta, offset, key, (y_BND, layout, weights_BN1))
+        def group(y_BND, xs) -> Any:
+            solution = solve(*xs, y_BND, inputs)
             return solution.y1, solution._replace(y1=None)
 
         offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
         y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
-        return solutions._replace(y1=merge_batch(y1_BND) if axes else y1_BND)
+        return solutions._replace(y1=merge(y1_BND))
 
-    def _make_solve(self, vector_field: VectorField) -> Callable[..., Any]:
-        """Returns the solve of one group, (theta, offset, key, arrays) -> Solution."""
-        config = self.config
+    def _randomness(
+        self, train: bool, layout: Layout | None, y_BND: jax.Array
+    ) -> tuple[jax.Array | None, Layout | None]:
+        """A key per group, and the layout with the numbers of the samples, where masks need them.
 
-        def solve(theta, offset, key, arrays) -> Any:
-            y_BND, layout, weights_BN1 = arrays
-            return integrate(
-                vector_field,
-                y_BND,
-                FieldParams(theta, offset, layout),
-                t1=float(config.share),
-                solver=config.solver,
-                steps=config.fixed_steps,
-                adjoint=config.adjoint,
-                rtol=config.rtol,
-                atol=config.atol,
-                max_steps=config.max_steps,
-                per_sample=config.per_sample,
-                key=key,
-                policy=config.policy,
-                params_axes=FieldParams(None, None, 0),  # pyright: ignore[reportArgumentType]
-                weights=weights_BN1,
-                prevent_cse=False,  # the groups are scanned
-            )
-
-        return solve
-
-    def _in_shards(self, solve: Callable[..., Any], axes: tuple[str, ...]) -> Callable[..., Any]:
-        """A group's solve by each shard of the batch for itself, its parameters gathered once.
-
-        Nothing is then communicated inside the solver's loop over steps, and gradients are summed
-        over the shards once a group. Under 'checkpoint' the backward pass gathers the parameters
-        again rather than keep them; else they are kept with everything else.
+        The samples are numbered here, where the whole batch is at hand.
         """
-        config = self.config
+        if not train or not (self.field.dropout or self.field.drop_path):
+            return None, layout
 
-        def run(theta, offset, key, arrays):
-            each = jax.vmap(solve, in_axes=(0, None, None, 0), spmd_axis_name=axes)
-            solution = each(spread(theta, axes), offset, key, arrays)
-            counts = jax.tree.map(
-                merge_batch if config.per_sample else lambda x: x.max(axis=0),
-                solution._replace(y1=None),
-            )
-            return counts._replace(y1=solution.y1)
+        keys = jax.random.split(self.make_rng("dropout"), self.config.groups)
+        samples = sample_numbers(y_BND.shape[0])
+        return keys, (layout or Layout())._replace(samples=samples)
 
-        if config.adjoint != "checkpoint":
-            return run
-        policies: Any = jax.checkpoint_policies
-        kept = policies.save_only_these_names(STATE)
-        if config.policy:
-            kept = policies.save_from_both_policies(kept, getattr(policies, config.policy))
-        return jax.checkpoint(run, policy=kept, prevent_cse=False)
-
-    def _init_groups(self, field: TransformerField, key: jax.Array, y_BND: jax.Array):
+    def _init_groups(self, key: jax.Array, field: TransformerField, y_BND: jax.Array):
         keys = jax.random.split(key, self.config.groups)
         return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)
 
 
-def _of_one_shard(term: Callable[..., Any]) -> Callable[..., Any]:
-    """The term, whose activations are those of one shard; an adjoint may trace it again later."""
+class Inputs(NamedTuple):
+    """What all groups are given beside the state, with the batch as the leading axis."""
 
-    def slope(*args: Any) -> Any:
-        with without_batch():
-            return term(*args)
+    layout: Layout | None
+    weights: jax.Array | None
 
-    return slope
+
+def make_solve(config: DepthConfig, field: VectorField) -> Callable[..., Solution]:
+    """Returns the solve of one group, (theta, offset, key, y_BND, inputs) -> Solution."""
+    settings, length = config.group, float(config.share)
+    axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
+
+    def solve_group(theta, offset, key, y_BND, inputs) -> Solution:
+        # On local time: in float32 small steps late in depth would lose digits.
+        return solve(
+            field,
+            y_BND,
+            FieldParams(theta, offset, inputs.layout),
+            settings,
+            t1=length,
+            key=key,
+            params_axes=axes,
+            weights=inputs.weights,
+            prevent_cse=False,  # the groups are scanned
+        )
+
+    return solve_group
+
+
+def _unsolved(config: DepthConfig, y_BND: jax.Array) -> Solution:
+    """The solution of a solve that nobody looks at."""
+    none = jnp.zeros(config.groups, jnp.int32)
+    nfe = jnp.zeros((config.groups, TERMS), jnp.int32)
+    return Solution(y_BND, None, nfe, none, none, none)
 
 
 def check_causal(config: DepthConfig) -> None:

@@ -1,5 +1,7 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
 
+import contextlib
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -17,9 +19,10 @@ from odeformer.transformer.layers import (
     layer_norm,
     param_dtype,
 )
-from odeformer.transformer.sharding import sample_numbers
+from odeformer.transformer.sharding import sample_numbers, without_batch
 
 TIME = ("none", "additive")
+TERMS = 2  # attention and MLP
 _AFFINE, _DENSE = ("scale", "bias"), ("kernel", "bias")  # parameters of a norm, of a product
 
 
@@ -190,12 +193,15 @@ class FieldParams(NamedTuple):
     layout: Layout | None = None
 
 
-def make_vector_field(field: TransformerField, train: bool = False) -> VectorField:
+def make_vector_field(
+    field: TransformerField, train: bool = False, local: bool = False
+) -> VectorField:
     """Returns the module as pure functions f_j(t, y, params, key).
 
     Args:
       field: the module; bound parameters are not used.
       train: whether dropout and drop-path act; the solve then needs a key.
+      local: whether the activations are those of one shard of the batch, or of one sample.
 
     Returns:
       A VectorField whose params are `FieldParams`, or the same as a plain tuple.
@@ -204,9 +210,12 @@ def make_vector_field(field: TransformerField, train: bool = False) -> VectorFie
     def term(method: str):
         def slope(t, y, params, *key):
             theta, offset, layout = FieldParams(*params)
-            rngs = {"dropout": key[0]} if key else None
-            variables = {"params": theta}
-            return field.apply(variables, t + offset, y, train, layout, method=method, rngs=rngs)
+            variables, rngs = {"params": theta}, {"dropout": key[0]} if key else None
+            apply = functools.partial(field.apply, variables, method=method, rngs=rngs)
+
+            # In here, as an adjoint may trace the slope again later.
+            with without_batch() if local else contextlib.nullcontext():
+                return apply(t + offset, y, train, layout)
 
         return slope
 

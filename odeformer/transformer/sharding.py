@@ -1,4 +1,4 @@
-"""Logical axes: what each axis of a parameter or an activation is, for a mesh to be laid over.
+"""Logical axes: what each axis of a parameter or an activation is, to be mapped onto a mesh.
 
 The library names axes and knows no mesh. Whoever runs it on one maps the names to the mesh's axes:
 
@@ -11,7 +11,7 @@ anything. The names: batch, tokens, width, heads, mlp, vocabulary.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +19,10 @@ import jax.numpy as jnp
 from flax.linen import get_logical_axis_rules, logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import PartitionSpec
+
+from odeformer.ode.field import Solution
+from odeformer.ode.scan import STATE
+from odeformer.ode.settings import SolveSettings
 
 # Kernels and embeddings, by the last two names of their paths; N is an axis that is never split.
 # Vectors are not listed, but for those that lie along heads or mlp: to gather the others would take
@@ -74,7 +78,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """
     if _manual() or not _rules():
         return x
-    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))  # of None alone: whole
+    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))  # of None alone: replicated
 
 
 def batch_axes() -> tuple[str, ...]:
@@ -86,7 +90,7 @@ def batch_axes() -> tuple[str, ...]:
 def sample_numbers(batch: int) -> jax.Array:
     """Returns the number of each sample in the whole batch, int32 [B].
 
-    Inside `shard_map` a shard's samples are numbered behind those of the shards before it.
+    Inside `shard_map` a shard's samples are numbered after those of the shards before it.
 
     Args:
       batch: B, the samples that are here.
@@ -96,8 +100,64 @@ def sample_numbers(batch: int) -> jax.Array:
     return numbers + batch * jax.lax.axis_index(tuple(mine)) if mine else numbers
 
 
-def split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
-    """Returns arrays [B, ...] as [S, B / S, ...], one entry a shard of the mesh's axes.
+def solves_locally(settings: SolveSettings) -> bool:
+    """Returns whether each shard of the batch, or each sample, is solved by itself."""
+    return settings.per_sample or bool(_solve_axes(settings))
+
+
+def by_shard(
+    solve: Callable[..., Solution], y_BND: jax.Array, inputs: Any, settings: SolveSettings
+) -> tuple[Callable[..., Solution], jax.Array, Any, Callable[[jax.Array], jax.Array]]:
+    """Returns the solve of one group, independently per shard of the batch.
+
+    Each shard gathers the parameters once per group. Nothing is then communicated inside the
+    solver's loop over steps, and gradients are summed over the shards once per group. Under
+    'checkpoint' the backward pass gathers the parameters again instead of storing them.
+
+    Args:
+      solve: (theta, offset, key, y_BND, inputs) -> Solution.
+      y_BND: the state.
+      inputs: arrays with the batch as their leading axis.
+      settings: of the solve; adaptive steps are shared by the whole batch, and stay as they are.
+
+    Returns:
+      The solve, the state and the inputs, [S, B / S, ...] each; and what merges a state again.
+      Without a mesh all is returned as it is.
+
+    Raises:
+      ValueError: a batch that the shards do not divide.
+    """
+    axes = _solve_axes(settings)
+    if not axes:
+        return solve, y_BND, inputs, lambda y_BND: y_BND
+
+    def solve_shards(theta, offset, key, y_BND, inputs) -> Solution:
+        each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
+        solution = each(_replicate(theta, axes), offset, key, y_BND, inputs)
+
+        # Shards take the same number of fixed steps; with samples of their own they list them.
+        merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
+        counts = jax.tree.map(merge, solution._replace(y1=None))
+        return counts._replace(y1=solution.y1)
+
+    if settings.adjoint == "checkpoint":
+        policies: Any = jax.checkpoint_policies
+        kept = policies.save_only_these_names(STATE)
+        if settings.policy:
+            kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
+        solve_shards = jax.checkpoint(solve_shards, policy=kept, prevent_cse=False)
+
+    y_BND, inputs = _split_batch((y_BND, inputs), axes)
+    return solve_shards, y_BND, inputs, _merge_batch
+
+
+def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:
+    """The mesh axes over whose shards a solve is split; adaptive steps belong to the batch."""
+    return () if settings.adaptive else batch_axes()
+
+
+def _split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Returns arrays [B, ...] as [S, B / S, ...], one entry per shard of the mesh's axes.
 
     Raises:
       ValueError: a batch that the shards do not divide.
@@ -117,16 +177,16 @@ def split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
     return jax.tree.map(split, tree)
 
 
-def merge_batch(x: jax.Array) -> jax.Array:
+def _merge_batch(x: jax.Array) -> jax.Array:
     """Returns an array [S, B / S, ...] as [B, ...]."""
     return constrain(x.reshape(-1, *x.shape[2:]), "batch", *(N,) * (x.ndim - 2))
 
 
-def spread(params: Any, axes: tuple[str, ...]) -> Any:
+def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
     """Returns a copy of parameters for each shard of the batch: [...] -> [S, ...].
 
-    What is split over the batch's axes is gathered, once; what gradients come back are summed over
-    the shards once, each part where its parameter lies.
+    What is split over the batch's axes is gathered once, and the gradients are summed over the
+    shards once, each part on the device of its parameter.
 
     Args:
       params: of one layer, without the groups' axis.
@@ -168,7 +228,7 @@ def _of(name: str) -> tuple[str, ...]:
 
 
 def _rules() -> Any:
-    """The rules in force; none where there is no mesh, or one of a single device."""
+    """The active rules; none where there is no mesh, or one of a single device."""
     return get_logical_axis_rules() if jax.sharding.get_abstract_mesh().size > 1 else ()
 
 

@@ -1,0 +1,112 @@
+"""What `integrate` accepts, apart from its settings: fields, states, weights, axes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from odeformer.ode import solvers
+from odeformer.ode.field import MAX_STEPS_REACHED, Solution, State, VectorField
+from odeformer.ode.settings import SolveSettings
+
+
+def as_state(y0: State, per_sample: bool) -> State:
+    """Returns the state as arrays; raises ValueError where it is not one to integrate."""
+    try:
+        y0 = jax.tree.map(jnp.asarray, y0)
+    except TypeError as error:
+        raise ValueError(f"the state is a pytree of arrays; {y0!r} was given") from error
+
+    leaves = jax.tree.leaves(y0)
+    dtypes = {leaf.dtype for leaf in leaves}
+    if dtypes not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
+        given = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "a tree without arrays"
+        raise ValueError(
+            f"the state is float32 throughout, or float64 throughout; {given} was given: cast y0, "
+            "and let the field compute in a lower precision inside its terms"
+        )
+
+    leading = {leaf.shape[:1] for leaf in leaves}
+    if per_sample and (len(leading) != 1 or () in leading):
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+        raise ValueError(
+            f"per_sample takes a state whose arrays share a leading axis, the batch; {shapes} was "
+            "given: add the axis, or leave per_sample out"
+        )
+
+    return y0
+
+
+def as_weights(weights: State | None, y0: State) -> State | None:
+    """Returns the weights, each broadcast to its part of the state."""
+    if weights is None:
+        return None
+
+    if jax.tree.structure(weights) != jax.tree.structure(y0):
+        raise ValueError(
+            f"weights are of the state's structure {jax.tree.structure(y0)}; "
+            f"{jax.tree.structure(weights)} was given"
+        )
+
+    try:
+        return jax.tree.map(lambda w, y: jnp.broadcast_to(w, y.shape), weights, y0)
+    except ValueError as error:
+        shapes = [[list(jnp.shape(x)) for x in jax.tree.leaves(tree)] for tree in (weights, y0)]
+        raise ValueError(
+            f"weights of shapes {shapes[0]} do not broadcast to the state's {shapes[1]}"
+        ) from error
+
+
+def check_axes(params_axes: Any) -> None:
+    """Raises ValueError where params_axes is no tree of 0 and None."""
+    if any(axis != 0 for axis in jax.tree.leaves(params_axes)):
+        raise ValueError(
+            f"params_axes is a tree of 0 (an axis of samples) and None (shared); {params_axes} was "
+            "given: move the axis of samples to the front"
+        )
+
+
+def check_field(field: VectorField, solver: str) -> None:
+    """Raises ValueError for what is no VectorField, or has too few terms for the solver."""
+    if not isinstance(field, VectorField):
+        raise ValueError(
+            f"the field is a VectorField; {field!r} was given: give a function f(t, y, params) -> "
+            "dy as VectorField(terms=(f,))"
+        )
+
+    if solvers.is_splitting(solver) and len(field.terms) < 2:
+        raise ValueError(
+            f"solver {solver!r} splits a field of two terms or more; this field has "
+            f"{len(field.terms)}: give its terms one by one, or take 'euler'"
+        )
+
+
+def check_success(solution: Solution, settings: SolveSettings) -> None:
+    """Raises an error where a solve did not reach t1.
+
+    Raises:
+      RuntimeError: a result that is not success.
+      ValueError: the solution is being traced.
+    """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(solution)):
+        raise ValueError(
+            "throw=True looks at the result's value, and this solve is being traced (by jax.jit, "
+            "jax.grad, jax.vmap or the like): leave throw out, and look at `result` where the "
+            "program has returned it"
+        )
+
+    result = np.asarray(solution.result)
+    failed = int(np.count_nonzero(result))
+    if not failed:
+        return
+
+    who = f"{failed} of {result.size} samples" if result.ndim else "the solve"
+    if np.any(result == MAX_STEPS_REACHED):
+        raise RuntimeError(
+            f"{who} ran out of steps before t1: max_steps={settings.step_bound}, rejected ones "
+            "included; give more max_steps, or a larger rtol or atol"
+        )
+
+    raise RuntimeError(f"{who} failed, as it does where t0, t1 or ts are not finite: look at these")

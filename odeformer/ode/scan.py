@@ -1,0 +1,84 @@
+"""Fixed steps as a scan over single steps: diffrax's documented manual stepping."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from odeformer.ode import solvers
+from odeformer.ode.ends import all_finite
+from odeformer.ode.field import FAILED, SUCCESS, Solution, State
+from odeformer.ode.problem import Problem
+from odeformer.ode.steps import unrolled_step
+from odeformer.ode.times import Times
+
+STATE = "ode_state"  # what policies of `jax.checkpoint` know the state before each step by
+
+
+def scan_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
+    """Takes equal steps, under adjoint 'checkpoint' or 'store'.
+
+    Args:
+      problem: what is solved.
+      times: between the steps, [steps + 1].
+      indices: which of the times the states are returned at, int [n]; None for none.
+    """
+    field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
+    step = _make_step(problem, steps)
+
+    def body(y, xs):
+        n, t0, t1 = xs
+        y = checkpoint_name(y, STATE) if steps > 1 else y
+
+        # One key per step, shared by its stages: within a step the field is one function.
+        keys = () if problem.key is None else (jax.random.fold_in(problem.key, n),)
+        y = step(y, t0, t1, problem.params, *keys)
+        return y, None if indices is None else y
+
+    grid = jnp.asarray(times)
+    if steps == 1:
+        y1, saved = body(problem.y0, (0, grid[0], grid[1]))
+        saved = jax.tree.map(lambda y: y[None], saved)
+    else:
+        y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
+
+    finite = all_finite(times)
+    result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
+    return Solution(
+        y1=y1,
+        ys=None if indices is None else _at(problem.y0, saved, indices),
+        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms))),
+        accepted=jnp.int32(steps),
+        rejected=jnp.int32(0),
+        result=jnp.asarray(result, jnp.int32),
+    )
+
+
+def _make_step(problem: Problem, steps: int):
+    """Returns (y0, t0, t1, params, *key) -> y1, recomputed in the backward pass if asked for."""
+    field, settings = problem.field, problem.settings
+    method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
+    terms = solvers.ode_terms(settings.solver, field)
+
+    recompute = settings.adjoint == "checkpoint"
+    policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
+    slope = jax.checkpoint(field, policy=policy) if recompute else field
+
+    def step(y, t0, t1, *args):
+        if tableau is None:
+            return method.step(terms, t0, t1, y, args, None, made_jump=False)[0]
+
+        return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
+
+    if not recompute:
+        return step
+
+    # In a scan's body XLA has no first computation that it could merge the second one with.
+    return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
+
+
+def _at(y0: State, saved: Any, indices: np.ndarray) -> State:
+    """The states at some of the times between the steps."""
+    return jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
