@@ -39,7 +39,7 @@ def check_name(kind: str, given: object, accepted: Iterable[str]) -> None:
         raise unknown(kind, given, accepted)
 
 
-def check_whole(**values: object) -> None:
+def check_positive_int(**values: object) -> None:
     """Raises ValueError for a value that is not a whole number from 1 to 2**31 - 1; None passes."""
     for name, value in values.items():
         if value is None:

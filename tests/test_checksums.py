@@ -12,7 +12,7 @@ from conftest import make_tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train.checkpoint.checksums import checksums
-from train.checkpoint.metadata import Damaged, read_record
+from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
 from train.config.run import MeshConfig, from_config_dict
@@ -135,7 +135,7 @@ def test_every_array_of_a_state_is_compared(workdir):
     with Saver(workdir, config.checkpoint, {}, examples=1, train_steps=1) as saver:
         saver.finish(init_state(config, optimizer, mesh), Position(1, 0), {})
 
-    record = read_record(workdir, 1)
+    record = read_metadata(workdir, 1)
     (file,) = workdir.glob("checkpoints/1/*/record.json")
     assert len(record.leaves) == len(jax.tree.leaves(target))
     for part in ("step", "params", "opt_state", "ema", "guard"):

@@ -20,10 +20,10 @@ from test_processes import finish, launch_both, restored
 
 from train.checkpoint.metadata import (
     check_origin,
-    make_record,
-    read_record,
-    recorded_config,
+    make_metadata,
+    read_metadata,
     tokenizer_digest,
+    verified_config,
 )
 from train.checkpoint.restore import evaluation_config, restore_newest
 from train.checkpoint.saver import Saver
@@ -57,11 +57,11 @@ def run(tmp_path_factory):
 
     def spying(state, position, *rest):
         saved[position.step] = values(state)
-        return make_record(state, position, *rest)
+        return make_metadata(state, position, *rest)
 
     workdir = tmp_path_factory.mktemp("damage") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.checkpoint.saver.make_record", spying)
+        patch.setattr("train.checkpoint.saver.make_metadata", spying)
         train(make_cfg(), workdir)
     assert saved_steps(workdir) == sorted(saved) == STEPS
     return workdir, saved
@@ -161,7 +161,7 @@ def probe(workdir, saved, scratch, case, goes_on):
     state, record = found
     step, lines = record.position.step, told.getvalue().splitlines()
     assert same(values(state), saved[step])
-    assert record == read_record(workdir, step)
+    assert record == read_metadata(workdir, step)
     if step == newest:
         assert lines == []
     else:
@@ -296,7 +296,7 @@ def test_a_run_goes_on_behind_a_damage(run, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "4", "6"]
     state, record = restore_newest(tmp_path, make_target())
     assert same(values(state), saved[6])
-    assert record == read_record(workdir, 6)
+    assert record == read_metadata(workdir, 6)
     lines, whole = (list(map(timeless, read_metrics(path))) for path in (tmp_path, workdir))
     assert lines == whole
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -320,7 +320,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     refused, cfg, other = 0, make_cfg(), make_cfg()
     for _ in beside(run, tmp_path, "config.json"):
         try:
-            found = recorded_config(tmp_path)
+            found = verified_config(tmp_path)
         except BadInput:
             refused += 1
             with pytest.raises(BadInput):
@@ -335,14 +335,14 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     told = r"config.json is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in it\nPut"
     for refuse in (
         lambda: evaluation_config(tmp_path, {}),
-        lambda: check_origin(read_record(tmp_path, 6), tmp_path, 1257),
+        lambda: check_origin(read_metadata(tmp_path, 6), tmp_path, 1257),
         lambda: train(other, tmp_path),  # both say the same; the checkpoint does not
     ):
         with pytest.raises(BadInput, match=told):
             refuse()
     shutil.rmtree(tmp_path / "checkpoints/6")  # an older one says so, too
     with pytest.raises(BadInput, match="depth.solver: 'rk4' in checkpoint 4"):
-        recorded_config(tmp_path)
+        verified_config(tmp_path)
 
 
 def test_a_tokenizer_that_is_not_the_runs(run, tmp_path):
@@ -350,15 +350,15 @@ def test_a_tokenizer_that_is_not_the_runs(run, tmp_path):
     tokenizer = tmp_path / "tokenizer.json"
     assert tokenizer_digest(tmp_path) is None
     tokenizer.write_text(ByteTokenizer().to_json())
-    record = read_record(tmp_path, 6)
+    record = read_metadata(tmp_path, 6)
     record = dataclasses.replace(record, tokenizer=tokenizer_digest(tmp_path))
     path = tmp_path / "checkpoints/6/record/record.json"
     path.write_text(json.dumps(record.to_json()))
-    recorded_config(tmp_path)
+    verified_config(tmp_path)
     damage(tmp_path, "flip", "tokenizer.json", 5, 1)
     told = f"tokenizer.json is not what .*SHA-256 is {record.tokenizer}"
     with pytest.raises(BadInput, match=told):
-        recorded_config(tmp_path)
+        verified_config(tmp_path)
     with pytest.raises(BadInput, match=told):
         check_origin(record, tmp_path, record.examples)
     older = dataclasses.replace(record, versions=record.versions | {"tokenizers": "0.1"})

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, full_disk
 from etils import epath
 
-from train.files import write_whole
+from train.files import write_atomic
 from train.logs.progress import RunProgress
 
 
@@ -18,7 +18,7 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
     path = epath.Path(tmp_path) / "file"
     for content, bytes_ in (("ä\n", "ä\n".encode()), (b"\r\n\0", b"\r\n\0"), ("", b"")):
         (tmp_path / ".file.tmp").write_bytes(b"of a process that was killed")
-        write_whole(path, content)
+        write_atomic(path, content)
         assert path.read_bytes() == bytes_
         assert os.listdir(tmp_path) == ["file"]
 
@@ -29,13 +29,13 @@ def test_a_failure_leaves_the_old_content(failing, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "no space")
 
     path = epath.Path(tmp_path) / "file"
-    write_whole(path, "old")
+    write_atomic(path, "old")
     if failing == "disk":
         (tmp_path / ".file.tmp").symlink_to("/dev/full")
     else:
         monkeypatch.setattr(os, failing, full)
     with pytest.raises(OSError, match=r"(?i)no space"):
-        write_whole(path, "new")
+        write_atomic(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -43,30 +43,30 @@ def test_a_failure_leaves_the_old_content(failing, tmp_path, monkeypatch):
 def test_half_a_file_is_not_left(tmp_path):
     path = epath.Path(tmp_path) / "file"
     with full_disk(limit=1000):
-        write_whole(path, bytes(1000))
+        write_atomic(path, bytes(1000))
         with pytest.raises(OSError, match="too large"):
-            write_whole(path, bytes(1001))
+            write_atomic(path, bytes(1001))
     assert path.read_bytes() == bytes(1000)
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_folder_that_is_gone_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError):
-        write_whole(epath.Path(tmp_path) / "gone" / "file", "new")
+        write_atomic(epath.Path(tmp_path) / "gone" / "file", "new")
     (tmp_path / "folder").write_text("")
     with pytest.raises(NotADirectoryError):
-        write_whole(epath.Path(tmp_path) / "folder" / "file", "new")
+        write_atomic(epath.Path(tmp_path) / "folder" / "file", "new")
     assert os.listdir(tmp_path) == ["folder"]
 
 
 LOOP = """
 import itertools, pathlib, sys
 from etils import epath
-from train.files import write_whole
+from train.files import write_atomic
 from train.logs.progress import RunProgress
 path = epath.Path(sys.argv[1])
 for i in itertools.count():
-    write_whole(path, bytes([i % 256]) * 1_000_000)
+    write_atomic(path, bytes([i % 256]) * 1_000_000)
 """
 
 
@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_leaves_a_whole_file(tmp_path):
             loop.wait()
     assert all(is_whole(path) for path in paths)
     for path in paths:
-        write_whole(epath.Path(path), "next")
+        write_atomic(epath.Path(path), "next")
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
@@ -112,11 +112,11 @@ class Bucket:
 
 def test_a_bucket_is_written_at_once():
     bucket = Bucket()
-    write_whole(bucket, "text")
+    write_atomic(bucket, "text")
     assert bucket.content == b"text"
     for error in (RuntimeError("403 Forbidden"), PermissionError("403 Forbidden")):
         with pytest.raises(OSError, match="403 Forbidden"):
-            write_whole(Bucket(error), "text")
+            write_atomic(Bucket(error), "text")
 
 
 def test_a_full_disk_behind_standard_output_stops_no_run(monkeypatch):

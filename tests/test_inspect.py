@@ -13,7 +13,7 @@ from etils import epath
 
 from train import command_line, inspect
 from train.checkpoint import listing
-from train.checkpoint.metadata import Damaged, read_record
+from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.restore import count_parameters, load_model
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import locked, read_config, record_run, saved_steps
@@ -70,7 +70,7 @@ def rows(out):
 
 def rewrite_record(run, step, **changes):
     """Replaces parts of a record, as if it had been saved so."""
-    record = dataclasses.replace(read_record(run, step), **changes)
+    record = dataclasses.replace(read_metadata(run, step), **changes)
     path = run / "checkpoints" / str(step) / "record" / "record.json"
     path.write_text(json.dumps(record.to_json()))
 
@@ -151,7 +151,7 @@ def test_another_config(run, look):
 
 
 def test_a_state_of_another_form(run, look):
-    leaves = read_record(run, 6).leaves
+    leaves = read_metadata(run, 6).leaves
     rewrite_record(run, 6, leaves={name: leaf for name, leaf in leaves.items() if name != "step"})
     code, out, err = look(run)
     assert code == 1 and rows(out)["6"][3] == "unfit"
@@ -182,7 +182,7 @@ def test_the_best_is_marked_and_is_sound(run, look):
 
 def test_the_order_and_the_versions_where_they_tell_something(run, look):
     rewrite_record(run, 4, position=Position(4, 3))
-    versions = read_record(run, 6).versions
+    versions = read_metadata(run, 6).versions
     rewrite_record(run, 6, versions=versions | {"jax": "0.0.1", "no-such-package": "2.0"})
     _, out, _ = look(run)
     assert [row[4] for row in rows(out).values()] == ["", "3", ""]

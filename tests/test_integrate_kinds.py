@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from odeformer import VectorField, integrate
-from odeformer.ode import settings
 
 HEUN = dict(solver="heun", rtol=0.1)
 FIXED = dict(solver="euler", steps=2)
@@ -133,7 +132,7 @@ def test_throw(smooth):
         solve(**short)
     apart = solve(**FIXED)._replace(result=jnp.array([0, 1, 1]))
     with pytest.raises(RuntimeError, match="2 of 3 samples ran out of steps"):
-        settings.check_success(apart, 64)
+        checks.check_success(apart, SolveSettings())
     for transform in (jax.jit, jax.grad, jax.vmap):
         with pytest.raises(ValueError, match="being traced .* look at `result`"):
             transform(lambda y: solve(y, **FIXED).y1.sum())(y0)

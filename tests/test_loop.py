@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import interrupt_at_second_score, make_tiny, timeless
 
-from train.checkpoint.metadata import read_record
+from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import evaluation_config, load_model
 from train.checkpoint.workdir import saved_steps
 from train.config.run import from_config_dict
@@ -80,7 +80,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(finished, tmp_path)
     train(cfg, tmp_path)
 
     assert saved_steps(tmp_path) == saved_steps(whole) == [3, 6]
-    was, now = (read_record(workdir, 6) for workdir in (whole, tmp_path))
+    was, now = (read_metadata(workdir, 6) for workdir in (whole, tmp_path))
     assert now.leaves == was.leaves and now.position == was.position
     assert list(map(timeless, read_metrics(tmp_path))) == list(map(timeless, read_metrics(whole)))
     expected, found = read_scores(whole), read_scores(tmp_path)

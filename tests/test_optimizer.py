@@ -9,7 +9,7 @@ import pytest
 
 from odeformer import LM, ViT, presets
 from train.config.run import from_config_dict
-from train.optimizer import average, decayed, make_optimizer, make_schedule
+from train.optimizer import average, decay_mask, make_optimizer, make_schedule
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_kernels_alone_decay():
     params = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
     flags = {
         "/".join(key.key for key in path): flag
-        for path, flag in jax.tree_util.tree_leaves_with_path(decayed(params))
+        for path, flag in jax.tree_util.tree_leaves_with_path(decay_mask(params))
     }
     assert flags["depth/groups/attention_layer/qkv/kernel"] and flags["head/kernel"]
     undecayed = {name for name, flag in flags.items() if not flag}
@@ -42,7 +42,7 @@ def test_kernels_alone_decay():
 def test_embeddings_of_tokens_decay_and_those_of_positions_do_not():
     model = LM(presets.lm("gpt_small"))
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    params = decayed(jax.eval_shape(model.init, jax.random.key(0), tokens)["params"])
+    params = decay_mask(jax.eval_shape(model.init, jax.random.key(0), tokens)["params"])
     assert params["embedding"]["embedding"] and not params["position_embedding"]["embedding"]
 
 

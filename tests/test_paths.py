@@ -8,7 +8,7 @@ from absl import flags
 from conftest import ROOT, make_tiny, make_tiny_language, run
 from etils import epath
 
-from train.checkpoint.metadata import recorded_config
+from train.checkpoint.metadata import verified_config
 from train.checkpoint.workdir import check_workdir, read_config
 from train.command_line import define_path, parse_with_run
 from train.config import run as configs
@@ -124,7 +124,7 @@ def test_a_run_is_resumed_from_another_folder(home, monkeypatch):
     assert read_metrics("~/run")[-1]["step"] == 1
     values = flags.FlagValues()
     define_path("workdir", "", values)
-    workdir, config = parse_with_run(["", "--workdir=~/run"], values, recorded_config)
+    workdir, config = parse_with_run(["", "--workdir=~/run"], values, verified_config)
     assert (workdir, config.data.files) == (str(home / "run"), str(home / "texts"))
     inspected = run("train.inspect", "~/run")
     assert inspected.returncode == 0 and f"{home}/run" in inspected.stdout

@@ -20,7 +20,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import train.__main__ as program
 from train.devices import processes
-from train.devices.processes import Group, find_group, is_first
+from train.devices.processes import Group, find_group, is_primary
 from train.errors import BadInput, ProcessError
 from train.logs import metrics
 from train.logs.metrics import MetricsWriter, read_metrics
@@ -242,7 +242,7 @@ def test_a_process_alone_asks_nobody(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     processes.start()
-    assert is_first()
+    assert is_primary()
     processes.barrier("alone")
 
 
@@ -287,7 +287,7 @@ def test_a_process_that_fails_keeps_its_exit_code(monkeypatch, error, code):
     monkeypatch.setattr(processes.atexit, "register", lambda *args: registered.append(args[1]))
     for joined in (False, True):
         monkeypatch.setattr(jax.distributed, "is_initialized", lambda joined=joined: joined)
-        with pytest.raises(type(error)), processes.failing_alone():
+        with pytest.raises(type(error)), processes.exiting_together():
             raise error
     assert registered == [code]
 

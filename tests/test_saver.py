@@ -12,7 +12,7 @@ from conftest import full_disk, make_tiny
 
 from train import loop
 from train.checkpoint import restore, saver
-from train.checkpoint.metadata import read_record
+from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import restore_newest
 from train.checkpoint.retention import best_step
 from train.checkpoint.saver import Saver
@@ -59,7 +59,7 @@ def test_the_workdir_is_not_blamed_for_what_is_none_of_its(workdir, state, monke
         raise AttributeError("no mesh")
 
     with open_saver(workdir) as opened:
-        monkeypatch.setattr(saver, "make_record", fail)
+        monkeypatch.setattr(saver, "make_metadata", fail)
         with pytest.raises(AttributeError, match="no mesh"):
             opened.finish(state[0], Position(1, 0), {})
     assert saved_steps(workdir) == []
@@ -90,7 +90,7 @@ def test_which_is_the_best(metrics, best, step):
 def test_what_a_record_says(workdir, state):
     with open_saver(workdir) as saver:
         saver.save(state[0], Position(5, 2), {"val/loss": 0.25}, wait=True)
-    record = read_record(workdir, 5)
+    record = read_metadata(workdir, 5)
     assert (record.position, record.examples) == (Position(5, 2), 7)
     assert (record.config, record.metrics) == ({"seed": 3}, {"val/loss": 0.25})
     assert record.versions["jax"] == jax.__version__ and "orbax-checkpoint" in record.versions
@@ -184,7 +184,7 @@ def test_what_is_set_aside_is_deleted_when_it_is_replaced(workdir, state):
         assert names() == ["1", "2.aside", "3.aside"]
         saver.save(state[0], Position(2, 1), {}, wait=True)
         assert names() == ["1", "2", "3.aside"]
-        assert read_record(workdir, 2).position.shuffle == 1
+        assert read_metadata(workdir, 2).position.shuffle == 1
         saver.save(state[0], Position(4, 1), {}, wait=True)
         assert names() == ["1", "2", "4"]
 

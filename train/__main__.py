@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     processes.start(
         FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
     )
-    with processes.failing_alone():
+    with processes.exiting_together():
         train(cfg, FLAGS.workdir, traced)
 
 

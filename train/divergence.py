@@ -15,9 +15,9 @@ from train.checkpoint.checksums import leaf_name
 from train.config.run import RunConfig
 from train.data.pipeline import BatchOrder
 from train.devices.mesh import on_mesh, replicated
-from train.devices.processes import is_first
+from train.devices.processes import is_primary
 from train.errors import warn
-from train.files import write_whole
+from train.files import write_atomic
 from train.gradient import make_gradient
 from train.state import TrainState
 from train.step import random_keys
@@ -80,9 +80,9 @@ def report(
         "batch_indices": indices.tolist(),
     }
     path = workdir / "divergence.json"
-    if is_first():
+    if is_primary():
         try:
-            write_whole(path, json.dumps(values, indent=2) + "\n")
+            write_atomic(path, json.dumps(values, indent=2) + "\n")
         except OSError as error:
             warn(f"{path} cannot be written: {error}")
     width = max(map(len, gradients))

@@ -18,7 +18,7 @@ from odeformer import DepthConfig, LMConfig, solvers
 from odeformer.errors import unknown
 from train import command_line
 from train.checkpoint import restore
-from train.checkpoint.metadata import recorded_config
+from train.checkpoint.metadata import verified_config
 from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig
 from train.data.sources import load_splits
@@ -138,7 +138,7 @@ def compare(
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    workdir, config = command_line.parse_with_run(argv, FLAGS, recorded_config)
+    workdir, config = command_line.parse_with_run(argv, FLAGS, verified_config)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")

@@ -58,7 +58,7 @@ def as_path(path: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(expand(os.fspath(path)))
 
 
-def write_whole(path: epath.Path, content: str | bytes) -> None:
+def write_atomic(path: epath.Path, content: str | bytes) -> None:
     """Writes a file that holds the new content or, whenever the process dies, what it held before.
 
     It is written beside the old one, as .NAME.tmp, and takes its place when it is on the disk. Such

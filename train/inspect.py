@@ -33,8 +33,8 @@ from odeformer.models.registry import ModelConfig
 from odeformer.transformer.sharding import parameter_axes
 from train import command_line
 from train.checkpoint.checksums import leaf_name
-from train.checkpoint.listing import SOUND, Found, find_best, find_checkpoints
-from train.checkpoint.metadata import other_versions, recorded_config
+from train.checkpoint.listing import SOUND, Found, find_best, list_checkpoints
+from train.checkpoint.metadata import other_versions, verified_config
 from train.checkpoint.restore import count_parameters
 from train.checkpoint.workdir import read_config
 from train.config.run import RunConfig, flatten, from_config_dict
@@ -88,7 +88,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, 
 
 
 def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> None:
-    found = find_checkpoints(workdir, config)
+    found = list_checkpoints(workdir, config)
     finished = [one for one in found if one.is_finished]
     done = finished[-1].step if finished else 0
     depth = dataclasses.asdict(config.model.depth)
@@ -115,7 +115,7 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
             _say(console, f"{one.name} is {one.state}: {one.reason}")
     if finished and (record := finished[-1].record) and (other := other_versions(record)):
         _say(console, f"step {done} was saved with {', '.join(other)}")
-    recorded_config(workdir)  # refuses one that the checkpoints were not made with
+    verified_config(workdir)  # refuses one that the checkpoints were not made with
     _check_newest(workdir, finished)
 
 

@@ -11,7 +11,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint.metadata import Record, check_origin
+from train.checkpoint.metadata import Metadata, check_origin
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import (
@@ -27,7 +27,7 @@ from train.data.pipeline import BEGINNING, Position, check_batch_size, train_bat
 from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
-from train.devices.processes import AnyProcess, barrier, is_first
+from train.devices.processes import AnyProcess, barrier, is_primary
 from train.divergence import Diverged, first_skipped, report
 from train.errors import RunError, Stopped, warn
 from train.guard import SkipMonitor
@@ -113,7 +113,7 @@ def _prepare(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> Itera
     with StopSignals() as signals, locked(path):
         check_workdir(path, cfg)  # another trainer may have written while the data were read
         barrier("the workdir was read")  # from here on the first process writes into it
-        if is_first():
+        if is_primary():
             record_run(path, cfg, splits["train"])
         barrier("the run is recorded")
 
@@ -145,14 +145,14 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
         state, record = restored
         start = record.position
         check_origin(record, run.path, len(run.splits["train"]))
-        if before is None and is_first():
+        if before is None and is_primary():
             _warn_of_schedule(run, record)
 
     run.saver.retire(start.step)
     return state, start
 
 
-def _warn_of_schedule(run: Run, record: Record) -> None:
+def _warn_of_schedule(run: Run, record: Metadata) -> None:
     """Warns of a learning rate that jumps, as the cosine of a run spans all its steps."""
     config, step, steps = run.config, record.position.step, record.config["train_steps"]
     if step == config.train_steps or steps == config.train_steps:
@@ -254,7 +254,7 @@ def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
             f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
         )
 
-    if is_first():
+    if is_primary():
         warn(
             f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
             f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "

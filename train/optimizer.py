@@ -23,7 +23,7 @@ def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, then AdamW that decays what `decayed` names."""
+    """Returns clipping by the global norm, then AdamW that decays what `decay_mask` names."""
     clip = (
         optax.identity()
         if config.clip_norm is None
@@ -34,7 +34,7 @@ def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientT
         b1=config.b1,
         b2=config.b2,
         weight_decay=config.weight_decay,
-        mask=decayed,
+        mask=decay_mask,
     )
     chain = optax.chain(clip, adamw)
     return chain._replace(update=_promoting(chain.update))
@@ -51,7 +51,7 @@ def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
     return promoting
 
 
-def decayed(params: Any) -> Any:
+def decay_mask(params: Any) -> Any:
     """Returns a tree of bools: which parameters weight decay acts on.
 
     Kernels and embeddings of tokens alone: no bias, no norm's scale, no position, no class token.

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.split import Split
 from train.devices.mesh import batch_shards, local_rows, put_batch
-from train.devices.processes import is_first
+from train.devices.processes import is_primary
 from train.errors import warn
 from train.tasks.task import Task, mean
 
@@ -59,7 +59,7 @@ def summarise(task: Task, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
       Where a loss is not finite, a warning says that the metrics mean nothing.
     """
     bad = int(np.sum(~np.isfinite(scores["loss"])))
-    if bad and is_first():
+    if bad and is_primary():
         warn(
             f"the loss of {bad} of {len(scores['loss'])} examples is NaN or infinite, as the "
             "model's logits are: no metric of them means anything, accuracy among them; look at "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.errors import check_kind, check_whole
+from odeformer.errors import check_kind, check_positive_int
 from odeformer.models.decoding import Cache, decode, init_cache
 from odeformer.models.lm import LM, LMConfig
 from odeformer.models.tokens import check_tokens
@@ -116,7 +116,7 @@ def stream(
     if not sequences:
         raise ValueError("no prompts were given: give a list of one or more, each of tokens")
     _check_sampling(temperature, top_k, top_p)
-    check_whole(max_new_tokens=max_new_tokens)
+    check_positive_int(max_new_tokens=max_new_tokens)
     if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is a whole number, 0 to 2^32 - 1; {seed!r} was given")
     if end is not None and end not in range(config.vocabulary):
@@ -306,7 +306,7 @@ def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) 
             f"temperature is 0 or more; {temperature!r} was given: take 0 for the best token, 1 "
             "for the model's own probabilities"
         )
-    check_whole(top_k=top_k)
+    check_positive_int(top_k=top_k)
     if top_p is not None and (not isinstance(top_p, numbers.Real) or not 0 < top_p <= 1):
         raise ValueError(
             f"top_p is greater than 0 and at most 1; {top_p!r} was given: take 1, or leave it out, "

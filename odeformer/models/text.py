@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_whole, unknown
+from odeformer.errors import check_kind, check_positive_int, unknown
 from odeformer.models.tokens import TokenConfig, TokenTransformer
 from odeformer.transformer.layers import param_dtype
 
@@ -32,7 +32,7 @@ class TextConfig(TokenConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(classes=self.classes)
+        check_positive_int(classes=self.classes)
         if self.pool not in POOLS:
             raise unknown("pool", self.pool, POOLS)
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import check_positive_int, unknown
 from odeformer.ode.times import concrete
 from odeformer.transformer.attention import Layout, rotation
 from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
@@ -62,7 +62,7 @@ class TokenConfig:
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):
-        check_whole(vocabulary=self.vocabulary, block_size=self.block_size)
+        check_positive_int(vocabulary=self.vocabulary, block_size=self.block_size)
         object.__setattr__(self, "depth", as_depth(self.depth))
         for name, accepted in (("positions", POSITIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in accepted:

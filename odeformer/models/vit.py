@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_whole, unknown
+from odeformer.errors import check_kind, check_positive_int, unknown
 from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
 from odeformer.transformer.field import transformer_field
 from odeformer.transformer.layers import (
@@ -70,7 +70,7 @@ class ViTConfig:
 
     def __post_init__(self):
         for name in ("patch_size", "channels", "classes"):
-            check_whole(**{name: getattr(self, name)})
+            check_positive_int(**{name: getattr(self, name)})
         object.__setattr__(self, "depth", as_depth(self.depth))
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -78,7 +78,7 @@ class ViTConfig:
         if len(sides) != 2:
             raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
         for side in sides:
-            check_whole(image_size=side)
+            check_positive_int(image_size=side)
         for name, accepted in (("pool", POOLS), ("positions", POSITIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in accepted:
                 raise unknown(name, getattr(self, name), accepted)

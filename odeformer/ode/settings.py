@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from odeformer.errors import check_flag, check_name, check_whole
+from odeformer.errors import check_flag, check_name, check_positive_int
 from odeformer.ode import solvers
 
 ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
@@ -56,7 +56,7 @@ class SolveSettings:
 
         _check_names(self)
         check_flag(per_sample=self.per_sample)
-        check_whole(steps=self.steps, max_steps=self.max_steps)
+        check_positive_int(steps=self.steps, max_steps=self.max_steps)
         if self.rtol is None:
             _check_fixed(self)
         else:
@@ -151,13 +151,16 @@ def _check_adaptive(settings: SolveSettings) -> None:
         )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _check_tolerances(**tolerances: Any) -> None:
     for name, value in tolerances.items():
         if value is None:
             continue
 
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number:
+        if not _is_number(value):
             raise ValueError(
                 f"{name} is one number greater than 0, known before tracing; {value!r} was given"
             )

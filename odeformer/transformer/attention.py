@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import check_positive_int, unknown
 from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
 from odeformer.transformer.sharding import constrain
 
@@ -180,7 +180,7 @@ def rotate(x_BNHK: jax.Array, rotation: jax.Array) -> jax.Array:
 
 def check_attention(width: int, heads: int, dtype: Dtype, implementation: str) -> None:
     """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
-    check_whole(width=width, heads=heads)
+    check_positive_int(width=width, heads=heads)
     if width % heads:
         divisors = [str(n) for n in range(1, 33) if width % n == 0]
         raise ValueError(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_whole, unknown
+from odeformer.errors import check_positive_int, unknown
 from odeformer.ode.field import Solution, VectorField
 from odeformer.ode.integrate import solve
 from odeformer.ode.settings import SolveSettings
@@ -46,7 +46,7 @@ class DepthConfig(SolveSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(layers=self.layers, share=self.share)
+        check_positive_int(layers=self.layers, share=self.share)
         if self.layers % self.share:
             raise ValueError(
                 f"share={self.share} does not divide layers={self.layers}: take share from "

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_flag, check_rate, check_whole, unknown
+from odeformer.errors import check_flag, check_positive_int, check_rate, unknown
 from odeformer.ode.field import VectorField
 from odeformer.transformer.attention import Attention, KeyValues, Layout, check_attention
 from odeformer.transformer.layers import (
@@ -64,7 +64,7 @@ class TransformerField(nn.Module):
 
     def __post_init__(self):
         for name in ("width", "heads", "mlp", "layers"):
-            check_whole(**{name: getattr(self, name)})
+            check_positive_int(**{name: getattr(self, name)})
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_flag(fused=self.fused, causal=self.causal)
         if self.time not in TIME:

@@ -32,5 +32,5 @@ arrays = {
     jax.tree_util.keystr(path): multihost_utils.process_allgather(leaf, tiled=True)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state)
 }
-if processes.is_first():
+if processes.is_primary():
     np.savez(output, **arrays)

@@ -65,7 +65,7 @@ def train(journal, cfg, workdir, group=(), stop_at=None):
     if group:
         jax.config.update("jax_num_cpu_devices", 2)
         processes.start(*group)
-    with processes.failing_alone():
+    with processes.exiting_together():
         loop.train(cfg, workdir)
 
 
@@ -80,7 +80,7 @@ def leave(journal, group, error, late_secs):
     """
     jax.config.update("jax_num_cpu_devices", 1)
     processes.start(*group)
-    with processes.failing_alone():
+    with processes.exiting_together():
         processes.barrier("all have computed")
         with open(journal, "w") as file:
             print("computed", file=file)

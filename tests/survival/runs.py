@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from survival import child
 
 from train.checkpoint.checksums import leaf_name
-from train.checkpoint.metadata import STATE, read_record
+from train.checkpoint.metadata import STATE, read_metadata
 from train.checkpoint.workdir import checkpoint_folder, saved_steps
 from train.logs.metrics import read_metrics, read_scores
 
@@ -137,7 +137,7 @@ def outcome(workdir):
         "metrics": metrics,
         "scores": _exact(read_scores(path)),
         "checkpoints": {
-            step: (read_record(path, step).to_json(), _exact(read_arrays(path, step)))
+            step: (read_metadata(path, step).to_json(), _exact(read_arrays(path, step)))
             for step in saved_steps(path)
         },
         "leftovers": sorted(

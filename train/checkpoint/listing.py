@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from train.checkpoint.metadata import Damaged, Record, read_record
+from train.checkpoint.metadata import Damaged, Metadata, read_metadata
 from train.checkpoint.restore import restore_step
 from train.checkpoint.retention import best_step
 from train.checkpoint.workdir import (
     checkpoint_folder,
+    retired_saves,
     saved_steps,
-    set_aside_saves,
     unfinished_saves,
 )
 from train.config.run import MeshConfig, RunConfig
@@ -38,7 +38,7 @@ class Found:
     step: int
     state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or SET_ASIDE
     reason: str = ""  # why it is neither sound nor finished
-    record: Record | None = None  # where it can be read
+    record: Metadata | None = None  # where it can be read
     saved: datetime.datetime | None = None  # where that is known
     size: int | None = None  # on disk, bytes; None: it changed while it was counted
 
@@ -48,7 +48,7 @@ class Found:
         return self.state not in (UNFINISHED, SET_ASIDE)
 
 
-def find_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Found]:
+def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Found]:
     """Returns what lies in a run's folder of checkpoints, every finished one of them verified.
 
     What a run that trains deletes or renames meanwhile is left out.
@@ -77,7 +77,7 @@ def find_best(found: Sequence[Found], best: str | None) -> int | None:
     """Returns the step of the best sound checkpoint; None where none was scored.
 
     Args:
-      found: of `find_checkpoints`.
+      found: of `list_checkpoints`.
       best: the metric's name, config.checkpoint.best.
     """
     sound = {one.step: one.record for one in found if one.state == SOUND}
@@ -90,7 +90,7 @@ def _folders(workdir: str | epath.Path) -> tuple[list[int], list[Found]]:
         Found(name, step, state, reason)
         for saves, state, reason in (
             (unfinished_saves(workdir), UNFINISHED, "its save was cut off, or is on its way"),
-            (set_aside_saves(workdir), SET_ASIDE, "the run went back behind it"),
+            (retired_saves(workdir), SET_ASIDE, "the run went back behind it"),
         )
         for name, step in saves.items()
     ]
@@ -111,7 +111,7 @@ def _verify(workdir: str | epath.Path, step: int, target: TrainState) -> Found:
         if wait_secs is not None and folder.exists():
             time.sleep(wait_secs)  # it may be on its way out
     try:
-        record = read_record(workdir, step)
+        record = read_metadata(workdir, step)
     except Damaged:
         record = None
     return Found(folder.name, step, state, reason, record)

@@ -22,12 +22,12 @@ from train.config import renamed
 from train.config import run as configs
 from train.config.paths import as_stored
 from train.data.pipeline import Position
-from train.devices.processes import is_first
+from train.devices.processes import is_primary
 from train.errors import BadInput, first_line, warn
 from train.files import as_path
 from train.state import TrainState
 
-STATE, RECORD, RECORD_FILE = "state", "record", "record.json"
+STATE, METADATA, METADATA_FILE = "state", "record", "record.json"
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -55,7 +55,7 @@ class Leaf:
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class Metadata:
     """What a checkpoint holds beside the arrays of the state.
 
     Random keys and the data of every process are functions of it: of the seed, which the config
@@ -78,14 +78,14 @@ class Record:
         return values | {"digest": _digest(values)}
 
 
-def make_record(
+def make_metadata(
     state: TrainState,
     position: Position,
     examples: int,
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
     tokenizer: str | None = None,
-) -> Record:
+) -> Metadata:
     """Returns the record of a state, whose checksums are taken here.
 
     Args:
@@ -101,7 +101,7 @@ def make_record(
         leaf_name(path): Leaf(tuple(leaf.shape), str(leaf.dtype), found[leaf_name(path)])
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    return Record(position, examples, dict(config), _versions(), dict(metrics), leaves, tokenizer)
+    return Metadata(position, examples, dict(config), _versions(), dict(metrics), leaves, tokenizer)
 
 
 def tokenizer_digest(workdir: str | epath.Path) -> str | None:
@@ -110,22 +110,22 @@ def tokenizer_digest(workdir: str | epath.Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def read_record(workdir: str | epath.Path, step: int) -> Record:
+def read_metadata(workdir: str | epath.Path, step: int) -> Metadata:
     """Returns the record of a checkpoint.
 
     Raises:
       Damaged: it is missing, or not what was saved.
     """
-    path = checkpoint_folder(workdir) / str(step) / RECORD / RECORD_FILE
+    path = checkpoint_folder(workdir) / str(step) / METADATA / METADATA_FILE
     try:
         values = json.loads(path.read_text())
         digest = values.pop("digest")
     except FileNotFoundError as error:
-        raise Damaged(f"its {RECORD_FILE} is missing") from error
+        raise Damaged(f"its {METADATA_FILE} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"its {RECORD_FILE} cannot be read: {first_line(error)}") from error
+        raise Damaged(f"its {METADATA_FILE} cannot be read: {first_line(error)}") from error
     if digest != _digest(values):
-        raise Damaged(f"its {RECORD_FILE} is not what was saved")
+        raise Damaged(f"its {METADATA_FILE} is not what was saved")
 
     try:
         stored = values.pop("leaves")
@@ -139,17 +139,17 @@ def read_record(workdir: str | epath.Path, step: int) -> Record:
             renamed.POSITION.get(name, name): value for name, value in values["position"].items()
         }
         values |= {"position": Position(**position), "leaves": leaves}
-        record = Record(
+        record = Metadata(
             **values, former={renamed.STATE[name]: name for name in stored if name in renamed.STATE}
         )
     except (KeyError, TypeError) as error:
-        raise Damaged(f"its {RECORD_FILE} is of another version of the trainer") from error
+        raise Damaged(f"its {METADATA_FILE} is of another version of the trainer") from error
     if record.position.step != step:
         raise Damaged(f"it is the checkpoint of step {record.position.step}")
     return record
 
 
-def check_origin(record: Record, workdir: str | epath.Path, examples: int) -> None:
+def check_origin(record: Metadata, workdir: str | epath.Path, examples: int) -> None:
     """Makes sure that a run goes on with its own config and data; tells of other versions.
 
     Args:
@@ -167,11 +167,11 @@ def check_origin(record: Record, workdir: str | epath.Path, examples: int) -> No
             f"{record.examples}: give it the data it had, or take another --workdir"
         )
     other = other_versions(record)
-    if other and is_first():
+    if other and is_primary():
         warn(f"{workdir} was saved with {', '.join(other)}: it need not go on bit for bit")
 
 
-def other_versions(record: Record) -> list[str]:
+def other_versions(record: Metadata) -> list[str]:
     """Returns 'NAME THEN, now NOW' of what has another version now than when it was saved."""
     now = _versions()
     return [
@@ -181,7 +181,7 @@ def other_versions(record: Record) -> list[str]:
     ]
 
 
-def recorded_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+def verified_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     """Returns the config of a run, having compared it with the newest record that can be read.
 
     Raises:
@@ -190,7 +190,7 @@ def recorded_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     cfg = read_config(workdir)
     for step in reversed(saved_steps(workdir)):
         try:
-            record = read_record(workdir, step)
+            record = read_metadata(workdir, step)
         except Damaged:
             continue
         _check_files(record, workdir)
@@ -198,7 +198,7 @@ def recorded_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     return cfg
 
 
-def _check_files(record: Record, workdir: str | epath.Path) -> None:
+def _check_files(record: Metadata, workdir: str | epath.Path) -> None:
     """Raises BadInput where what stands beside the checkpoints is not what they were made with."""
     was = configs.flatten(as_stored(record.config))
     now = configs.flatten(read_config(workdir).to_dict())

@@ -13,12 +13,12 @@ from odeformer import make_model
 from odeformer.errors import unknown
 from train.checkpoint.arrays import read_arrays
 from train.checkpoint.checksums import checksums, leaf_name
-from train.checkpoint.metadata import STATE, Damaged, Record, read_record, recorded_config
+from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
 from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
 from train.config import run as configs
 from train.config.run import MeshConfig, RunConfig
 from train.devices.mesh import device_mesh
-from train.devices.processes import is_first, on_all
+from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, first_line, warn
 from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
@@ -26,14 +26,14 @@ from train.state import TrainState, abstract_state
 
 def restore_step(
     workdir: str | epath.Path, step: int, target: TrainState
-) -> tuple[TrainState, Record]:
+) -> tuple[TrainState, Metadata]:
     """Returns a checkpoint's state, verified and laid out as the abstract target says.
 
     Raises:
       Damaged: it is not what was saved.
       BadInput: it has other arrays than the target; names the first that differs.
     """
-    record = _on_all(lambda: read_record(workdir, step))
+    record = _on_all(lambda: read_metadata(workdir, step))
     folder = checkpoint_folder(workdir) / str(step)
     check_fits(record, target, str(folder))
     state = _on_all(lambda: _read_arrays(folder / STATE, target, record.former))
@@ -46,7 +46,7 @@ def restore_step(
 
 def restore_newest(
     workdir: str | epath.Path, target: TrainState, before: int | None = None
-) -> tuple[TrainState, Record] | None:
+) -> tuple[TrainState, Metadata] | None:
     """Returns the newest sound state, laid out as the abstract target says; None if there is none.
 
     What is damaged or unfinished is reported by name, and left as it is.
@@ -83,7 +83,7 @@ def restore_newest(
     return None
 
 
-def check_fits(record: Record, target: TrainState, where: str) -> None:
+def check_fits(record: Metadata, target: TrainState, where: str) -> None:
     """Raises BadInput naming the first array whose presence, shape or dtype differs."""
     have = {name: _form(leaf) for name, leaf in record.leaves.items()}
     want = {
@@ -147,13 +147,13 @@ def _on_all(read: Any) -> Any:
         value = read()
     except Damaged as caught:
         error = caught
-    if not on_all(error is None):
+    if not all_agree(error is None):
         raise error or Damaged("another process cannot read it")
     return value
 
 
 def _report(text: str) -> None:
-    if is_first():
+    if is_primary():
         warn(text)
 
 
@@ -190,7 +190,7 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
       BadInput: no run, one whose config.json is not its own, or a key or a value that the config
         refuses.
     """
-    cfg = recorded_config(workdir)
+    cfg = verified_config(workdir)
     known = configs.flatten(cfg.to_dict())
     for key in overrides:
         if key not in known:

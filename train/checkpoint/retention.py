@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
-from train.checkpoint.metadata import Damaged, read_record
+from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.workdir import saved_steps
 from train.config.run import BEST, CheckpointConfig
 
@@ -64,7 +64,7 @@ def scored_steps(workdir: epath.Path, best: str | None) -> dict[int, float]:
     known = {}
     for step in saved_steps(workdir):
         try:
-            metrics = read_record(workdir, step).metrics
+            metrics = read_metadata(workdir, step).metrics
         except Damaged:
             continue
         if best in metrics:

@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from train.checkpoint.metadata import (
-    RECORD,
-    RECORD_FILE,
+    METADATA,
+    METADATA_FILE,
     STATE,
-    make_record,
+    make_metadata,
     tokenizer_digest,
 )
 from train.checkpoint.retention import Retention
@@ -22,13 +22,13 @@ from train.checkpoint.workdir import (
     ASIDE,
     checkpoint_folder,
     has_vanished,
+    retired_saves,
     saved_steps,
-    set_aside_saves,
     unfinished_saves,
 )
 from train.config.run import CheckpointConfig
 from train.data.pipeline import Position
-from train.devices.processes import barrier, is_first, on_all
+from train.devices.processes import all_agree, barrier, is_primary
 from train.errors import RunError, first_line, warn
 from train.files import is_local
 from train.state import TrainState
@@ -140,7 +140,7 @@ class Saver:
         # In descending order: what a kill leaves is older than what it took.
         for newer in reversed(later):
             self._retention.forget(newer)
-            if is_first():
+            if is_primary():
                 aside = self._folder / f"{newer}{ASIDE}"
                 if aside.exists():
                     aside.rmtree()  # retired before, and replaced by this one since
@@ -157,7 +157,7 @@ class Saver:
         """Starts a save, or notes that it failed."""
         step, self._retry_at = position.step, None
         # What fails here is no fault of the workdir's: it is raised as it is.
-        record = make_record(state, position, self._examples, self._run, metrics, self._tokenizer)
+        record = make_metadata(state, position, self._examples, self._run, metrics, self._tokenizer)
         trouble: Exception | None = None
 
         try:
@@ -166,13 +166,13 @@ class Saver:
             self._retention.add(step, record.metrics)
             items = {
                 STATE: ocp.args.StandardSave(state),
-                RECORD: ocp.args.JsonSave(record.to_json()),
+                METADATA: ocp.args.JsonSave(record.to_json()),
             }
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:  # orbax and tensorstore raise whatever a broken disk leads to
             trouble = error
 
-        if on_all(trouble is None):
+        if all_agree(trouble is None):
             self._pending = step
         else:
             self._failed(step, trouble)
@@ -201,22 +201,22 @@ class Saver:
                 self._close()
                 trouble = None
 
-        if not on_all(trouble is None):
+        if not all_agree(trouble is None):
             self._failed(step, trouble)
             return
 
-        if self._failures and is_first():
+        if self._failures and is_primary():
             warn(f"{self._workdir} can be written again: step {step} is saved")
 
         self._saved, self._failures, self._retry_at = step, 0, None
-        if is_first():
+        if is_primary():
             self._tidy(step)
 
     def _tidy(self, step: int) -> None:
         """Deletes what a save replaced: older ones that were cut off, or retired."""
         # What is left over is harmless, and is deleted the next time.
         with contextlib.suppress(OSError):
-            left = unfinished_saves(self._workdir) | set_aside_saves(self._workdir)
+            left = unfinished_saves(self._workdir) | retired_saves(self._workdir)
             for name in [name for name, at in left.items() if at <= step]:
                 (self._folder / name).rmtree()
 
@@ -232,7 +232,7 @@ class Saver:
 
         self._retention.forget(step)
         self._close()
-        if is_first() or error is not None:
+        if is_primary() or error is not None:
             warn(
                 f"STEP {step} IS NOT SAVED: {self._reason}\n  The next attempt follows step "
                 f"{self._retry_at}, or the end of the run; until then training continues. "
@@ -248,7 +248,7 @@ class Saver:
     def _open(self) -> ocp.CheckpointManager:
         handlers = {
             STATE: ocp.StandardCheckpointHandler(),
-            RECORD: ocp.JsonCheckpointHandler(filename=RECORD_FILE),
+            METADATA: ocp.JsonCheckpointHandler(filename=METADATA_FILE),
         }
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._retention,
@@ -270,7 +270,7 @@ class Saver:
         """
         trouble: OSError | None = None
 
-        if is_first() and is_local(self._workdir):
+        if is_primary() and is_local(self._workdir):
             probe = self._folder / ".probe"
             try:
                 if has_vanished(self._workdir):
@@ -284,7 +284,7 @@ class Saver:
             except OSError as error:
                 trouble = error
 
-        if not on_all(trouble is None):
+        if not all_agree(trouble is None):
             raise trouble or OSError(f"the first process cannot write into {self._workdir}")
 
     def _newest(self) -> str:

@@ -19,9 +19,9 @@ from etils import epath
 
 from train.config import run as configs
 from train.data.text.tokenizer import Tokenizer, from_json
-from train.devices.processes import is_first
+from train.devices.processes import is_primary
 from train.errors import BadInput, warn
-from train.files import as_path, is_local, write_whole
+from train.files import as_path, is_local, write_atomic
 
 ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
 _SET_ASIDE = re.compile(rf"(\d+){re.escape(ASIDE)}")
@@ -71,7 +71,7 @@ def locked(path: epath.Path) -> Iterator[None]:
     Raises:
       BadInput: another trainer is at work in it, or it cannot be written.
     """
-    if not is_local(path) or not is_first():
+    if not is_local(path) or not is_primary():
         yield
         return
     with _reported(path):
@@ -117,7 +117,7 @@ def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> N
 
 def _record(path: epath.Path, text: str) -> None:
     if not path.exists() or path.read_bytes() != text.encode():
-        write_whole(path, text)
+        write_atomic(path, text)
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
     return cut | {name: int(name) for name in names if name.isdigit() and name not in finished}
 
 
-def set_aside_saves(workdir: str | epath.Path) -> dict[str, int]:
+def retired_saves(workdir: str | epath.Path) -> dict[str, int]:
     """Returns {name in checkpoints/: step} of checkpoints that their run went back behind."""
     folder = checkpoint_folder(workdir)
     names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
@@ -175,7 +175,7 @@ def has_vanished(path: epath.Path) -> bool:
 
 
 def _holds_run(path: epath.Path) -> bool:
-    return bool(saved_steps(path) or set_aside_saves(path))
+    return bool(saved_steps(path) or retired_saves(path))
 
 
 def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:

@@ -81,7 +81,7 @@ def start(
         )
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Returns whether this process is the one that prints and writes."""
     return jax.process_index() == 0
 
@@ -96,7 +96,7 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def on_all(yes: bool) -> bool:
+def all_agree(yes: bool) -> bool:
     """Returns whether every process says yes, and waits for their answers."""
     if jax.process_count() == 1:
         return yes
@@ -125,7 +125,7 @@ class AnyProcess:
 
 
 @contextlib.contextmanager
-def failing_alone() -> Iterator[None]:
+def exiting_together() -> Iterator[None]:
     """Has the processes of a run end together, each with its own exit code.
 
     Those that are done, or were told to stop, wait for one another here: process 0 holds what ties
@@ -143,7 +143,7 @@ def failing_alone() -> Iterator[None]:
             # Started here, as an interpreter that exits starts no thread any more.
             others = threading.Thread(target=jax.distributed.shutdown, daemon=True)
             others.start()
-            wait_secs = _FIRST_LEAVES_SECS if is_first() else _LEAVES_SECS
+            wait_secs = _FIRST_LEAVES_SECS if is_primary() else _LEAVES_SECS
             atexit.register(_leave, code, others, wait_secs)
         raise
     else:

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 from matplotlib.figure import Figure
 
-from train.files import as_path, write_whole
+from train.files import as_path, write_atomic
 from train.logs.metrics import read_metrics
 
 _COLOURS = {"train": "#9aa5b1", "val": "#1f6feb", "test": "#d1242f"}
@@ -36,7 +36,7 @@ def plot_curves(workdir: str | epath.Path) -> epath.Path:
     path = as_path(workdir) / "curves.png"
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
     return path
 
 

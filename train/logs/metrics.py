@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from train.errors import BadInput, warn
-from train.files import as_path, is_local, write_whole
+from train.files import as_path, is_local, write_atomic
 from train.logs.events import Events
 
 REWRITE_SECS = 10  # the least time between two writings of a file that cannot be appended to
@@ -97,7 +97,7 @@ class MetricsWriter:
             if self._config is not None and not self._config.exists():
                 raise FileNotFoundError("the workdir has vanished, its config.json is gone")
             if line is None:
-                write_whole(self._path, "".join(self._lines))
+                write_atomic(self._path, "".join(self._lines))
             else:
                 with self._path.open("a") as file:
                     file.write(line)
@@ -146,7 +146,7 @@ def write_scores(workdir: epath.Path, scores: Mapping[str, np.ndarray]) -> None:
     arrays: Any = scores
     content = io.BytesIO()
     np.savez(content, **arrays)
-    write_whole(workdir / "test_scores.npz", content.getvalue())
+    write_atomic(workdir / "test_scores.npz", content.getvalue())
 
 
 def read_scores(workdir: str | epath.Path) -> dict[str, np.ndarray]:

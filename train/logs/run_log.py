@@ -10,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from train.config.run import RunConfig
-from train.devices.processes import is_first
+from train.devices.processes import is_primary
 from train.errors import RunError, warn
 from train.logs.curves import plot_curves
 from train.logs.health import describe_warnings
@@ -50,7 +50,7 @@ class RunLog:
         Raises:
           BadInput: steps to trace that this start does not take.
         """
-        primary = is_first()
+        primary = is_primary()
         self._path, self._config, self._primary = path, config, primary
         self._progress = RunProgress(start_step, config.train_steps, visible=primary)
         self._trace = Trace(path, traced, start_step, config.train_steps, self._progress.note)

@@ -25,7 +25,7 @@ from train import command_line
 from train.checkpoint.workdir import locked, read_config
 from train.config.run import resume_conflicts
 from train.errors import BadInput
-from train.files import as_path, write_whole
+from train.files import as_path, write_atomic
 from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
 from train.study import report
@@ -72,9 +72,9 @@ def _run_study(study: Study, path: epath.Path, console: Console) -> list[dict[st
             jax.clear_caches()  # the programs of a run are of no use to the next
         results.append(_result(folder, row, replica))
         lines = "".join(json.dumps(result) + "\n" for result in results)
-        write_whole(path / "results.jsonl", lines)
+        write_atomic(path / "results.jsonl", lines)
     scores = _scores(study, path)
-    write_whole(path / "table.md", report.markdown(study, results, scores))
+    write_atomic(path / "table.md", report.markdown(study, results, scores))
     report.plot(study, results, path / "plot.svg")
     return results
 

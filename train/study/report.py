@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from train.files import write_whole
+from train.files import write_atomic
 from train.study.grid import Row, Study
 from train.study.intervals import Difference, Estimate, estimate, paired_difference
 
@@ -181,4 +181,4 @@ def plot(study: Study, results: Sequence[Mapping[str, Any]], path: epath.Path) -
     axes.legend(frameon=False)
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
