@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from odeformer import VectorField, integrate
+from odeformer.ode import checks
+from odeformer.ode.settings import SolveSettings
 
 HEUN = dict(solver="heun", rtol=0.1)
 FIXED = dict(solver="euler", steps=2)
