@@ -13,9 +13,11 @@ from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import constrain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LMConfig(TokenConfig):
-    """A causal language model; the other fields are those of `TokenConfig`.
+    """A causal language model.
+
+    The other fields are those of `TokenConfig`.
 
     Attributes:
       tied: whether the head's weights are those of the token embedding.

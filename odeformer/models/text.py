@@ -14,9 +14,11 @@ from odeformer.transformer.layers import param_dtype
 POOLS = ("mean", "first")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextConfig(TokenConfig):
-    """A classifier of texts; the other fields are those of `TokenConfig`.
+    """A classifier of texts.
+
+    The other fields are those of `TokenConfig`.
 
     Attributes:
       classes: C, number of classes.

@@ -15,7 +15,7 @@ from odeformer.errors import check_positive_int, unknown
 from odeformer.ode.times import concrete
 from odeformer.transformer.attention import Layout, rotation
 from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
-from odeformer.transformer.field import transformer_field
+from odeformer.transformer.field import FieldConfig, transformer_field
 from odeformer.transformer.layers import DTYPES, Dropout, layer_norm, param_dtype
 from odeformer.transformer.sharding import constrain, sample_numbers
 
@@ -24,23 +24,15 @@ embedding_init = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenConfig:
+class TokenConfig(FieldConfig):
     """A transformer over tokens.
+
+    The other fields are those of `FieldConfig`.
 
     Attributes:
       vocabulary: V, number of tokens that there are.
       block_size: the most tokens a sequence may have.
-      width: D, size of the state's last axis.
-      heads: number of attention heads; they divide the width.
-      mlp: M, the MLP's hidden size.
-      dropout: rate of dropout on the embedded tokens and on each term's slope.
-      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
-      dtype: dtype of the field's matrix products, 'float32', 'bfloat16' or 'float64' (with
-        jax_enable_x64); parameters, state, head and logits are float32, float64 with float64.
       positions: 'rotary', turned queries and keys, or 'learned', added to the embedded tokens.
-      time: 'none', or 'additive': the field knows the depth-time t.
-      fused: one input product for attention and MLP in the parallel sum.
-      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
       depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
@@ -49,16 +41,11 @@ class TokenConfig:
 
     vocabulary: int = 257
     block_size: int = 256
+    _: dataclasses.KW_ONLY
     width: int = 384
     heads: int = 6
     mlp: int = 1536
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    dtype: str = "float32"
     positions: str = "rotary"
-    time: str = "none"
-    fused: bool = False
-    attention: str = "auto"
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):

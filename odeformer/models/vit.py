@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from odeformer.errors import check_kind, check_positive_int, unknown
 from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
-from odeformer.transformer.field import transformer_field
+from odeformer.transformer.field import FieldConfig, transformer_field
 from odeformer.transformer.layers import (
     DTYPES,
     Dropout,
@@ -24,27 +24,18 @@ POSITIONS = ("learned", "sincos")
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(FieldConfig):
     """A vision transformer.
+
+    The other fields are those of `FieldConfig`.
 
     Attributes:
       image_size: height and width in pixels, or a pair (height, width).
       patch_size: side of a patch in pixels; it divides the image's sides.
       channels: channels of an image.
       classes: C, number of classes.
-      width: D, size of the state's last axis.
-      heads: number of attention heads; they divide the width.
-      mlp: M, the MLP's hidden size.
-      dropout: rate of dropout on the embedded tokens and on each term's slope.
-      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
-      dtype: dtype of the matrix products of the patches and of the field, 'float32', 'bfloat16' or
-        'float64' (with jax_enable_x64); parameters, state, head and logits are float32, float64
-        with float64.
       pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
       positions: 'learned', or 'sincos': fixed sines and cosines.
-      time: 'none', or 'additive': the field knows the depth-time t.
-      fused: one input product for attention and MLP in the parallel sum.
-      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
       depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
@@ -55,17 +46,12 @@ class ViTConfig:
     patch_size: int = 4
     channels: int = 3
     classes: int = 10
+    _: dataclasses.KW_ONLY
     width: int = 192
     heads: int = 3
     mlp: int = 768
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    dtype: str = "float32"
     pool: str = "token"
     positions: str = "learned"
-    time: str = "none"
-    fused: bool = False
-    attention: str = "auto"
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):

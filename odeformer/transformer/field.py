@@ -1,8 +1,9 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
 
 import contextlib
+import dataclasses
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -222,30 +223,36 @@ def make_vector_field(
     return VectorField((term("attention_term"), term("mlp_term")), total=term("total"))
 
 
-class TransformerConfig(Protocol):
-    """What the configs of all models say of the field."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldConfig:
+    """What the configs of all models say of the vector field.
 
-    @property
-    def width(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def mlp(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def drop_path(self) -> float: ...
-    @property
-    def time(self) -> str: ...
-    @property
-    def fused(self) -> bool: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def attention(self) -> str: ...
+    Attributes:
+      width: D, size of the state's last axis.
+      heads: number of attention heads; they divide the width.
+      mlp: M, the MLP's hidden size.
+      dropout: rate of dropout on the embedded tokens and on each term's slope.
+      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
+      dtype: dtype of the matrix products of the embedded patches and of the field, 'float32',
+        'bfloat16' or 'float64' (with jax_enable_x64); parameters, state, head and logits are
+        float32, float64 with float64.
+      time: 'none', or 'additive': the field knows the depth-time t.
+      fused: one input product for attention and MLP in the parallel sum.
+      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+    """
+
+    width: int
+    heads: int
+    mlp: int
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    dtype: str = "float32"
+    time: str = "none"
+    fused: bool = False
+    attention: str = "auto"
 
 
-def transformer_field(config: TransformerConfig, causal: bool = False) -> TransformerField:
+def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerField:
     """Returns the unbound vector field of a model of that config.
 
     Args:
