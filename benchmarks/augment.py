@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks import measure
 from benchmarks.arguments import positive
-from configs import cifar, common
+from configs import cifar
 from odeformer import ViT, presets
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
@@ -36,8 +36,7 @@ Program = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 
 def recipes() -> dict[str, AugmentConfig]:
     """Returns the whole recipe and each of its parts alone, by name."""
-    data: Any = cifar.get_config().data
-    off, whole = common.get_augment().to_dict(), data.augment.to_dict()
+    whole: Any = cifar.get_config().data.augment.to_dict()
     parts = {
         "crop, flip": ("crop_padding_px", "flip"),
         "RandAugment": ("randaugment_ops", "randaugment_magnitude"),
@@ -46,7 +45,7 @@ def recipes() -> dict[str, AugmentConfig]:
         "the recipe": tuple(whole),
     }
     return {
-        title: AugmentConfig(**(off | {name: whole[name] for name in names}))
+        title: AugmentConfig(**{name: whole[name] for name in names})
         for title, names in parts.items()
     }
 

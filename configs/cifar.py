@@ -32,10 +32,11 @@ def get_config(argument: str | None = None) -> common.Config:
     )
     cfg = _get_accelerator(choice.variant) if choice.size == "accelerator" else _get_cpu()
     if choice.size == "smoke":
-        cfg.update(common.get_run(train_steps=4, batch_size=16).to_dict())
+        cfg.update(train_steps=4, batch_size=16)
         cfg.optimizer.warmup_steps = 1
+
     cfg.data.name = choice.dataset
-    cfg.data.validation = 50_000 - EXAMPLES
+    cfg.data.validation_examples = 50_000 - EXAMPLES
     cfg.model.classes = CLASSES[choice.dataset]
     return cfg
 
@@ -43,11 +44,13 @@ def get_config(argument: str | None = None) -> common.Config:
 def _get_accelerator(variant: str) -> common.Config:
     batch_size, epochs = 512, 300
     steps_per_epoch = EXAMPLES // batch_size
-    cfg = common.get_run(train_steps=epochs * steps_per_epoch, batch_size=batch_size)
-    cfg.data = common.get_data("cifar10", crop_padding_px=4, **common.DEIT_AUGMENT)
-    cfg.model = common.get_model(variant, drop_path=0.1, dtype="bfloat16")
-    cfg.depth = common.get_depth(layers=12, solver="euler")
-    cfg.optimizer = common.get_optimizer(
+
+    cfg = common.get_run("images", train_steps=epochs * steps_per_epoch, batch_size=batch_size)
+    cfg.data.augment = dict(crop_padding_px=4, **common.DEIT_AUGMENT)
+    cfg.model.update(preset=variant, image_size=32, patch_size=4, drop_path=0.1, dtype="bfloat16")
+    cfg.depth.solver = "euler"
+
+    cfg.optimizer.update(
         learning_rate=1e-3,
         warmup_steps=20 * steps_per_epoch,
         weight_decay=0.05,
@@ -58,11 +61,18 @@ def _get_accelerator(variant: str) -> common.Config:
 
 
 def _get_cpu() -> common.Config:
-    cfg = common.get_run(train_steps=4800, batch_size=64)
-    cfg.data = common.get_data("cifar10", flip=True)
-    cfg.model = common.get_model(width=128, heads=4, mlp=256, pool="mean", positions="sincos")
-    cfg.depth = common.get_depth(layers=4, solver="lie_trotter")
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=1.5e-3, warmup_steps=200, clip_norm=1.0, ema_decay=0.995
+    cfg = common.get_run("images", train_steps=4800, batch_size=64)
+    cfg.data.augment.flip = True
+    cfg.model.update(
+        image_size=32,
+        patch_size=4,
+        width=128,
+        heads=4,
+        mlp=256,
+        pool="mean",
+        positions="sincos",
     )
+    cfg.depth.update(layers=4, solver="lie_trotter")
+
+    cfg.optimizer.update(learning_rate=1.5e-3, warmup_steps=200, clip_norm=1.0, ema_decay=0.995)
     return cfg

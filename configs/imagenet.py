@@ -35,10 +35,11 @@ def get_config(argument: str | None = None) -> common.Config:
 def _get_deit(variant: str) -> common.Config:
     batch_size = 1024
     steps_per_epoch = EXAMPLES // batch_size
+
     cfg = _get_run(variant, batch_size, epochs=300, drop_path=0.1)
-    cfg.data.repeats = 3
-    cfg.depth = common.get_depth(layers=12, solver="euler")
-    cfg.optimizer = common.get_optimizer(
+    cfg.data.repeats_per_batch = 3
+
+    cfg.optimizer.update(
         learning_rate=1e-3,
         warmup_steps=5 * steps_per_epoch,
         weight_decay=0.05,
@@ -50,10 +51,11 @@ def _get_deit(variant: str) -> common.Config:
 def _get_vit_l() -> common.Config:
     batch_size = 4096
     steps_per_epoch = EXAMPLES // batch_size
+
     cfg = _get_run("vit_l", batch_size, epochs=200, drop_path=0.2)
     cfg.data.augment.erasing = 0.0
-    cfg.depth = common.get_depth(layers=24, solver="euler")
-    cfg.optimizer = common.get_optimizer(
+
+    cfg.optimizer.update(
         learning_rate=1e-4 * batch_size / 256,
         warmup_steps=20 * steps_per_epoch,
         weight_decay=0.3,
@@ -62,6 +64,7 @@ def _get_vit_l() -> common.Config:
         label_smoothing=0.1,
     )
     cfg.mesh.fsdp = 8
+
     cfg.eval.batch_size = batch_size
     return cfg
 
@@ -69,19 +72,16 @@ def _get_vit_l() -> common.Config:
 def _get_run(variant: str, batch_size: int, epochs: int, drop_path: float) -> common.Config:
     """What the recipes share."""
     steps_per_epoch = EXAMPLES // batch_size
-    cfg = common.get_run(train_steps=epochs * steps_per_epoch, batch_size=batch_size)
-    cfg.data = common.get_data("imagenet2012", crop_min_area=0.08, **common.DEIT_AUGMENT)
-    cfg.data.update(validation=10_000, workers=16)
-    cfg.model = common.get_model(
-        variant,
-        image_size=224,
-        patch_size=16,
-        classes=1000,
-        drop_path=drop_path,
-        dtype="bfloat16",
-    )
+
+    cfg = common.get_run("images", train_steps=epochs * steps_per_epoch, batch_size=batch_size)
+    cfg.data.update(name="imagenet2012", validation_examples=10_000, workers=16)
+    cfg.data.augment = dict(crop_min_area=0.08, **common.DEIT_AUGMENT)
+    cfg.model.update(preset=variant, drop_path=drop_path, dtype="bfloat16")
+    cfg.depth.solver = "euler"
+
     cfg.checkpoint.every_steps = 5 * steps_per_epoch
     cfg.guard.sigmas = 10.0
+
     cfg.eval.every_steps = 5 * steps_per_epoch
     cfg.log.every_steps = 100
     return cfg

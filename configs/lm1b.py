@@ -31,37 +31,35 @@ def get_config(argument: str | None = None) -> common.Config:
 
 
 def _get_small() -> common.Config:
-    cfg = common.get_run(train_steps=100_000, batch_size=256, task="language")
-    cfg.data = common.get_documents("lm1b", tokenizer="bpe", held_out=0.001)
-    cfg.model = common.get_lm(
-        vocabulary=32_768, block_size=256, width=768, heads=12, mlp=3072, dtype="bfloat16"
+    cfg = _get_run(train_steps=100_000, batch_size=256)
+    cfg.model.update(
+        preset="gpt_small", vocabulary=32_768, block_size=256, positions="rotary", dtype="bfloat16"
     )
-    cfg.depth = common.get_depth(layers=12)
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=6e-4, warmup_steps=2000, weight_decay=0.1, b2=0.95, clip_norm=1.0
-    )
+
+    cfg.optimizer.update(learning_rate=6e-4, warmup_steps=2000)
     cfg.eval.update(every_steps=5000, batch_size=256)
     return cfg
 
 
 def _get_1b() -> common.Config:
     batch_size, block_size = 512, 1024
-    cfg = common.get_run(train_steps=50_000, batch_size=batch_size, task="language")
-    cfg.data = common.get_documents("lm1b", tokenizer="bpe", held_out=0.001)
-    cfg.model = common.get_lm(
-        vocabulary=32_768, block_size=block_size, width=2048, heads=16, mlp=8192, dtype="bfloat16"
-    )
-    cfg.depth = common.get_depth(layers=24)
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=2e-4,
-        warmup_steps=375_000_000 // (batch_size * block_size),
-        weight_decay=0.1,
-        b2=0.95,
-        clip_norm=1.0,
-    )
+
+    cfg = _get_run(train_steps=50_000, batch_size=batch_size)
+    cfg.model.update(preset="gpt_1b", block_size=block_size, dtype="bfloat16")
+
+    cfg.optimizer.update(learning_rate=2e-4, warmup_steps=375_000_000 // (batch_size * block_size))
     cfg.mesh.fsdp = 16
+
     cfg.checkpoint.every_steps = 1000
     cfg.guard.sigmas = 10.0
     cfg.eval.update(every_steps=1000, batch_size=batch_size)
     cfg.log.every_steps = 100
+    return cfg
+
+
+def _get_run(train_steps: int, batch_size: int) -> common.Config:
+    """What the sizes share."""
+    cfg = common.get_run("language", train_steps=train_steps, batch_size=batch_size)
+    cfg.data.update(name="lm1b", tokenizer="bpe", held_out_fraction=0.001)
+    cfg.optimizer.update(weight_decay=0.1, b2=0.95, clip_norm=1.0)
     return cfg

@@ -13,12 +13,14 @@ from configs import common
 
 def get_config() -> common.Config:
     """Returns the config."""
-    cfg = common.get_run(train_steps=1000, batch_size=16, task="language")
-    cfg.data = common.get_documents("pydocs")
-    cfg.model = common.get_lm(block_size=128, width=128, heads=4, mlp=512)
-    cfg.depth = common.get_depth(layers=4, adjoint="store")
-    cfg.optimizer = common.get_optimizer(
+    cfg = common.get_run("language", train_steps=1000, batch_size=16)
+    cfg.data.name = "pydocs"
+    cfg.model.update(block_size=128, width=128, heads=4, mlp=512)
+    cfg.depth.update(layers=4, adjoint="store")
+
+    cfg.optimizer.update(
         learning_rate=4e-3, warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0
     )
+
     cfg.eval.update(every_steps=500, batch_size=128)
     return cfg

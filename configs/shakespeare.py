@@ -24,24 +24,29 @@ def get_config(argument: str | None = None) -> common.Config:
 
 
 def _get_cpu() -> common.Config:
-    cfg = common.get_run(train_steps=2000, batch_size=12, task="language")
-    cfg.data = common.get_documents("tiny_shakespeare", packing="stream")
-    cfg.model = common.get_lm(block_size=64, width=128, heads=4, mlp=512)
-    cfg.depth = common.get_depth(layers=4, adjoint="store")
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=4e-3, warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0
-    )
-    cfg.eval.update(every_steps=500, batch_size=128)
+    cfg = _get_run(train_steps=2000, batch_size=12)
+    cfg.model.update(block_size=64, width=128, heads=4, mlp=512)
+    cfg.depth.update(layers=4, adjoint="store")
+
+    cfg.optimizer.learning_rate = 4e-3
+    cfg.eval.every_steps = 500
     return cfg
 
 
 def _get_accelerator() -> common.Config:
-    cfg = common.get_run(train_steps=5000, batch_size=64, task="language")
-    cfg.data = common.get_documents("tiny_shakespeare", packing="stream")
-    cfg.model = common.get_lm(dropout=0.2, dtype="bfloat16")
-    cfg.depth = common.get_depth(layers=6)
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0
-    )
-    cfg.eval.update(every_steps=250, batch_size=128)
+    cfg = _get_run(train_steps=5000, batch_size=64)
+    cfg.model.update(preset="gpt_nano", dropout=0.2, dtype="bfloat16")
+
+    cfg.optimizer.learning_rate = 1e-3
+    cfg.eval.every_steps = 250
+    return cfg
+
+
+def _get_run(train_steps: int, batch_size: int) -> common.Config:
+    """What the sizes share."""
+    cfg = common.get_run("language", train_steps=train_steps, batch_size=batch_size)
+    cfg.data.update(name="tiny_shakespeare", packing="stream")
+
+    cfg.optimizer.update(warmup_steps=100, weight_decay=0.1, b2=0.99, clip_norm=1.0)
+    cfg.eval.batch_size = 128
     return cfg

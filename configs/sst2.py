@@ -14,13 +14,19 @@ from configs import common
 
 def get_config() -> common.Config:
     """Returns the config."""
-    cfg = common.get_run(train_steps=320, batch_size=64, task="sentences")
-    cfg.data = common.get_sentences("glue/sst2", token_dropout=0.3)
-    cfg.model = common.get_text(block_size=48, width=64, heads=4, mlp=128, dropout=0.5)
-    cfg.depth = common.get_depth(layers=2, adjoint="store")
-    cfg.optimizer = common.get_optimizer(
-        learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, clip_norm=1.0, ema_decay=0.99
+    cfg = common.get_run("sentences", train_steps=320, batch_size=64)
+    cfg.data.update(name="glue/sst2", token_dropout=0.3)
+    cfg.model.update(vocabulary=16_000, block_size=48, width=64, heads=4, mlp=128, dropout=0.5)
+    cfg.depth.update(layers=2, adjoint="store")
+
+    cfg.optimizer.update(
+        learning_rate=1e-3,
+        warmup_steps=100,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        ema_decay=0.99,
+        label_smoothing=0.1,
     )
-    cfg.optimizer.label_smoothing = 0.1
+
     cfg.eval.update(every_steps=80, batch_size=256)
     return cfg

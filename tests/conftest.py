@@ -103,7 +103,8 @@ def make_tiny_language():
     """Returns a language run of seconds on the licence's text, over byte-pair tokens."""
     cfg = pydocs.get_config()
     cfg.train_steps, cfg.batch_size = 6, 8
-    cfg.data.update(name="files", files=str(ROOT / "LICENSE"), held_out=0.1, tokenizer="bpe")
+    cfg.data.update(name="files", files=str(ROOT / "LICENSE"), tokenizer="bpe")
+    cfg.data.held_out_fraction = 0.1
     cfg.model.update(vocabulary=300, block_size=32, width=16, heads=2, mlp=32, dropout=0.1)
     cfg.depth.update(layers=2, share=2, solver="heun")
     cfg.optimizer.update(warmup_steps=2, ema_decay=0.9)
@@ -117,7 +118,7 @@ def make_tiny_sentences(data_dir):
     """Returns a classifier's run of seconds on the set of `opinions_dir`."""
     cfg = sst2.get_config()
     cfg.train_steps, cfg.batch_size = 6, 8
-    cfg.data.update(name="opinions", data_dir=str(data_dir), held_out=0.2)
+    cfg.data.update(name="opinions", data_dir=str(data_dir), held_out_fraction=0.2)
     cfg.model.update(vocabulary=280, block_size=12, width=16, heads=2, mlp=32)
     cfg.optimizer.update(warmup_steps=2)
     cfg.checkpoint.update(every_steps=3, keep=2)

@@ -1,14 +1,12 @@
 """Mutations of a run's config: of types, of names, of ranges, of words, of what goes together."""
 
 import copy
-import dataclasses
 import math
-import types
 import typing
 from typing import Any, NamedTuple
 
-from odeformer import DepthConfig
-from train.config.run import TASKS, RunConfig
+from train.config import setting
+from train.config.border import from_config_dict, settings_for, to_dict
 
 NAN, INF = math.nan, math.inf
 
@@ -17,12 +15,12 @@ _RATE = (-0.5, 1.0, 1.5, 1 - 1e-9, NAN, INF)
 _SIZE = (-0.5, NAN, INF, -INF, 1e39, 10**400)
 _POSITIVE = (0.0, *_SIZE)
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("train_steps", "batch_size", "data.repeats", "parallel.accumulate"), _COUNT),
+    **dict.fromkeys(("train_steps", "batch_size", "data.repeats_per_batch"), _COUNT),
     **dict.fromkeys(("model.image_size", "model.patch_size", "model.channels"), _COUNT),
     **dict.fromkeys(("model.classes", "model.vocabulary", "model.block_size"), _COUNT),
     **dict.fromkeys(("model.width", "model.heads", "model.mlp"), _COUNT),
     **dict.fromkeys(("depth.layers", "depth.share", "depth.steps", "depth.max_steps"), _COUNT),
-    **dict.fromkeys(("guard.in_a_row", "eval.batch_size"), _COUNT),
+    **dict.fromkeys(("parallel.accumulate", "guard.max_consecutive", "eval.batch_size"), _COUNT),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), (0, -1)),
     **dict.fromkeys(("eval.every_steps", "log.every_steps"), (0, -1)),
     **dict.fromkeys(("mesh.data", "mesh.fsdp", "mesh.tensor"), (0, -2)),
@@ -35,23 +33,22 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm", "guard.sigmas"), _POSITIVE),
     **dict.fromkeys(("depth.rtol", "depth.atol"), _POSITIVE),
     "seed": (-1, 2**32, 10**12),
-    "data.validation": (-1,),
+    "data.validation_examples": (-1,),
     "data.test_fraction": (-0.5, 1.0, 1 - 1e-9, 1.5, NAN, INF),
     "data.workers": (-1, 10**12),
-    "data.held_out": (0.0, -0.5, 0.5, 1.5, NAN, INF),
+    "data.held_out_fraction": (0.0, -0.5, 0.5, 1.5, NAN, INF),
     "data.augment.crop_padding_px": (-1, 10**12),
     "data.augment.randaugment_ops": (-1, 10**12),
     "data.augment.randaugment_magnitude": (-0.5, 10.5, NAN, INF),
     "data.augment.erasing": (-0.5, 1.5, NAN, INF),
     "optimizer.weight_decay": _SIZE,
     "optimizer.warmup_steps": (-1, 2**31, 10**12),
-    "guard.returns": (-1, 2**31),
-    "checkpoint.spare_dir": ("",),
+    "guard.max_rollbacks": (-1, 2**31),
 }
 WORDS = (
     *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
     *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
-    "checkpoint.best",
+    *("checkpoint.best", "model.preset"),
 )
 WORDS_OF_DATA = ("data.name", "data.tokenizer", "data.label_key")
 
@@ -84,9 +81,9 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"model.image_size": [8, "8"]},
         {"model.image_size": [8, 0]},
         {"model.positions": "sincos", "model.width": 6, "model.heads": 2},
-        {"data.repeats": 33, "batch_size": 32},
+        {"data.repeats_per_batch": 33, "batch_size": 32},
         {
-            "data.repeats": 2**20,
+            "data.repeats_per_batch": 2**20,
             "batch_size": 2**21,
             "train_steps": 2**12,
             "optimizer.warmup_steps": 0,
@@ -135,7 +132,7 @@ CONTRADICTIONS_OF_DATA: dict[str | None, list[dict[str, Any]]] = {
         {"data.files": None},
         {"data.files": "x.txt", "data.name": "pydocs"},
         {"data.text_key": "text"},
-        {"data.held_out": 1e-9},
+        {"data.held_out_fraction": 1e-9},
         {"data.tokenizer": "~no-one-of-this-name/tokenizer.json"},
         {"model.vocabulary": 256},
         {"model.vocabulary": 2**31 - 1},
@@ -190,22 +187,17 @@ def changed(given, changes):
     return Mutation(next(iter(changes)), f"{changes}", given)
 
 
+def complete(cfg):
+    """Every key of a config, as plain values."""
+    return to_dict(from_config_dict(cfg))
+
+
 def kinds_of(task):
     """The types that each key takes, by its path."""
-
-    def walk(cls, prefix=""):
-        for name, hint in typing.get_type_hints(cls).items():
-            if cls is RunConfig:
-                hint = {"model": TASKS[task].model, "data": TASKS[task].data}.get(name, hint)
-            if name == "depth" or typing.get_origin(hint) is typing.ClassVar:
-                continue
-            if dataclasses.is_dataclass(hint):
-                yield from walk(hint, f"{prefix}{name}.")
-            else:
-                kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-                yield f"{prefix}{name}", {typing.get_origin(kind) or kind for kind in kinds}
-
-    return dict(walk(RunConfig)) | dict(walk(DepthConfig, "depth."))
+    return {
+        key: {typing.get_origin(kind) or kind for kind in setting.kinds_of(one.kind)}
+        for key, one in settings_for(task).items()
+    }
 
 
 def wrong_types(given):
@@ -243,15 +235,6 @@ def unknown_keys(given, rng):
             yield Mutation(path, f"{path} for {key}", mutated)
 
 
-def missing_keys(given):
-    """Each key left out."""
-    for key in keys_of(given):
-        mutated = copy.deepcopy(given)
-        group, last = holder(mutated, key)
-        del group[last]
-        yield Mutation(key, f"{key} left out", mutated)
-
-
 def out_of_range(given):
     """Each key with each value that is out of its range."""
     keys = keys_of(given)
@@ -282,7 +265,6 @@ def kinds_of_mutations(given, rng):
     return [
         list(wrong_types(given)),
         list(unknown_keys(given, rng)),
-        list(missing_keys(given)),
         list(out_of_range(given)),
         list(unknown_words(given, WORDS, rng)),
         list(contradictions(given, CONTRADICTIONS)),

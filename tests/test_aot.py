@@ -20,7 +20,7 @@ from train.aot import __main__ as aot
 from train.aot import report, topologies
 from train.aot.advice import advise
 from train.aot.tables import print_report
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.errors import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent

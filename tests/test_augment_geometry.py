@@ -9,12 +9,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from configs import common
 from train.augment.boxes import Box, draw_box, inside
 from train.augment.geometry import affine, flip, padded_crop, resized_crop
 from train.config.data import AugmentConfig
 
-OFF = AugmentConfig(**common.get_augment())
+OFF = AugmentConfig()
 IMAGE = np.random.default_rng(0).random((10, 14, 2), np.float32)
 
 

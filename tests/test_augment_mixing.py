@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from train.augment.mixing import mix
 from train.config.data import AugmentConfig
 
@@ -22,7 +21,7 @@ CONFIGS = [(0.6, 1.0), (0.6, 0.0), (0.0, 1.0)]
 @functools.cache
 def draw(mixup, cutmix):
     """Many draws: images, and targets with each smoothing, in float64 lest the mean rounds."""
-    config = AugmentConfig(**common.get_augment(mixup=mixup, cutmix=cutmix))
+    config = AugmentConfig(mixup=mixup, cutmix=cutmix)
     mix_once = lambda key, smoothing: mix(config, key, IMAGES, LABELS, BATCH, smoothing)
     smoothed = jax.vmap(mix_once, (None, 0), out_axes=(None, 0))
     keys = jax.random.split(jax.random.key(0), DRAWS)
@@ -90,7 +89,7 @@ def test_law_of_cutmix():
 
 
 def test_without_mixing_labels_are_smoothed_and_images_stay():
-    config = AugmentConfig(**common.get_augment())
+    config = AugmentConfig()
     images, targets = mix(config, jax.random.key(0), IMAGES, LABELS, 10, 0.1)
     assert images is IMAGES and targets.dtype == jnp.float32
     expected = np.full((BATCH, 10), 0.01)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import common
 from train.augment.pipeline import augment
 from train.config.data import AugmentConfig
 
@@ -27,7 +26,7 @@ EVERYTHING = dict(
 
 def make_augment(standardise=lambda images: images, **changes):
     """Returns the jitted (keys, images) -> images of a config."""
-    config = AugmentConfig(**common.get_augment(**changes))
+    config = AugmentConfig(**changes)
     return jax.jit(lambda keys, images: augment(config, keys, images, standardise, FILL))
 
 
@@ -59,9 +58,9 @@ def test_an_image_does_not_depend_on_the_others():
 def test_nothing_is_done_or_drawn_when_all_is_off():
     run = make_augment()
     np.testing.assert_array_equal(run(KEYS, IMAGES), IMAGES)
-    program = jax.make_jaxpr(
-        lambda *args: augment(AugmentConfig(**common.get_augment()), *args, lambda x: x, FILL)
-    )(KEYS, IMAGES)
+    program = jax.make_jaxpr(lambda *args: augment(AugmentConfig(), *args, lambda x: x, FILL))(
+        KEYS, IMAGES
+    )
     assert not program.eqns
 
 

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from train.augment.operations import ENHANCEMENTS, NAMES, WARPS, operate
 from train.augment.randaugment import draw_operations, rand_augment, strength_of
 from train.config.data import AugmentConfig
 from train.errors import BadInput
 
-CONFIG = AugmentConfig(**common.get_augment(randaugment_ops=2, randaugment_magnitude=9.0))
+CONFIG = AugmentConfig(randaugment_ops=2, randaugment_magnitude=9.0)
 FILL = (0.4,)
 
 

@@ -189,7 +189,7 @@ def config(tmp_path):
         data_dir=None,
         files=str(tmp_path / "text.txt"),
         text_key=None,
-        held_out=0.1,
+        held_out_fraction=0.1,
         tokenizer="bytes",
         packing="stream",
     )

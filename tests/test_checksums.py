@@ -15,7 +15,8 @@ from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
-from train.config.run import MeshConfig, from_config_dict
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
 from train.data.pipeline import Position
 from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
@@ -132,7 +133,7 @@ def test_every_array_of_a_state_is_compared(workdir):
     config = from_config_dict(make_tiny())
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
     target = abstract_state(config, optimizer, mesh)
-    with Saver(workdir, config.checkpoint, {}, examples=1, train_steps=1) as saver:
+    with Saver(workdir, config, examples=1) as saver:
         saver.finish(init_state(config, optimizer, mesh), Position(1, 0), {})
 
     record = read_metadata(workdir, 1)

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from configs import digits, pydocs
 from train.aot import topologies
 from train.aot.report import make_report
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 
 pytestmark = pytest.mark.tpu
 

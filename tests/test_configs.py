@@ -11,7 +11,7 @@ import pytest
 
 from configs import digits_sequential, imagenet, lm1b, shakespeare
 from odeformer import presets
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.devices.mesh import device_mesh
 from train.study.grid import from_study_dict
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from configs import common
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import BatchOrder, Position, eval_batch_size, eval_batches, train_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
@@ -155,7 +155,7 @@ def test_refusals(digits):
 
 READER = """
 import multiprocessing, time
-from train.config import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
 from configs import digits

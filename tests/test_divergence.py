@@ -27,7 +27,7 @@ from test_spikes import (
 import train.__main__ as program
 from odeformer import make_model
 from train import command_line
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
 from train.devices.mesh import put_batch
@@ -45,7 +45,7 @@ def make_config():
     """Returns the config of a run that goes back once; a checkpoint lies amid each streak."""
     cfg = make_spoilable()
     cfg.checkpoint.every_steps = 3
-    cfg.guard.update(in_a_row=3, returns=1)
+    cfg.guard.update(max_consecutive=3, max_rollbacks=1)
     return cfg
 
 
@@ -288,7 +288,7 @@ def test_the_report_is_of_the_batch_and_the_weights_of_then(diverged):
 @pytest.mark.slow
 def test_no_return_is_taken_where_none_is_granted(tmp_path, monkeypatch):
     cfg = make_config()
-    cfg.guard.returns = 0
+    cfg.guard.max_rollbacks = 0
     spoil(monkeypatch, make_bad(cfg, FIRST, 0, steps_of(0, 1, 7)))
     with pytest.raises(RunError, match="after 0 rollbacks to a checkpoint"):
         train(cfg, tmp_path)

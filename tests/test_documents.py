@@ -17,14 +17,14 @@ NAMES = ["train", "validation", "test"]
 
 
 def language(name="files", **changes):
-    base = dict(data_dir=None, files=None, text_key=None, held_out=0.1)
+    base = dict(data_dir=None, files=None, text_key=None, held_out_fraction=0.1)
     return LanguageDataConfig(
         name=name, **(base | dict(tokenizer="bytes", packing="documents") | changes)
     )
 
 
 def sentences(name, **changes):
-    base = dict(data_dir=None, text_key=None, label_key="label", held_out=0.25)
+    base = dict(data_dir=None, text_key=None, label_key="label", held_out_fraction=0.25)
     return SentenceDataConfig(
         name=name, **(base | dict(tokenizer="bytes", token_dropout=0.0) | changes)
     )
@@ -50,7 +50,7 @@ def test_cuts_lose_and_double_nothing(seed, tmp_path):
     texts = ["".join(rng.choice(alphabet, length)) + f"<{i}>" for i, length in enumerate(lengths)]
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text, newline="")
-    splits = load_documents(language(files=str(tmp_path), held_out=0.3))
+    splits = load_documents(language(files=str(tmp_path), held_out_fraction=0.3))
     joined = "".join(map("".join, splits.values()))
     order = sorted(range(len(texts)), key=lambda i: joined.index(f"<{i}>"))
     assert joined == "".join(texts[i] for i in order)
@@ -67,7 +67,7 @@ def test_cuts_lose_and_double_nothing(seed, tmp_path):
 @pytest.mark.parametrize("text", ["one line\n", "a\n" * 5, "x" * 200 + "\n"])
 def test_a_last_line_end_does_not_swallow_the_splits(text, tmp_path):
     (tmp_path / "a").write_text(text)
-    splits = load_documents(language(files=str(tmp_path / "a"), held_out=0.3))
+    splits = load_documents(language(files=str(tmp_path / "a"), held_out_fraction=0.3))
     assert "".join(map("".join, splits.values())) == text and all(map(any, splits.values()))
 
 
@@ -97,7 +97,7 @@ def test_files_are_read_as_they_are(tmp_path, capsys):
 
 def found(place):
     """The text of all files that a pattern names, in the order of the alphabet."""
-    splits = load_documents(language(files=str(place), held_out=0.3))
+    splits = load_documents(language(files=str(place), held_out_fraction=0.3))
     return "".join(sorted("".join(map("".join, splits.values()))))
 
 
@@ -244,11 +244,11 @@ def test_document_splits_of_a_set(data_dir, capsys):
     assert capsys.readouterr().err == "whole/train: 1 invalid UTF-8 byte replaced\n"
     assert whole == {name: texts(name, range(SETS["whole"][0][name])) for name in NAMES}
     for name, test in (("reviews", "test"), ("untested", "validation")):
-        splits = load_documents(language(name, data_dir=data_dir, held_out=0.2))
+        splits = load_documents(language(name, data_dir=data_dir, held_out_fraction=0.2))
         assert splits["train"] == texts("train", range(16))
         assert splits["validation"] == texts("train", range(16, 20))
         assert splits["test"] == texts(test, range(SETS[name][0][test]))
-    single = load_documents(language("single", data_dir=data_dir, held_out=0.2))
+    single = load_documents(language("single", data_dir=data_dir, held_out_fraction=0.2))
     joined = "".join(map("".join, single.values()))
     assert all(text in joined for text in texts("train", range(20)))
     assert len(joined) == sum(map(len, texts("train", range(20)))) and all(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_language, relative_error
 
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
 from train.gradient import make_gradient

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_tiny, make_tiny_language
 
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.logs.health import describe_warnings, find_warnings
 from train.logs.metrics import read_metrics
 from train.loop import train

@@ -17,7 +17,7 @@ from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.restore import count_parameters, load_model
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import locked, read_config, record_run, saved_steps
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import Position
 from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
@@ -34,8 +34,8 @@ def saved(tmp_path_factory):
     config, path = from_config_dict(cfg), epath.Path(tmp_path_factory.mktemp("inspect") / "run")
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, device_mesh(config.mesh))
-    record_run(path, cfg, None)
-    with Saver(path, config.checkpoint, cfg.to_dict(), 1000, config.train_steps) as saver:
+    record_run(path, config, None)
+    with Saver(path, config, 1000) as saver:
         for step, loss in METRICS.items():
             saver.save(state, Position(step, 0), {"val/loss": loss, "val/accuracy": 0.5}, wait=True)
     return path
@@ -159,8 +159,7 @@ def test_a_state_of_another_form(run, look):
 
 
 def test_what_is_unfinished_and_what_was_set_aside(run, look):
-    config = from_config_dict(read_config(run))
-    with Saver(epath.Path(run), config.checkpoint, {}, 1, config.train_steps) as saver:
+    with Saver(epath.Path(run), read_config(run), 1) as saver:
         saver.retire(4)
     shutil.copytree(
         run / "checkpoints" / "2" / "state", run / "checkpoints" / "9.orbax-checkpoint-tmp"
@@ -226,19 +225,18 @@ def test_configs_are_compared(run, saved, tmp_path, look):
     other.mkdir()
     cfg = json.loads((run / "config.json").read_text())
     cfg["depth"]["solver"] = "euler"
-    cfg["data"]["augment"]["new"] = [1, 2]
-    del cfg["guard"]["sigmas"]
+    del cfg["guard"]["sigmas"]  # None is its default
     (other / "config.json").write_text(json.dumps(cfg))
     code, out, _ = look(run, f"--compare={other}")
     assert code == 0
     assert list(rows(out).values()) == [
-        ["data.augment.new", "absent", "[1, 2]"],
         ["depth.solver", "'rk4'", "'euler'"],
-        ["guard.sigmas", "None", "absent"],
     ]
     _, out, _ = look("--compare=configs/digits.py", run)
     assert rows(out)["train_steps"] == ["train_steps", "6", "1800"]
     assert "depth.solver" not in rows(out)
+    _, out, _ = look("--compare=configs/pydocs.py", run)  # of another task, with other keys
+    assert rows(out)["model.tied"] == ["model.tied", "absent", "True"]
 
 
 def test_parameters_are_those_of_the_model(run, look):

@@ -10,7 +10,7 @@ from conftest import interrupt_at_second_score, make_tiny, timeless
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import evaluation_config, load_model
 from train.checkpoint.workdir import saved_steps
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.logs.metrics import read_metrics, read_scores
@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
 
 
 def test_what_a_run_writes(finished):
-    cfg, workdir = finished
+    _, workdir = finished
     lines = read_metrics(workdir)
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -42,7 +42,7 @@ def test_what_a_run_writes(finished):
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     assert list((workdir / "events").iterdir())
-    assert json.loads((workdir / "config.json").read_text())["seed"] == cfg.seed
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 0
     scores = read_scores(workdir)
     assert scores["correct"].shape == (360,)
     assert scores["correct"].mean() == pytest.approx(lines[-1]["test/accuracy"], abs=1e-6)
@@ -140,7 +140,7 @@ def test_models_are_loaded_under_other_steps(finished):
     assert (config.model.depth.rtol, config.model.depth.steps) == (1e-2, None)
     for overrides, message in (
         ({"depth.solvr": "rk4"}, "Did you mean 'depth.solver'"),
-        ({"depth.steps": "many"}, "does not fit the config"),
+        ({"depth.steps": "many"}, "config.depth.steps takes int or None; 'many' was given"),
     ):
         with pytest.raises(BadInput, match=message):
             load_model(workdir, overrides)

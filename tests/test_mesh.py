@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 from odeformer import LM, TextClassifier, ViT, presets
 from odeformer.models.registry import example_inputs
 from odeformer.transformer.sharding import parameter_axes
-from train.config.run import MeshConfig, from_config_dict
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
 from train.devices.mesh import RULES, check_fits, device_mesh
 from train.errors import BadInput
 

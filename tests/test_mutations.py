@@ -11,7 +11,8 @@ import pytest
 from conftest import make_tiny, make_tiny_language, make_tiny_sentences
 
 from configs import cifar, digits, imagenet, lm1b, pydocs, shakespeare, sst2
-from train.config.run import TASKS, from_config_dict
+from train.config.border import from_config_dict
+from train.config.run import TASKS
 from train.errors import BadInput
 from train.loop import train
 
@@ -78,7 +79,7 @@ def test_the_guard_sees_a_start_compile(forbidden, tmp_path):
 @pytest.mark.parametrize("name", REAL)
 def test_mutations_of_real_configs_are_refused(name):
     rng = np.random.default_rng(sum(name.encode()))
-    given = REAL[name]().to_dict()
+    given = mutations.complete(REAL[name]())
     drawn = mutations.draw(mutations.kinds_of_mutations(given, rng), 12, rng)
     assert len(drawn) == 12
     assert [wrong for m in drawn if (wrong := refusal(m, from_config_dict))] == []
@@ -98,7 +99,7 @@ def test_mutations_of_real_configs_are_refused(name):
         ("images", {"parallel.accumulate": 3}),
         ("images", {"model.dtype": "float64"}),
         ("images", {"model.attention": "cudnn", "model.dtype": "bfloat16"}),
-        ("images", {"data.repeats": 33}),
+        ("images", {"data.repeats_per_batch": 33}),
         ("language", {"data.files": "/nowhere/*.txt"}),
         ("language", {"data.tokenizer": "~no-one-of-this-name/x"}),
         ("language", {"model.vocabulary": 2**31 - 1}),
@@ -106,7 +107,7 @@ def test_mutations_of_real_configs_are_refused(name):
     ],
 )
 def test_what_the_data_and_the_devices_refuse(forbidden, tmp_path, task, changes):
-    given = (make_tiny if task == "images" else make_tiny_language)().to_dict()
+    given = mutations.complete((make_tiny if task == "images" else make_tiny_language)())
     mutation = mutations.changed(given, changes)
     assert refusal(mutation, lambda cfg: train(cfg, tmp_path / "run")) is None
     assert forbidden == [] and not (tmp_path / "run").exists()
@@ -123,7 +124,7 @@ def test_mutations_are_refused_before_anything_is_compiled(
     rng = np.random.default_rng(0)
     failures, count = [], 0
     for cfg in (make_tiny(), make_tiny_language(), make_tiny_sentences(opinions_dir)):
-        given = cfg.to_dict()
+        given = mutations.complete(cfg)
         drawn = mutations.draw(mutations.kinds_of_mutations(given, rng), border, rng)
         drawn += mutations.draw(mutations.kinds_of_data_mutations(given, rng), behind, rng)
         for mutation in drawn:
@@ -140,12 +141,12 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "train_steps": (3, 2**31 - 1),
     "batch_size": (1, 2**31 - 1),
     "seed": (0, 2**32 - 1),
-    "data.validation": (0, 10**12),
+    "data.validation_examples": (0, 10**12),
     "data.test_fraction": (0.0, 0, 0.9999),
     "data.workers": (0, 1024),
     "data.fold": (None, 0, 4),
-    "data.repeats": (1, 5, 8),  # it need not divide the batch
-    "data.held_out": (1e-9, 0.4999),
+    "data.repeats_per_batch": (1, 5, 8),  # it need not divide the batch
+    "data.held_out_fraction": (1e-9, 0.4999),
     "data.token_dropout": (0.0, 0, 0.9999),
     "data.augment.zoom": (0.0, 0.9999),
     "data.augment.crop_min_area": (0.0, 0.9999),
@@ -173,10 +174,9 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "checkpoint.every_steps": (1, 10**12),
     "checkpoint.keep": (1, 10**12),
     "checkpoint.best": (None, "val/loss", "val/accuracy"),
-    "checkpoint.spare_dir": (None, "/x"),
     "guard.sigmas": (None, 1e-30, LARGEST),
-    "guard.in_a_row": (1, 2**31 - 1),
-    "guard.returns": (0, 2**31 - 1),
+    "guard.max_consecutive": (1, 2**31 - 1),
+    "guard.max_rollbacks": (0, 2**31 - 1),
     "eval.every_steps": (1, 10**12),
     "eval.batch_size": (1, 2**31 - 1),
     "log.every_steps": (1, 10**12),
@@ -200,7 +200,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
 def test_the_edges_of_every_range_are_accepted():
     unseen = set(ACCEPTED)
     for cfg in (make_tiny(), make_tiny_language(), sst2.get_config()):
-        given = cfg.to_dict()
+        given = mutations.complete(cfg)
         for key in sorted(ACCEPTED.keys() & set(mutations.keys_of(given))):
             unseen.discard(key)
             for value in ACCEPTED[key]:
@@ -215,7 +215,7 @@ def test_the_edges_of_every_range_are_accepted():
 
 
 def test_the_edges_of_adaptive_steps_are_accepted():
-    given = make_tiny().to_dict()
+    given = mutations.complete(make_tiny())
     adaptive = {"depth.solver": "tsit5", "depth.rtol": 1e-3}
     for changes in (
         {"depth.rtol": 1e-30},
@@ -235,6 +235,6 @@ def test_every_key_has_its_mutations():
     numbers = {key for key, kinds in keys.items() if kinds & {int, float}}
     assert numbers - mutations.OUT_OF_RANGE.keys() == {"data.fold"}  # which the data refuse
     words = {key for key, kinds in keys.items() if str in kinds}
-    free = {"data.data_dir", "data.files", "data.text_key", "checkpoint.spare_dir"}
+    free = {"data.data_dir", "data.files", "data.text_key"}
     assert words - free == {*mutations.WORDS, *mutations.WORDS_OF_DATA}
     assert mutations.OUT_OF_RANGE.keys() <= keys.keys() and set(mutations.WORDS) <= keys.keys()

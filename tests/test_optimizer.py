@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from odeformer import LM, ViT, presets
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.optimizer import average, decay_mask, make_optimizer, make_schedule
 
 

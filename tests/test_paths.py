@@ -5,15 +5,16 @@ import pathlib
 
 import pytest
 from absl import flags
-from conftest import ROOT, make_tiny, make_tiny_language, run
+from conftest import ROOT, make_tiny_language, run
 from etils import epath
 
 from train.checkpoint.metadata import verified_config
 from train.checkpoint.workdir import check_workdir, read_config
-from train.command_line import define_path, parse_with_run
-from train.config import run as configs
-from train.config.paths import as_stored, with_absolute_paths
-from train.config.run import from_config_dict
+from train.command_line import define_path, parse_run
+from train.config.border import checked, from_config_dict, settings_for, to_dict
+from train.config.run import TASKS
+from train.config.setting import kinds_of
+from train.config.stored import from_json, from_stored, resume_conflicts, to_json
 from train.data.text.documents import load_documents
 from train.errors import BadInput
 from train.files import absolute, as_path, expand
@@ -56,14 +57,12 @@ def test_flags(home):
 def test_config_keys(home):
     cfg = make_tiny_language()
     cfg.data.update(files="texts/[a]/*.txt", data_dir="~/data", tokenizer="~/tokenizer.json")
-    cfg.checkpoint.spare_dir = "../spare"
     config = from_config_dict(cfg)
     assert config.data.files == f"{home.parent}/elsewhere/texts/[a]/*.txt"
     assert (config.data.data_dir, config.data.tokenizer) == (
         f"{home}/data",
         f"{home}/tokenizer.json",
     )
-    assert config.checkpoint.spare_dir == f"{home.parent}/spare"
     cfg.data.update(files=None, data_dir=BUCKET, tokenizer="bpe")
     data = from_config_dict(cfg).data
     assert (data.files, data.data_dir, data.tokenizer) == (None, BUCKET, "bpe")
@@ -77,27 +76,24 @@ def test_every_key_that_is_a_path_is_expanded():
     words = {"task", "data.name", "data.text_key", "data.label_key", "data.packing"}
     words |= {"parallel.mode", "checkpoint.best", "depth.solver", "depth.adjoint", "depth.policy"}
     words |= {f"model.{key}" for key in ("dtype", "pool", "positions", "time", "attention")}
-    for cfg in (make_tiny(), make_tiny_language()):
-        given = configs.flatten(cfg.to_dict())
-        hints = {"data.data_dir", "data.files", "checkpoint.spare_dir", "data.tokenizer"}
-        texts = {key for key, value in given.items() if isinstance(value, str)} | hints
-        for key in (texts - words) & given.keys():
-            group, name = key.split(".")
-            full = with_absolute_paths({group: {name: "~/x"}})
-            assert full[group][name] == os.path.expanduser("~/x"), key
+    words |= {"model.preset"}
+    for task in TASKS:
+        settings = settings_for(task)
+        texts = {key for key, setting in settings.items() if str in kinds_of(setting.kind)}
+        for key in texts - words:
+            value = checked(key, "~/x", settings[key])
+            assert value == os.path.expanduser("~/x"), key
 
 
 def test_the_same_place_is_the_same_config_in_any_folder(home, monkeypatch):
-    stored = make_tiny_language()
-    stored.data.files = "../home/texts"
-    stored = configs.load(configs.save(stored)).to_dict()
+    stored = from_config_dict(make_tiny_language(), {"data.files": "../home/texts"})
+    stored = from_json(to_json(stored))
     monkeypatch.chdir(home)
-    other = make_tiny_language()
     for files in ("texts", "~/texts", str(home / "texts"), "../home/texts/"):
-        other.data.files = files
-        assert configs.resume_conflicts(stored, other.to_dict()) == []
-    other.data.files = "../texts"
-    assert configs.resume_conflicts(stored, other.to_dict()) == [
+        other = from_config_dict(make_tiny_language(), {"data.files": files})
+        assert resume_conflicts(stored, other) == []
+    other = from_config_dict(make_tiny_language(), {"data.files": "../texts"})
+    assert resume_conflicts(stored, other) == [
         f"data.files: '{home}/texts' in the workdir, '{home.parent}/texts' given"
     ]
 
@@ -118,27 +114,28 @@ def test_a_run_is_resumed_from_another_folder(home, monkeypatch):
     monkeypatch.chdir(home)
     for files in ("texts", "~/texts", str(home / "texts"), "../home/texts/"):
         cfg.data.files = files
-        assert check_workdir("run", cfg) == epath.Path("run")
-    assert load_documents(from_config_dict(read_config("run")).data)["train"]
+        assert check_workdir("run", from_config_dict(cfg)) == epath.Path("run")
+    assert load_documents(read_config("run").data)["train"]
     monkeypatch.chdir("/")
     assert read_metrics("~/run")[-1]["step"] == 1
     values = flags.FlagValues()
     define_path("workdir", "", values)
-    workdir, config = parse_with_run(["", "--workdir=~/run"], values, verified_config)
+    workdir, config = parse_run(["", "--workdir=~/run"], values, verified_config)
     assert (workdir, config.data.files) == (str(home / "run"), str(home / "texts"))
     inspected = run("train.inspect", "~/run")
     assert inspected.returncode == 0 and f"{home}/run" in inspected.stdout
     cfg.data.files = "/other"
     with pytest.raises(BadInput, match="data.files: '.*home/texts' in the workdir, '/other' given"):
-        check_workdir("~/run", cfg)
+        check_workdir("~/run", from_config_dict(cfg))
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a [b]/run"])
 def test_a_workdir_whose_checkpoints_would_not_be_found(tiny, tmp_path, name):
+    config = from_config_dict(tiny)
     with pytest.raises(BadInput, match="cannot be read back from a folder with brackets"):
-        check_workdir(tmp_path / name, tiny)
+        check_workdir(tmp_path / name, config)
     assert not (tmp_path / name).exists()
-    assert check_workdir(tmp_path / "[", tiny) == epath.Path(tmp_path / "[")
+    assert check_workdir(tmp_path / "[", config) == epath.Path(tmp_path / "[")
 
 
 def test_programs_expand_their_files(home):
@@ -152,9 +149,7 @@ def test_programs_expand_their_files(home):
 
 
 def test_runs_of_older_versions_lack_keys(tiny):
-    given = tiny.to_dict()
+    config = from_config_dict(tiny)
+    given = to_dict(config)
     del given["data"]["test_fraction"]
-    assert as_stored(given)["data"]["test_fraction"] == 0.0
-    assert configs.resume_conflicts(given, tiny.to_dict()) == []
-    loaded = configs.load(configs.save(type(tiny)(given)))
-    assert from_config_dict(loaded) == from_config_dict(tiny)
+    assert from_stored(given) == config

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from conftest import make_tiny
 from PIL import Image
 
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.images import prepared
 from train.data.images.pixels import Encoded
 from train.data.images.records import Records, published_moments
@@ -169,7 +169,7 @@ def load(tmp_path_factory):
             builder(data_dir=folder, file_format="array_record").download_and_prepare()
             prepared.add(name)
         cfg = make_tiny()
-        cfg.data.update(name=name, validation=1, data_dir=str(folder))
+        cfg.data.update(name=name, validation_examples=1, data_dir=str(folder))
         cfg.model.update(image_size=28, channels=int(name[-1]))
         test = load_splits(from_config_dict(cfg))["test"]
         return test.gather(np.arange(len(FILES)))["image"]

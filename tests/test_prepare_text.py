@@ -37,7 +37,7 @@ def test_shakespeare(tmp_path):
         data_dir=str(tmp_path / "data"),
         files=None,
         text_key=None,
-        held_out=0.1,
+        held_out_fraction=0.1,
         tokenizer="bytes",
         packing="stream",
     )

@@ -12,7 +12,8 @@ import pytest
 from conftest import make_tiny, make_tiny_language, timeless
 
 from train.checkpoint.restore import restore_step
-from train.config.run import GuardConfig, from_config_dict
+from train.config.border import from_config_dict
+from train.config.run import GuardConfig
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, put_batch
@@ -373,7 +374,7 @@ class Late:
 def look(counts, in_a_row=3, saved=()):
     """What a watch waits for at each step, tells of, and finds."""
     waited, told, found, at = [], [], [], []
-    config = GuardConfig(sigmas=None, in_a_row=in_a_row, returns=0)
+    config = GuardConfig(max_consecutive=in_a_row, max_rollbacks=0)
     monitor: Any = SkipMonitor(config, lambda step, _: told.append(step))
     for step, count in enumerate(counts, 1):
         found.append(monitor.exceeded(step, Late(step, count, waited), wait=step in saved))

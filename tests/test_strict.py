@@ -35,8 +35,8 @@ from train.augment.mixing import mix
 from train.augment.operations import ADJUSTMENTS, ENHANCEMENTS, WARPS
 from train.augment.pipeline import augment
 from train.checkpoint.restore import load_params
+from train.config.border import from_config_dict
 from train.config.data import AugmentConfig
-from train.config.run import from_config_dict
 from train.data.sources import load_splits
 from train.data.text.tokenizer import ByteTokenizer
 from train.devices.mesh import device_mesh, on_mesh
@@ -188,8 +188,8 @@ def test_steps_of_each_task(task, opinions_dir):
     batch = split.gather(index, index) | {"draw": index.astype(np.int32)}
     with strictly():
         tasks = make_task(config, split)
-        lower_train_step(config, tasks, mesh, batch)
         adam = optimizers.make_optimizer(config.optimizer, config.train_steps)
+        lower_train_step(config, adam, tasks, mesh, batch)
         params = abstract_state(config, adam, mesh).params
         with on_mesh(mesh, config.model):
             jax.eval_shape(make_eval_step(config.model, tasks, mesh), params, batch)

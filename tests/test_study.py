@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from odeformer import flops
 from train.checkpoint.workdir import locked
-from train.config.run import save
+from train.config.stored import to_json
 from train.errors import BadInput
 from train.study import report
 from train.study.__main__ import run_study
@@ -103,8 +104,13 @@ def test_claims_are_those_of_the_paper(study):
     ("changes", "message"),
     [
         (dict(grid=dict(depth=dict(solvr=("rk4",)))), "Did you mean 'depth.solver'"),
-        (dict(matched=dict(row="rk4", by="time", solvers=())), "unknown cost 'time'"),
-        (dict(seeds=()), "one or more seeds"),
+        (
+            dict(matched=dict(row="rk4", by="time", solvers=())),
+            "study.matched.by is one of parameters, nfe, flops; time",
+        ),
+        (dict(seeds=()), "study.seeds is one or more seeds, whole numbers from 0 on"),
+        (dict(seeds=("1",)), "study.seeds is one or more seeds, whole numbers from 0 on"),
+        (dict(folds=1), "study.folds is 2 or more; 1 was given"),
         (dict(rows=3), "unknown key 'rows'"),
         (dict(grid=dict(depth=dict(solver=("tsit5",), rtol=(0.1,)))), "rows have fixed steps"),
     ],
@@ -126,11 +132,16 @@ def test_a_replica_has_its_own_seed_and_fold():
     study = from_study_dict(small(seeds=(3, 5)))
     row = study.rows[0]
     configs = [replica_config(row, replica) for replica in study.replicas]
-    assert [(cfg.seed, cfg.data.fold) for cfg in configs] == [(3, 0), (3, 1), (5, 0), (5, 1)]
+    assert [(config.seed, config.data.fold) for config in configs] == [
+        (3, 0),
+        (3, 1),
+        (5, 0),
+        (5, 1),
+    ]
 
-    for cfg in configs:
-        cfg.seed, cfg.data.fold = row.cfg.seed, row.cfg.data.fold
-        assert cfg.to_dict() == row.cfg.to_dict()
+    for config in configs:
+        data = replace(config.data, fold=row.config.data.fold)
+        assert replace(config, seed=row.config.seed, data=data) == row.config
 
 
 def test_a_claims_difference_is_the_row_minus_the_baseline():
@@ -168,11 +179,11 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     study, runs = from_study_dict(small(seeds=(4,))), []
     from train.study import __main__ as program
 
-    def counted(cfg, workdir):
-        runs.append((cfg.depth.solver, cfg.data.fold, cfg.seed))
+    def counted(config, workdir):
+        runs.append((config.model.depth.solver, config.data.fold, config.seed))
         if len(runs) == 3:
             raise KeyboardInterrupt
-        return train(cfg, workdir)
+        return train(config, workdir)
 
     train = program.train
     monkeypatch.setattr(program, "train", counted)
@@ -210,18 +221,18 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
 
 def test_a_study_may_grow(tmp_path, monkeypatch):
     """And what is held under another config is refused before a run of it begins."""
-    monkeypatch.setattr("train.study.train", lambda cfg, folder: pytest.fail("it was begun"))
+    monkeypatch.setattr("train.study.train", lambda config, folder: pytest.fail("it was begun"))
     folder = tmp_path / "runs" / "lie_trotter_share1" / "fold1_seed0"
     folder.mkdir(parents=True)
     for name in ("test_scores.npz", "curves.png"):
         (folder / name).touch()
     study = from_study_dict(small())
-    cfg = replica_config(study.rows[0], study.replicas[1])
-    (folder / "config.json").write_text(save(cfg))
+    config = replica_config(study.rows[0], study.replicas[1])
+    (folder / "config.json").write_text(to_json(config))
     with pytest.raises(pytest.fail.Exception, match="it was begun"):
         run_study(study, tmp_path, Console(quiet=True))
-    cfg.optimizer.learning_rate = 1.0
-    (folder / "config.json").write_text(save(cfg))
+    changed = replace(config.optimizer, learning_rate=1.0)
+    (folder / "config.json").write_text(to_json(replace(config, optimizer=changed)))
     with pytest.raises(BadInput, match="optimizer.learning_rate: 1.0 in the workdir"):
         run_study(study, tmp_path, Console(quiet=True))
 

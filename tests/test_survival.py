@@ -60,7 +60,7 @@ def make_quick_language():
 def make_images():
     """A run in which everything is random that can be."""
     cfg = make_tiny()
-    cfg.train_steps, cfg.data.repeats = 10, 2
+    cfg.train_steps, cfg.data.repeats_per_batch = 10, 2
     cfg.data.augment.update(
         crop_padding_px=1,
         crop_min_area=0.5,

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from odeformer import LM, TextClassifier
 from odeformer.transformer.attention import Layout
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh
@@ -31,6 +31,11 @@ def make(cfg):
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, mesh)
     return config, splits, mesh, state, make_task(config, splits["train"])
+
+
+def make_step(config, task, mesh):
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    return make_train_step(config, optimizer, task, mesh)
 
 
 def first_batch(config, splits):
@@ -58,7 +63,7 @@ def test_language_loss_counts_each_token_once_and_padding_never(language):
     smooth = -(0.8 * chosen + 0.2 * log.mean(axis=-1))
     counted = batch["segments"] > 0
     state = jax.tree.map(jnp.copy, state)  # the step is given its own to donate
-    _, metrics = make_train_step(config, task, mesh)(state, batch)
+    _, metrics = make_step(config, task, mesh)(state, batch)
     np.testing.assert_allclose(metrics["loss"], smooth[counted].mean(), rtol=1e-5)
     right = (log.argmax(-1) == batch["targets"])[counted]
     np.testing.assert_allclose(metrics["accuracy"], right.mean(), rtol=1e-5)
@@ -92,7 +97,7 @@ def test_no_token_of_a_packed_block_sees_another_document(tmp_path):
     for n in range(30):
         (tmp_path / f"{n}.txt").write_text("word " * (n % 3 + 1) + "\n")
     cfg = make_tiny_language()
-    cfg.data.update(files=str(tmp_path), tokenizer="bytes", held_out=0.2)
+    cfg.data.update(files=str(tmp_path), tokenizer="bytes", held_out_fraction=0.2)
     cfg.model.update(vocabulary=257, dropout=0.0)
     config, splits, _, state, _ = make(cfg)
     batch = next(eval_batches(splits["train"], 1))

@@ -26,7 +26,7 @@ from train import command_line, evaluate
 from train import generate as program
 from train.checkpoint.restore import load_model, load_params
 from train.checkpoint.workdir import read_tokenizer
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.logs.metrics import read_metrics, read_scores

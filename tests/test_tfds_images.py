@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from conftest import make_tiny
 from PIL import Image
 
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.sources import load_splits
 from train.errors import BadInput
 
@@ -90,7 +90,7 @@ def data_dir(tmp_path_factory):
 def load(data_dir):
     def load(name="tiny", **changes):
         cfg = make_tiny()
-        cfg.data.update({"name": name, "validation": 5, "data_dir": data_dir} | changes)
+        cfg.data.update({"name": name, "validation_examples": 5, "data_dir": data_dir} | changes)
         return load_splits(from_config_dict(cfg))
 
     return load
@@ -134,7 +134,8 @@ def test_a_training_split_alone_is_cut_by_a_fixed_seed(load):
     assert parts["test"] != list(range(14, 20))  # drawn, not the last ones of a set that is sorted
     for name, part in parts.items():
         assert part == sorted(part) and splits[name].labels.tolist() == [n % 4 for n in part]
-    again = load("tiny_untested", test_fraction=0.3, validation=1)  # another validation split
+    # Another validation split.
+    again = load("tiny_untested", test_fraction=0.3, validation_examples=1)
     assert numbers(again["test"]) == parts["test"]
     assert set(numbers(again["train"])) > set(parts["train"])
 
@@ -160,13 +161,17 @@ def test_a_record_of_a_part_is_named_by_its_number_in_the_set(load):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("tiny", dict(validation=0), "between 1 and 19 of its 20 training examples"),
-        ("tiny", dict(validation=20), "validation=20: tiny has no validation split"),
+        ("tiny", dict(validation_examples=0), "between 1 and 19 of its 20 training examples"),
+        ("tiny", dict(validation_examples=20), "=20: tiny has no validation split"),
         ("tiny_unlabelled", {}, "has the features image: a set with 'image' and a class 'label'"),
         ("tiny_untested", {}, "test_fraction=0: tiny_untested has a split 'train' of 20 examples"),
         ("tiny_untested", dict(test_fraction=0.01), "0 to test on, 5 to validate on and 15 to tra"),
         ("tiny_untested", dict(test_fraction=0.75), "15 to test on, 5 to validate on and 0 to tra"),
-        ("tiny_untested", dict(test_fraction=0.3, validation=0), "6 to test on, 0 to validate on"),
+        (
+            "tiny_untested",
+            dict(test_fraction=0.3, validation_examples=0),
+            "6 to test on, 0 to validate on",
+        ),
         ("tiny", dict(test_fraction=0.1), "no effect: tiny has a split 'test' to test on; set it"),
         ("digits", dict(test_fraction=0.1), "no effect: 'digits' has a test split of its own"),
         ("tinny", {}, "'tinny' is neither 'digits' nor a set"),

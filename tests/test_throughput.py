@@ -13,7 +13,7 @@ from conftest import make_tiny
 from etils import epath
 
 from odeformer import flops
-from train.config.run import from_config_dict
+from train.config.border import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
 from train.devices import chips
@@ -175,7 +175,7 @@ def make_run(**changes):
     rows = local_rows(mesh, config.batch_size)
     batches = train_batches(data, config.batch_size, config.train_steps, config.seed, rows=rows)
     optimizer = make_optimizer(config.optimizer, config.train_steps)
-    step = make_train_step(config, make_task(config, data), mesh)
+    step = make_train_step(config, optimizer, make_task(config, data), mesh)
     return step, init_state(config, optimizer, mesh), batches, mesh, config
 
 

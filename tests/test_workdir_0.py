@@ -33,7 +33,6 @@ from conftest import ROOT
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.restore import load_model, restore_newest
 from train.checkpoint.workdir import read_config, saved_steps
-from train.config.run import from_config_dict
 from train.devices.mesh import device_mesh
 from train.logs.metrics import read_metrics
 from train.loop import train
@@ -58,7 +57,7 @@ def digests(tree):
 
 
 def test_its_state_is_restored_bit_for_bit(workdir):
-    config = from_config_dict(read_config(workdir))
+    config = read_config(workdir)
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
     state, record = restore_newest(workdir, abstract_state(config, optimizer, mesh))
     assert digests(state) == EXPECTED["sha256"]

@@ -57,7 +57,7 @@ flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    cfg = command_line.parse_with_config(argv, FLAGS)
+    config = command_line.parse_config(argv, FLAGS)
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
     traced = parse_span(FLAGS.profile_steps) if FLAGS.profile_steps is not None else None
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
     )
     with processes.exiting_together():
-        train(cfg, FLAGS.workdir, traced)
+        train(config, FLAGS.workdir, traced)
 
 
 if __name__ == "__main__":

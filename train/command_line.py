@@ -1,10 +1,9 @@
 """Flags, help and exit codes of the programs.
 
 Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error), 75 stopped with the
-state saved: the same command goes on.
+state saved: the same command resumes it.
 """
 
-import io
 import os
 import pathlib
 import sys
@@ -16,8 +15,12 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
-from train.config import overrides
-from train.config.run import RunConfig, flatten, for_evaluation, from_config_dict
+from train.config.border import check_key, flatten, from_config_dict, settings_for, task_of, to_dict
+from train.config.run import RunConfig
+from train.config.setting import Setting
+from train.config.stored import for_evaluation
+from train.config.study import StudyConfig
+from train.config.text import list_group, list_keys, parse_value
 from train.errors import BadInput, ProcessError, RunError, Stopped
 from train.files import expand
 
@@ -31,7 +34,7 @@ def run(
     help_text: str | None,
     config_flag: str | None = None,
 ) -> int:
-    """Runs a program and returns its exit code; bad input is told in a line, not in a traceback.
+    """Runs a program and returns its exit code; bad input is one line, without a traceback.
 
     Args:
       main: the program, given the command line.
@@ -41,10 +44,6 @@ def run(
       config_flag: the flag that names a config file, or whose keys can be overridden, if any.
     """
     logging.set_verbosity(logging.WARNING)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
-            # Names of files and texts of users hold what not every terminal can show.
-            stream.reconfigure(errors="replace")
     try:
         if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
             _print_help(argv, own_flags, help_text or "", config_flag)
@@ -116,46 +115,29 @@ def parse(argv: Sequence[str], own_flags: flags.FlagValues) -> list[str]:
         raise BadInput(str(error)) from error
 
 
-def parse_with_config(
-    argv: Sequence[str],
-    own_flags: flags.FlagValues,
-    cfg: ml_collections.ConfigDict | None = None,
-    name: str = "config",
-) -> ml_collections.ConfigDict:
-    """Parses the flags, --config.key=value among them, and returns the config they leave.
+def parse_config(
+    argv: Sequence[str], own_flags: flags.FlagValues, name: str = "config"
+) -> RunConfig:
+    """Parses the flags, and returns the config of --config=FILE.py as --config.key=value change it.
 
     Args:
       argv: the command line.
       own_flags: the program's flags; filled in.
-      cfg: the config whose keys the flags override; None to read it off --config=FILE.py.
       name: of the flag, where it is not 'config'.
 
     Raises:
       BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
-    base = _load(flag_value(argv, name), name) if cfg is None else cfg
-    hints = overrides.hints_of(base)
-    _check_keys(argv, base, name, hints)
-    argv, values = overrides.split(argv, name, hints)
-    if cfg is None:
-        argv = [
-            _with_home(arg, name, before) for before, arg in zip(["", *argv], argv, strict=False)
-        ]
-        config_flags.DEFINE_config_file(name, flag_values=own_flags, sys_argv=list(argv))
-    else:
-        config_flags.DEFINE_config_dict(name, cfg, flag_values=own_flags, sys_argv=list(argv))
-    rest = parse(argv, own_flags)
-    if rest:
-        raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-    parsed: Any = own_flags[name].value
-    overrides.assign(parsed, values, hints)
-    return parsed
+    file = load_file(argv, name)
+    define_file(name, own_flags)
+    changes = parse_changes(argv, own_flags, name, settings_for(task_of(file)))
+    return from_config_dict(file, changes)
 
 
-def parse_with_run(
+def parse_run(
     argv: Sequence[str],
     own_flags: flags.FlagValues,
-    read_config: Callable[[str], ml_collections.ConfigDict],
+    read_config: Callable[[str], RunConfig],
 ) -> tuple[str, RunConfig]:
     """Parses the flags of a program that reads a run, --config.key=value among them.
 
@@ -165,7 +147,7 @@ def parse_with_run(
       read_config: returns the config of the run in a workdir.
 
     Returns:
-      The workdir, and the run's config as the flags change it; see `config.for_evaluation`.
+      The workdir, and the run's config as the flags change it; see `for_evaluation`.
 
     Raises:
       BadInput: no workdir, a flag or key that is unknown, or a value that does not fit.
@@ -173,18 +155,69 @@ def parse_with_run(
     workdir = flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
+
     workdir = expand(workdir)
-    cfg = parse_with_config(argv, own_flags, read_config(workdir))
-    return workdir, from_config_dict(for_evaluation(cfg.to_dict(), changed_keys(argv)))
+    config = read_config(workdir)
+    stored = flatten(to_dict(config))
+    settings = {key: s for key, s in settings_for(config.task).items() if key in stored}
+    return workdir, for_evaluation(config, parse_changes(argv, own_flags, "config", settings))
 
 
-def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
-    """Returns the config of a FILE.py or FILE.py:argument, without its overrides."""
+def parse_changes(
+    argv: Sequence[str], own_flags: flags.FlagValues, name: str, settings: Mapping[str, Setting]
+) -> dict[str, Any]:
+    """Parses the flags, and returns the values of --config.key=value by key.
+
+    Args:
+      argv: the command line.
+      own_flags: the program's flags; filled in.
+      name: what stands before each key, e.g. 'config'.
+      settings: every key that can be set.
+
+    Raises:
+      BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
+    """
+    keys = sorted(changed_keys(argv, name))
+    for key in keys:
+        check_key(key, settings)
+
+    for key in keys:
+        # As text: a value may be one of several types.
+        define = flags.DEFINE_bool if settings[key].kind is bool else flags.DEFINE_string
+        define(f"{name}.{key}", None, settings[key].help, own_flags)
+
+    rest = parse(argv, own_flags)
+    if rest:
+        raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+
+    changes = {key: own_flags[f"{name}.{key}"].value for key in keys}
+    return {
+        key: parse_value(value, settings[key], f"{name}.{key}") if isinstance(value, str) else value
+        for key, value in changes.items()
+    }
+
+
+def define_file(name: str, own_flags: flags.FlagValues) -> None:
+    """Defines the flag that names a file with a config, which `load_file` loads."""
+    flags.DEFINE_string(name, None, "FILE.py, or FILE.py:ARGUMENT.", own_flags)
+
+
+def load_file(argv: Sequence[str], name: str) -> Any:
+    """Returns the ConfigDict that get_config() of --name=FILE.py or =FILE.py:ARGUMENT returns.
+
+    Raises:
+      BadInput: the flag or the file is missing, or the file gives no config.
+    """
+    spec = flag_value(argv, name)
     if not spec:
         raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
-    spec = _expand_file(spec)
-    if not pathlib.Path(spec.partition(":")[0]).is_file():
-        raise BadInput(f"--{name}: {spec.partition(':')[0]} is not a file")
+
+    file, colon, argument = spec.partition(":")
+    file = expand(file)
+    spec = file + colon + argument
+    if not pathlib.Path(file).is_file():
+        raise BadInput(f"--{name}: {file} is not a file")
+
     values = flags.FlagValues()
     alone = ["", f"--config={spec}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=alone)
@@ -195,25 +228,10 @@ def _load(spec: str | None, name: str) -> ml_collections.ConfigDict:
         # config_flags puts the error's traceback into a message; its last line is the error itself.
         lines = [line for line in str(error).splitlines() if line.strip(") ")]
         raise BadInput(f"--{name}: {spec} does not give a config: {lines[-1]}") from error
+
     if not isinstance(loaded, ml_collections.ConfigDict):
         raise BadInput(f"--{name}: get_config() of {spec} does not return a ConfigDict")
     return loaded
-
-
-def _expand_file(spec: str) -> str:
-    """Returns a FILE.py or FILE.py:argument with the file's `~` replaced."""
-    file, colon, argument = spec.partition(":")
-    return expand(file) + colon + argument
-
-
-def _with_home(argument: str, name: str, before: str) -> str:
-    """Returns --NAME=FILE.py, or the FILE.py behind --NAME, with its `~` replaced."""
-    flag, equals, spec = argument.partition("=")
-    if before.lstrip("-") == name and before.startswith("-"):
-        return _expand_file(argument)
-    if flag.startswith("-") and flag.lstrip("-") == name and equals:
-        return f"{flag}={_expand_file(spec)}"
-    return argument
 
 
 def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
@@ -224,17 +242,6 @@ def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def _check_keys(
-    argv: Sequence[str], cfg: ml_collections.ConfigDict, name: str, hints: Mapping[str, Any]
-) -> None:
-    """Refuses --config.key where the config has no such key."""
-    keys = flatten(cfg.to_dict())
-    groups = {key for key in hints if key in cfg}  # that may be None as a whole
-    for key in changed_keys(argv, name):
-        if key not in keys and key not in groups:
-            raise BadInput(str(unknown("config key", key, sorted(keys))))
-
-
 def _print_help(
     argv: Sequence[str], own_flags: flags.FlagValues, help_text: str, config_flag: str | None
 ) -> None:
@@ -243,14 +250,16 @@ def _print_help(
     for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
+
     if config_flag is None:
         return
-    print(
-        f"  --{config_flag}.KEY=VALUE\n      Overrides a key of the {config_flag}: None for one "
-        "that may be without a value, 8,16 for a pair."
-    )
-    spec = flag_value(argv, config_flag)
-    if spec:
-        print(f"\nThe keys of {spec}:")
-        for key, value in flatten(_load(spec, config_flag).to_dict()).items():
-            print(f"  {key} = {value}")
+
+    file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
+    prefix = config_flag
+    if config_flag == "study":
+        # A study holds the config of its runs.
+        prefix, file = "study.config", None if file is None else file.config
+        print("\n".join(list_group("study", StudyConfig)))
+
+    config = None if file is None else from_config_dict(file)
+    print("\n".join(list_keys(prefix, config)))

@@ -66,7 +66,7 @@ def report(
         config.batch_size,
         config.train_steps,
         config.seed,
-        repeats=config.data.repeats,
+        repeats=config.data.repeats_per_batch,
         shuffle=shuffle,
     )
     indices, _ = batches[diverged.step - 1]

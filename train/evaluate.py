@@ -138,7 +138,7 @@ def compare(
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    workdir, config = command_line.parse_with_run(argv, FLAGS, verified_config)
+    workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
     split, names = FLAGS.split, FLAGS.solvers
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")

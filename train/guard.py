@@ -94,7 +94,7 @@ class SkipMonitor:
         if previous is not None:
             self._read(*previous)
 
-        limit = self._config.in_a_row
+        limit = self._config.max_consecutive
         if wait or self._is_first or self._consecutive or limit == 1:
             self._held, self._is_first = None, False
             self._read(step, metrics)

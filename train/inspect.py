@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 from absl import flags
 from jax.sharding import PartitionSpec
 from rich.console import Console
@@ -37,7 +36,8 @@ from train.checkpoint.listing import SOUND, Found, find_best, list_checkpoints
 from train.checkpoint.metadata import other_versions, verified_config
 from train.checkpoint.restore import count_parameters
 from train.checkpoint.workdir import read_config
-from train.config.run import RunConfig, flatten, from_config_dict
+from train.config.border import flatten, from_config_dict, to_dict
+from train.config.run import RunConfig
 from train.errors import BadInput, RunError
 from train.files import expand
 from train.logs.progress import describe
@@ -152,7 +152,7 @@ def _check_newest(workdir: str, finished: Sequence[Found]) -> None:
 
 
 def _print_differences(workdir: str, other: str, console: Console) -> None:
-    here, there = read_config(workdir).to_dict(), _config_of(other).to_dict()
+    here, there = to_dict(read_config(workdir)), to_dict(_config_of(other))
     found = differences(here, there)
     if not found:
         _say(console, f"{workdir} and {other} have the same config")
@@ -165,11 +165,10 @@ def _print_differences(workdir: str, other: str, console: Console) -> None:
     console.print(table)
 
 
-def _config_of(other: str) -> ml_collections.ConfigDict:
+def _config_of(other: str) -> RunConfig:
     """The config of a file FILE.py or FILE.py:argument, or else of a workdir."""
     if other.partition(":")[0].endswith(".py"):
-        argv = ["", f"--compare={other}"]
-        return command_line.parse_with_config(argv, flags.FlagValues(), name="compare")
+        return from_config_dict(command_line.load_file(["", f"--compare={other}"], "compare"))
     return read_config(other)
 
 
@@ -213,18 +212,18 @@ def _workdir_of(rest: Sequence[str]) -> str:
 
 def _inspect(argv: Sequence[str], console: Console) -> None:
     if command_line.flag_value(argv, "config") is not None:
-        cfg = command_line.parse_with_config(argv, FLAGS)
+        config = command_line.parse_config(argv, FLAGS)
         if not FLAGS.params or FLAGS.workdir or FLAGS.compare:
             raise BadInput("--config goes with --params alone: it shows a config's parameters")
-        _print_parameters(from_config_dict(cfg).model, console)
+        _print_parameters(config.model, console)
         return
     workdir = _workdir_of(command_line.parse(argv, FLAGS))
     if FLAGS.compare:
         _print_differences(workdir, FLAGS.compare, console)
     if FLAGS.params:
-        _print_parameters(from_config_dict(read_config(workdir)).model, console)
+        _print_parameters(read_config(workdir).model, console)
     if not FLAGS.compare and not FLAGS.params:
-        _print_checkpoints(workdir, from_config_dict(read_config(workdir)), console)
+        _print_checkpoints(workdir, read_config(workdir), console)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
 import optax
 from etils import epath
@@ -21,8 +20,8 @@ from train.checkpoint.workdir import (
     read_tokenizer,
     record_run,
 )
-from train.config.paths import with_absolute_paths
-from train.config.run import RunConfig, from_config_dict, to_config_dict
+from train.config.border import Given, from_config_dict
+from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.sources import load_splits
 from train.data.split import Split
@@ -62,7 +61,7 @@ class Run:
 
 
 def train(
-    cfg: ml_collections.ConfigDict, workdir: str | epath.Path, traced: Span | None = None
+    config: RunConfig | Given, workdir: str | epath.Path, traced: Span | None = None
 ) -> dict[str, float]:
     """Trains a run to its end, or resumes it where its workdir says that it stopped.
 
@@ -71,7 +70,7 @@ def train(
     the current step.
 
     Args:
-      cfg: the run's config.
+      config: of the run, or the ConfigDict that a file of configs/ returns.
       workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz, curves.png and, for a
         run on text, tokenizer.json are written; a local folder or a gs:// address.
       traced: steps of this start, counted from 1, to trace into profile/.
@@ -84,7 +83,10 @@ def train(
       Stopped: a signal came; the state is saved, and the same call resumes the run.
       RunError: the run diverged too often, or its last state cannot be saved.
     """
-    with _prepare(cfg, workdir) as run:
+    # Here a ConfigDict ends.
+    config = config if isinstance(config, RunConfig) else from_config_dict(config)
+
+    with _prepare(config, workdir) as run:
         state, start = _restore(run)
         while True:
             try:
@@ -98,38 +100,37 @@ def train(
 
 
 @contextlib.contextmanager
-def _prepare(cfg: ml_collections.ConfigDict, workdir: str | epath.Path) -> Iterator[Run]:
+def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
     """Makes what a run needs, inside its locked workdir."""
-    config = from_config_dict(cfg)
-    cfg = to_config_dict(with_absolute_paths(cfg.to_dict()))  # as it is stored
     mesh = device_mesh(config.mesh)
     check_fits(config, mesh)
 
-    path = check_workdir(workdir, cfg)
+    path = check_workdir(workdir, config)
     splits = load_splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
-    check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats)
+    check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
 
     with StopSignals() as signals, locked(path):
-        check_workdir(path, cfg)  # another trainer may have written while the data were read
+        check_workdir(path, config)  # another trainer may have written while the data were read
         barrier("the workdir was read")  # from here on the first process writes into it
         if is_primary():
-            record_run(path, cfg, splits["train"])
+            record_run(path, config, splits["train"])
         barrier("the run is recorded")
 
         any_process = AnyProcess()
-        with Saver(path, config.checkpoint, cfg.to_dict(), len(splits["train"])) as saver:
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        with Saver(path, config, len(splits["train"])) as saver:
             yield Run(
                 config=config,
                 path=path,
                 mesh=mesh,
                 splits=splits,
                 task=task,
-                optimizer=make_optimizer(config.optimizer, config.train_steps),
+                optimizer=optimizer,
                 saver=saver,
                 schedule=Schedule(config, saver),
                 stop_requested=lambda: any_process(signals.received is not None),
-                train_step=make_train_step(config, task, mesh),
+                train_step=make_train_step(config, optimizer, task, mesh),
                 eval_step=make_eval_step(config.model, task, mesh),
             )
 
@@ -224,7 +225,7 @@ def _batches(run: Run, start: Position) -> Iterator[dict[str, np.ndarray]]:
         config.seed,
         start,
         local_rows(run.mesh, config.batch_size),
-        config.data.repeats,
+        config.data.repeats_per_batch,
         config.data.workers,
     )
 
@@ -245,12 +246,12 @@ def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
 
 def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
-    limit, examples = run.config.guard.returns, len(run.splits["train"])
+    limit, examples = run.config.guard.max_rollbacks, len(run.splits["train"])
 
     if start.shuffle >= limit:
         text = report(diverged, run.path, run.config, run.task, run.mesh, examples, start.shuffle)
         raise RunError(
-            f"the run diverged, after {limit} rollbacks to a checkpoint (config.guard.returns)\n"
+            f"the run diverged, after {limit} rollbacks to a checkpoint (config.guard.max_rollbacks)\n"
             f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
         )
 

@@ -17,13 +17,13 @@ from train.config.run import RunConfig
 from train.devices.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.gradient import evaluations, failures, make_gradient
 from train.guard import judge
-from train.optimizer import average, make_optimizer, make_schedule
+from train.optimizer import average, make_schedule
 from train.state import TrainState, abstract_state, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
 
 def make_train_step(
-    config: RunConfig, task: Task, mesh: Mesh
+    config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the jitted train step (state, batch) -> (state, metrics); the state is donated.
 
@@ -34,6 +34,7 @@ def make_train_step(
 
     Args:
       config: of the run.
+      optimizer: its optimiser.
       task: what is learnt.
       mesh: the devices; the batch is split over them, and the state lies as `abstract_state` says.
 
@@ -44,7 +45,7 @@ def make_train_step(
       reach its end), in a batch of several parts or shards means over these; and int32 scalars:
       skipped, batches so far, and skipped_in_a_row.
     """
-    step, given = _jit_train_step(config, task, mesh)
+    step, given = _jit_train_step(config, optimizer, task, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with on_mesh(mesh, config.model):
@@ -55,6 +56,7 @@ def make_train_step(
 
 def lower_train_step(
     config: RunConfig,
+    optimizer: optax.GradientTransformation,
     task: Task,
     mesh: Mesh,
     batch: Mapping[str, Any],
@@ -64,27 +66,28 @@ def lower_train_step(
 
     Args:
       config: of the run.
+      optimizer: its optimiser.
       task: what is learnt.
       mesh: the devices.
       batch: any example of a batch, from which the shapes behind the leading axis are read.
       platform: whose program it becomes; None for that of the devices here.
     """
-    step, given = _jit_train_step(config, task, mesh)
+    step, given = _jit_train_step(config, optimizer, task, mesh)
     split = split_by_batch(mesh)
     shapes = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=split)
         for name, x in batch.items()
     }
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = abstract_state(config, optimizer, mesh)
     with on_mesh(mesh, config.model):
         traced = step.trace(state, shapes, given)
         return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
-def _jit_train_step(config: RunConfig, task: Task, mesh: Mesh) -> tuple[Any, dict[str, Any]]:
+def _jit_train_step(
+    config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
+) -> tuple[Any, dict[str, Any]]:
     """The step (state, batch, given), and what it is given."""
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
     schedule = make_schedule(config.optimizer, config.train_steps)
     gradient = make_gradient(config, task)
 

@@ -8,23 +8,20 @@ trains anew on four fifths and is tested on the fifth: each of the 1,797 images 
 Paper: arXiv 2212.06011.
 """
 
-import ml_collections
-
 from configs import common
 
 
 def get_config() -> common.Config:
     """Returns the study."""
-    study: common.Config = ml_collections.ConfigDict()
-    study.config = common.get_digits(layers=6)
-    study.config.train_steps = 800
-    study.config.model.update(width=32, heads=2, mlp=64)
-    study.config.checkpoint.update(every_steps=800, keep=1)
-    study.config.eval.every_steps = 800
-    study.config.log.every_steps = 50
-    study.grid = dict(
-        depth=dict(share=(1, 6), solver=("lie_trotter", "euler", "strang", "midpoint", "rk4"))
-    )
+    config = common.get_digits(layers=6)
+    config.train_steps = 800
+    config.model.update(width=32, heads=2, mlp=64)
+    config.checkpoint.update(every_steps=800, keep=1)
+    config.eval.every_steps = 800
+    config.log.every_steps = 50
+
+    solvers = ("lie_trotter", "euler", "strang", "midpoint", "rk4")
+    study = common.get_study(config, depth=dict(share=(1, 6), solver=solvers))
     study.matched = dict(row="rk4", by="flops", solvers=("lie_trotter", "euler"))
     study.folds = 5
     study.seeds = (0,)

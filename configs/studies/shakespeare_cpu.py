@@ -8,23 +8,16 @@ weights of its own (share 1) or all with one set (share 4); over three seeds, wh
 first weights and in the order of the data. Paper: arXiv 2212.06011.
 """
 
-import ml_collections
-
 from configs import common, shakespeare
 
 
 def get_config() -> common.Config:
     """Returns the study."""
-    study: common.Config = ml_collections.ConfigDict()
-    study.config = shakespeare.get_config("size=cpu")
-    study.config.train_steps = 400
-    study.config.checkpoint.update(every_steps=400, keep=1)
-    study.config.eval.every_steps = 400
-    study.config.log.every_steps = 50
-    study.grid = dict(
-        depth=dict(share=(1, 4), solver=("lie_trotter", "euler", "strang", "midpoint", "rk4"))
-    )
-    study.matched = None
-    study.folds = None
-    study.seeds = (0, 1, 2)
-    return study
+    config = shakespeare.get_config("size=cpu")
+    config.train_steps = 400
+    config.checkpoint.update(every_steps=400, keep=1)
+    config.eval.every_steps = 400
+    config.log.every_steps = 50
+
+    solvers = ("lie_trotter", "euler", "strang", "midpoint", "rk4")
+    return common.get_study(config, depth=dict(share=(1, 4), solver=solvers))

@@ -7,24 +7,16 @@ configs/sst2.py with three quarters of its steps, under five solvers, every laye
 its own (share 1) or all with one set; over three seeds. Paper: arXiv 2212.06011.
 """
 
-import ml_collections
-
 from configs import common, sst2
 
 
 def get_config() -> common.Config:
     """Returns the study."""
-    study: common.Config = ml_collections.ConfigDict()
-    study.config = sst2.get_config()
-    study.config.train_steps = 240
-    layers = study.config.depth.layers
-    study.config.checkpoint.update(every_steps=study.config.train_steps, keep=1)
-    study.config.eval.every_steps = study.config.train_steps
-    study.config.log.every_steps = 50
-    study.grid = dict(
-        depth=dict(share=(1, layers), solver=("lie_trotter", "euler", "strang", "midpoint", "rk4"))
-    )
-    study.matched = None
-    study.folds = None
-    study.seeds = (0, 1, 2)
-    return study
+    config = sst2.get_config()
+    config.train_steps = 240
+    config.checkpoint.update(every_steps=240, keep=1)
+    config.eval.every_steps = 240
+    config.log.every_steps = 50
+
+    solvers = ("lie_trotter", "euler", "strang", "midpoint", "rk4")
+    return common.get_study(config, depth=dict(share=(1, config.depth.layers), solver=solvers))

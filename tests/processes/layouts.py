@@ -30,7 +30,8 @@ from train.aot import compiled
 from train.checkpoint.checksums import checksums
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
-from train.config.run import MeshConfig, from_config_dict
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import check_fits, device_mesh, on_mesh, put_batch
@@ -74,7 +75,7 @@ def case(devices=8, steps=10, **changes):
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, mesh)
     before = shardings(state)
-    step = make_train_step(config, make_task(config, data), mesh)
+    step = make_train_step(config, optimizer, make_task(config, data), mesh)
     losses, norms = [], []
     for batch in train_batches(data, config.batch_size, steps, config.seed):
         state, metrics = step(state, put_batch(mesh, batch, config.batch_size))
@@ -121,7 +122,8 @@ def traffic():
     config = configure(depth=dict(solver="midpoint"), mesh=mesh)
     data = load_splits(config)["train"]
     batch = next(train_batches(data, config.batch_size, 1, config.seed))
-    lowered = lower_train_step(config, make_task(config, data), device_mesh(config.mesh), batch)
+    optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
+    lowered = lower_train_step(config, optimizer, make_task(config, data), mesh, batch)
     found = compiled.summarise(compiled.collectives(lowered.compile().as_text()))
     return [[one.kind, one.depth, one.bytes] for one in found if one.depth]
 
@@ -155,7 +157,7 @@ def checkpoint():
         with tempfile.TemporaryDirectory() as folder:
             workdir = epath.Path(folder)
             (workdir / "config.json").write_text("{}")  # else it counts as vanished
-            with Saver(workdir, config.checkpoint, {}, examples=1, train_steps=1) as saver:
+            with Saver(workdir, config, examples=1) as saver:
                 saver.save(state, Position(1, 0), {}, wait=True)
             for mesh, devices in layouts:
                 other = configure(mesh=mesh)

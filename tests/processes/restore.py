@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 
 from train.checkpoint.restore import restore_newest
 from train.checkpoint.workdir import read_config
-from train.config.run import from_config_dict
 from train.devices import processes
 from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
@@ -21,7 +20,7 @@ from train.state import abstract_state
 workdir, output, fsdp, *group = sys.argv[1:]
 if group:
     processes.start(group[0], int(group[1]), int(group[2]))
-config = from_config_dict(read_config(workdir))
+config = read_config(workdir)
 mesh = device_mesh(dataclasses.replace(config.mesh, data=-1, fsdp=int(fsdp)))
 optimizer = make_optimizer(config.optimizer, config.train_steps)
 restored = restore_newest(workdir, abstract_state(config, optimizer, mesh))

@@ -17,7 +17,8 @@ from etils import epath
 
 from train import command_line, loop
 from train.checkpoint.saver import Saver
-from train.config.run import CheckpointConfig, MeshConfig
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
 from train.data.pipeline import Position
 from train.devices import processes
 from train.devices.mesh import device_mesh, replicated
@@ -109,8 +110,9 @@ def save_slowly(journal, workdir):
     whole = replicated(device_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)))
     state = TrainState(jnp.ones(()), {"w": jnp.ones(4)}, {}, None, init_guard())
     state = jax.device_put(state, whole)
-    config = CheckpointConfig(every_steps=1, keep=2, best=None, spare_dir=None)
-    with StopSignals(), Saver(epath.Path(workdir), config, {}, 1, 2) as saver:
+    changes = {"checkpoint.every_steps": 1, "checkpoint.best": None, "train_steps": 2}
+    config = from_config_dict({}, {**changes, "optimizer.warmup_steps": 1})
+    with StopSignals(), Saver(epath.Path(workdir), config, 1) as saver:
         saver.save(state, Position(1, 0), {}, wait=True)
 
         def commit(*args, **kwargs):

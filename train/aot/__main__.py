@@ -22,7 +22,6 @@ from rich.console import Console
 from train import command_line
 from train.aot.report import make_report
 from train.aot.tables import print_report
-from train.config.run import from_config_dict
 from train.errors import BadInput
 
 FLAGS = flags.FlagValues()
@@ -34,12 +33,12 @@ flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else.", fla
 
 
 def main(argv: Sequence[str]) -> None:
-    cfg = command_line.parse_with_config(argv, FLAGS)
+    config = command_line.parse_config(argv, FLAGS)
     if not FLAGS.topology:
         raise BadInput("--topology is missing: give a slice of TPUs, e.g. --topology=v5e:4x4")
 
     name = command_line.flag_value(argv, "config") or ""
-    report = make_report(from_config_dict(cfg.to_dict()), name, FLAGS.topology, FLAGS.num_slices)
+    report = make_report(config, name, FLAGS.topology, FLAGS.num_slices)
 
     if FLAGS.json:
         print(json.dumps(dataclasses.asdict(report)))

@@ -98,13 +98,15 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     # The shapes of a batch are all that the program depends on.
     split = blank_split(config)
     batch = split.gather(np.zeros(1, np.int64)) | {"draw": np.zeros(1, np.int32)}
-    lowered = lower_train_step(config, make_task(config, split), mesh, batch, platform="tpu")
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    task = make_task(config, split)
+    lowered = lower_train_step(config, optimizer, task, mesh, batch, platform="tpu")
 
     start = time.perf_counter()
     program, total, available = _compile(lowered, chip.hbm_bytes)
     secs = time.perf_counter() - start
 
-    state = abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
+    state = abstract_state(config, optimizer, mesh)
     parts = [_bytes_a_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
 
     traffic = None

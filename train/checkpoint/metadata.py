@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 from etils import epath
 
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
 from train.config import renamed
-from train.config import run as configs
-from train.config.paths import as_stored
+from train.config.run import RunConfig
+from train.config.stored import differences, from_stored
 from train.data.pipeline import Position
 from train.devices.processes import is_primary
 from train.errors import BadInput, first_line, warn
@@ -181,13 +180,13 @@ def other_versions(record: Metadata) -> list[str]:
     ]
 
 
-def verified_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+def verified_config(workdir: str | epath.Path) -> RunConfig:
     """Returns the config of a run, having compared it with the newest record that can be read.
 
     Raises:
       BadInput: no run, or a config.json or tokenizer.json that is not the run's.
     """
-    cfg = read_config(workdir)
+    config = read_config(workdir)
     for step in reversed(saved_steps(workdir)):
         try:
             record = read_metadata(workdir, step)
@@ -195,17 +194,15 @@ def verified_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
             continue
         _check_files(record, workdir)
         break
-    return cfg
+    return config
 
 
 def _check_files(record: Metadata, workdir: str | epath.Path) -> None:
     """Raises BadInput where what stands beside the checkpoints is not what they were made with."""
-    was = configs.flatten(as_stored(record.config))
-    now = configs.flatten(read_config(workdir).to_dict())
+    changed = differences(from_stored(record.config), read_config(workdir))
     other = [
-        f"{key}: {was.get(key)!r} in checkpoint {record.position.step}, {now.get(key)!r} in it"
-        for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key) and key.split(".")[0] not in configs.CHANGEABLE_ON_RESUME
+        f"{key}: {was!r} in checkpoint {record.position.step}, {now!r} in it"
+        for key, (was, now) in changed.items()
     ]
     if other:
         raise BadInput(

@@ -10,13 +10,12 @@ import numpy as np
 from etils import epath
 
 from odeformer import make_model
-from odeformer.errors import unknown
 from train.checkpoint.arrays import read_arrays
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
 from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
-from train.config import run as configs
 from train.config.run import MeshConfig, RunConfig
+from train.config.stored import for_evaluation
 from train.devices.mesh import device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, first_line, warn
@@ -190,16 +189,7 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
       BadInput: no run, one whose config.json is not its own, or a key or a value that the config
         refuses.
     """
-    cfg = verified_config(workdir)
-    known = configs.flatten(cfg.to_dict())
-    for key in overrides:
-        if key not in known:
-            raise BadInput(str(unknown("config key", key, sorted(known))))
-    try:
-        cfg.update_from_flattened_dict(dict(overrides))
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"a value does not fit the config: {error}") from error
-    return configs.from_config_dict(configs.for_evaluation(cfg.to_dict(), set(overrides)))
+    return for_evaluation(verified_config(workdir), overrides)
 
 
 def load_params(

@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -26,7 +25,8 @@ from train.checkpoint.workdir import (
     saved_steps,
     unfinished_saves,
 )
-from train.config.run import CheckpointConfig
+from train.config.border import to_dict
+from train.config.run import RunConfig
 from train.data.pipeline import Position
 from train.devices.processes import all_agree, barrier, is_primary
 from train.errors import RunError, first_line, warn
@@ -45,20 +45,17 @@ class Saver:
     later.
     """
 
-    def __init__(
-        self, workdir: epath.Path, config: CheckpointConfig, run: Mapping[str, Any], examples: int
-    ):
+    def __init__(self, workdir: epath.Path, config: RunConfig, examples: int):
         """Opens the folder of checkpoints.
 
         Args:
           workdir: of the run.
-          config: when the run is saved, and what is kept.
-          run: the run's whole config, for the metadata.
+          config: of the run.
           examples: number of training examples, for the metadata.
         """
-        self._workdir, self._config, self._run, self._examples = workdir, config, run, examples
+        self._workdir, self._config, self._examples = workdir, config, examples
         self._folder = checkpoint_folder(workdir)
-        self._retention = Retention(workdir, config)
+        self._retention = Retention(workdir, config.checkpoint)
         self._manager: ocp.CheckpointManager | None = self._open()
         self._tokenizer = tokenizer_digest(workdir)
 
@@ -82,7 +79,7 @@ class Saver:
         """Whether the state after `step` steps is to be saved: regularly, and after a failure."""
         self._collect(wait=False)
         retries = self._retry_at is not None and step >= self._retry_at
-        return retries or step % self._config.every_steps == 0
+        return retries or step % self._config.checkpoint.every_steps == 0
 
     def save(
         self,
@@ -122,9 +119,10 @@ class Saver:
 
         raise RunError(
             f"{self._workdir} can no longer be written: {self._failures} attempts to save step "
-            f"{position.step} failed, the last: {self._reason}. {self._newest()} Make room or mend "
-            "the disk and give the same command again; or copy the folder elsewhere, and resume "
-            "from the copy with --workdir"
+            f"{position.step} failed, the last: {self._reason}. {self._newest()}\nMake room or mend "
+            "the disk, and give the same command again. To resume elsewhere, copy config.json, "
+            "tokenizer.json if there is one, metrics.jsonl and the newest folder of checkpoints/ "
+            "to another folder, and give it as --workdir"
         )
 
     def wait(self) -> None:
@@ -157,7 +155,8 @@ class Saver:
         """Starts a save, or notes that it failed."""
         step, self._retry_at = position.step, None
         # What fails here is no fault of the workdir's: it is raised as it is.
-        record = make_metadata(state, position, self._examples, self._run, metrics, self._tokenizer)
+        config = to_dict(self._config)
+        record = make_metadata(state, position, self._examples, config, metrics, self._tokenizer)
         trouble: Exception | None = None
 
         try:
@@ -226,7 +225,7 @@ class Saver:
         self._reason = "another process failed" if error is None else first_line(error)
 
         # The intervals double, up to the regular one.
-        every = self._config.every_steps
+        every = self._config.checkpoint.every_steps
         wait = min(every, max(every // 10, 1) * 2 ** (self._failures - 1))
         self._retry_at = step + wait
 

@@ -13,12 +13,13 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
 import orbax.checkpoint as ocp
 from etils import epath
 
-from train.config import run as configs
-from train.data.text.tokenizer import Tokenizer, from_json
+from train.config.run import RunConfig
+from train.config.stored import CHANGEABLE_ON_RESUME, from_json, resume_conflicts, to_json
+from train.data.text import tokenizer as tokenizers
+from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
 from train.errors import BadInput, warn
 from train.files import as_path, is_local, write_atomic
@@ -28,7 +29,7 @@ _SET_ASIDE = re.compile(rf"(\d+){re.escape(ASIDE)}")
 _UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
 
 
-def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> epath.Path:
+def check_workdir(workdir: str | epath.Path, config: RunConfig) -> epath.Path:
     """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
 
     A workdir without a checkpoint holds no run yet, whatever config was recorded.
@@ -41,7 +42,7 @@ def check_workdir(workdir: str | epath.Path, cfg: ml_collections.ConfigDict) -> 
         path = as_path(workdir)
         _check_name(path)
         if _holds_run(path):
-            _check_same_run(path, cfg, max(saved_steps(path), default=0))
+            _check_same_run(path, config, max(saved_steps(path), default=0))
         return path
 
 
@@ -96,12 +97,11 @@ def locked(path: epath.Path) -> Iterator[None]:
         yield
 
 
-def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> None:
+def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
     """Makes the workdir where it is missing, and records the run in it.
 
     Args:
       path: of the workdir.
-      cfg: the run's config.
       data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
 
     Raises:
@@ -110,7 +110,7 @@ def record_run(path: epath.Path, cfg: ml_collections.ConfigDict, data: Any) -> N
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
     with _reported(path):
         path.mkdir(parents=True, exist_ok=True)
-        _record(path / "config.json", configs.save(cfg))
+        _record(path / "config.json", to_json(config))
         if tokenizer is not None:
             _record(path / "tokenizer.json", tokenizer.to_json())
 
@@ -178,23 +178,22 @@ def _holds_run(path: epath.Path) -> bool:
     return bool(saved_steps(path) or retired_saves(path))
 
 
-def _check_same_run(path: epath.Path, cfg: ml_collections.ConfigDict, done: int) -> None:
-    conflicts = configs.resume_conflicts(read_config(path).to_dict(), cfg.to_dict())
+def _check_same_run(path: epath.Path, config: RunConfig, done: int) -> None:
+    conflicts = resume_conflicts(read_config(path), config)
     if conflicts:
         raise BadInput(
             f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
             f"Take another --workdir, or delete this one. On resume only "
-            f"{', '.join(configs.CHANGEABLE_ON_RESUME)} may differ."
+            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ."
         )
-    train_steps: Any = cfg.train_steps
-    if train_steps < done:
+    if config.train_steps < done:
         raise BadInput(
-            f"{path} holds a run of {done} steps, config.train_steps={train_steps} was given: give "
-            "as many or more, or take another --workdir"
+            f"{path} holds a run of {done} steps, config.train_steps={config.train_steps} was "
+            "given: give as many or more, or take another --workdir"
         )
 
 
-def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
+def read_config(workdir: str | epath.Path) -> RunConfig:
     """Returns the config of the run in a workdir.
 
     Raises:
@@ -211,7 +210,7 @@ def read_config(workdir: str | epath.Path) -> ml_collections.ConfigDict:
     if content is None:
         raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
     try:
-        return configs.load(content.decode())
+        return from_json(content.decode())
     except (ValueError, AttributeError, TypeError) as error:
         raise BadInput(
             f"{record} is not the config of a run ({error}): put it back; a checkpoint's "
@@ -232,6 +231,6 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
     if not record.exists():
         raise BadInput(f"{record} is missing, without which no text can be read: restore it")
     try:
-        return from_json(record.read_text())
+        return tokenizers.from_json(record.read_text())
     except ValueError as error:
         raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error

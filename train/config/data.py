@@ -1,57 +1,103 @@
-"""What a data set is, and how it is read: the groups `data` of a run's config."""
+"""What a data set is, and how it is read: the group `data` of a run's config."""
 
 import dataclasses
 from typing import ClassVar
 
-PACKINGS = ("documents", "stream")  # the values of config.data.packing of a language model
+from train.config.setting import (
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    Range,
+    between,
+    one_of,
+    setting,
+)
+
+PACKINGS = ("documents", "stream")
+
+_ALPHA = Range("0, or 1e-6 or more", lambda value: value == 0 or value >= 1e-6)
+_PART_OF_TEXT = Range("in (0, 0.5)", lambda value: 0 < value < 0.5)
+
+_TOKENIZERS = ("bytes", "bpe")
+_DATA_DIR = "Where prepared sets lie; None: tensorflow-datasets' own folder."
+_TEXT_KEY = "The set's feature that holds the text; None: the only one that is a text."
+_TOKENIZER = "'bytes', 'bpe' (byte pairs, trained on the training split), or a tokenizer.json."
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training images, made on the device; 0 (or False) leaves one out."""
+    """Random changes of the training images, made on the device; 0 or False leaves one out."""
 
-    shift_px: float  # affine map: either way, along each axis, in pixels
-    rotate_degrees: float  # affine map: either way
-    zoom: float  # affine map: as a fraction, either way: 0.1 scales by 0.9 to 1.1
-    crop_padding_px: int  # padded crop: zeros around the image, from which one of its size is cut
-    crop_min_area: float  # resized crop: least part of the image's area; 0: no resized crop
-    flip: bool  # left to right, every second image
-    randaugment_ops: int  # RandAugment: operations an image
-    randaugment_magnitude: float  # RandAugment: their strength, 0 to 10
-    erasing: float  # probability that a random rectangle is replaced by noise
-    mixup: float  # alpha of the Beta distribution that two images are mixed by
-    cutmix: float  # alpha of the Beta distribution of the area cut from another image
+    shift_px: float = setting(
+        0.0, "Affine map: the furthest shift along each axis, in pixels.", NOT_NEGATIVE
+    )
+    rotate_degrees: float = setting(0.0, "Affine map: the largest rotation.", NOT_NEGATIVE)
+    zoom: float = setting(0.0, "Affine map: 0.1 scales by 0.9 to 1.1.", FRACTION)
+    crop_padding_px: int = setting(
+        0, "Padded crop: zeros around the image, from which its size is cut.", NOT_NEGATIVE
+    )
+    crop_min_area: float = setting(
+        0.0, "Resized crop: the least part of the image's area; 0: no resized crop.", FRACTION
+    )
+    flip: bool = setting(False, "Mirror every second image, left to right.")
+    randaugment_ops: int = setting(0, "RandAugment: operations per image.", between(0, 100))
+    randaugment_magnitude: float = setting(9.0, "RandAugment: their strength.", between(0, 10))
+    erasing: float = setting(
+        0.0, "Probability that a random rectangle is replaced by noise.", between(0, 1)
+    )
+    mixup: float = setting(0.0, "Alpha of the Beta distribution that two images mix by.", _ALPHA)
+    cutmix: float = setting(
+        0.0, "Alpha of the Beta distribution of the area cut from another image.", _ALPHA
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataConfig:
     """Labelled images."""
 
-    name: str  # 'digits', or the name of a tensorflow-datasets set with 'image' and 'label'
-    data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
-    fold: int | None  # 0 to 4: the fifth that is tested on in cross-validation; digits alone
-    validation: int  # examples held out of the training split where the set has no validation
-    test_fraction: float  # of the examples of a set that has a training split alone, to test on
-    repeats: int  # how often a batch holds each of its examples, each time augmented anew
-    workers: int  # processes that decode images of varying size; 0: none, in this process
-    skip_corrupt: bool  # leave out records that cannot be decoded, rather than stop
-    augment: AugmentConfig
+    name: str = setting(
+        "digits", "'digits', or a tensorflow-datasets set with 'image' and 'label'."
+    )
+    data_dir: str | None = setting(None, _DATA_DIR, path=True)
+    fold: int | None = setting(
+        None, "The fifth to test on in cross-validation, 0 to 4; 'digits' alone has folds."
+    )
+    validation_examples: int = setting(
+        0, "Held out of the training split where the set has no validation split.", NOT_NEGATIVE
+    )
+    test_fraction: float = setting(
+        0.0, "Part of a set that has a training split alone, to test on.", FRACTION
+    )
+    repeats_per_batch: int = setting(
+        1, "How often a batch holds each of its examples, augmented differently.", COUNT
+    )
+    workers: int = setting(
+        0, "Processes that decode images of varying size; 0: the trainer's own.", between(0, 1024)
+    )
+    skip_corrupt: bool = setting(False, "Leave out records that cannot be decoded.")
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageDataConfig:
     """Documents, for a language model."""
 
-    name: str  # 'pydocs', 'files', or the name of a tensorflow-datasets set of texts
-    data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
-    # With 'files': a file, a folder (all in it, at any depth) or a pattern such as 'texts/*.txt'. A
-    # name that exists is no pattern, brackets or not; links are followed; hidden files left out.
-    files: str | None
-    text_key: str | None  # the set's feature that holds the text; None: its one text feature
-    held_out: float  # fraction of the text for each split that the set lacks
-    tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
-    packing: str  # 'documents': apart from one another in a block; 'stream': one long text
-    repeats: ClassVar[int] = 1
+    name: str = setting("pydocs", "'pydocs', 'files', or a tensorflow-datasets set of texts.")
+    data_dir: str | None = setting(None, _DATA_DIR, path=True)
+    files: str | None = setting(
+        None, "With name 'files': a file, a folder, or a pattern such as 'texts/*.txt'.", path=True
+    )
+    text_key: str | None = setting(None, _TEXT_KEY)
+    held_out_fraction: float = setting(
+        0.05, "Part of the text for each split that the set lacks.", _PART_OF_TEXT
+    )
+    tokenizer: str = setting("bytes", _TOKENIZER, path=True, words=_TOKENIZERS)
+    packing: str = setting(
+        "documents",
+        "Documents apart from each other in a block, or one long text.",
+        one_of(*PACKINGS),
+    )
+    repeats_per_batch: ClassVar[int] = 1
     workers: ClassVar[int] = 0
 
 
@@ -59,12 +105,16 @@ class LanguageDataConfig:
 class SentenceDataConfig:
     """Labelled sentences, for a classifier."""
 
-    name: str  # the name of a tensorflow-datasets set with a text and a class label
-    data_dir: str | None  # where prepared sets lie; None: tensorflow-datasets' own default
-    text_key: str | None  # the set's feature that holds the text; None: its one text feature
-    label_key: str  # the set's feature that holds the label
-    held_out: float  # fraction of the training split for each split that the set lacks
-    tokenizer: str  # 'bytes', 'bpe' (trained on the training split), or a tokenizer.json
-    token_dropout: float  # probability that a token of a training sentence is hidden
-    repeats: ClassVar[int] = 1
+    name: str = setting("glue/sst2", "A tensorflow-datasets set with a text and a class label.")
+    data_dir: str | None = setting(None, _DATA_DIR, path=True)
+    text_key: str | None = setting(None, _TEXT_KEY)
+    label_key: str = setting("label", "The set's feature that holds the label.")
+    held_out_fraction: float = setting(
+        0.1, "Part of the training split for each split that the set lacks.", _PART_OF_TEXT
+    )
+    tokenizer: str = setting("bpe", _TOKENIZER, path=True, words=_TOKENIZERS)
+    token_dropout: float = setting(
+        0.0, "Probability that a token of a training sentence is hidden.", FRACTION
+    )
+    repeats_per_batch: ClassVar[int] = 1
     workers: ClassVar[int] = 0

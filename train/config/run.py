@@ -1,24 +1,26 @@
-"""The border between a ConfigDict and the frozen dataclasses that everything behind it reads."""
+"""All that defines a run: frozen dataclasses, whose fields say what is to be known of each key."""
 
 import dataclasses
-import json
-import types
-import typing
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import ml_collections
-from ml_collections import config_dict
-
-from odeformer import DepthConfig, LMConfig, TextConfig, ViTConfig, solvers
-from odeformer.errors import unknown
+from odeformer import LMConfig, TextConfig, ViTConfig, presets
 from odeformer.models.registry import ModelConfig
-from train.config.data import PACKINGS, ImageDataConfig, LanguageDataConfig, SentenceDataConfig
-from train.config.paths import as_stored, with_absolute_paths
-from train.config.ranges import LARGEST_FLOAT, check_ranges
+from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
+from train.config.setting import (
+    COUNT,
+    COUNT_OR_ZERO,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    PartOfRun,
+    Range,
+    one_of,
+    setting,
+)
 from train.errors import BadInput
 
-CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log")
+DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,95 +29,123 @@ class Kind:
 
     model: type
     data: type
+    presets: tuple[str, ...]  # names of sizes
+    preset: Callable[[str], ModelConfig]
 
 
 TASKS = {  # the values of config.task
-    "images": Kind(ViTConfig, ImageDataConfig),
-    "language": Kind(LMConfig, LanguageDataConfig),
-    "sentences": Kind(TextConfig, SentenceDataConfig),
+    "images": Kind(ViTConfig, ImageDataConfig, presets.VIT_NAMES, presets.vit),
+    "language": Kind(LMConfig, LanguageDataConfig, presets.LM_NAMES, presets.lm),
+    "sentences": Kind(TextConfig, SentenceDataConfig, presets.TEXT_NAMES, presets.text),
 }
 
 # What a checkpoint may be the best by -> the sign with which more of it is better.
 BEST = {"val/loss": -1, "val/accuracy": 1}
+
+_AXIS = Range("1 or more, or -1 for the devices that are left", lambda v: v > 0 or v == -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with warm-up and cosine decay, an average of the weights, and label smoothing."""
 
-    learning_rate: float  # at its peak
-    warmup_steps: int
-    weight_decay: float  # on kernels and token embeddings alone
-    b1: float
-    b2: float
-    clip_norm: float | None  # of the gradient as a whole; None: no clipping
-    ema_decay: float | None  # of the weights' moving average; None: none is kept
-    label_smoothing: float
+    learning_rate: float = setting(1e-3, "Its peak, after the warm-up.", POSITIVE)
+    warmup_steps: int = setting(
+        100, "Steps of linear warm-up; fewer than train_steps.", NOT_NEGATIVE
+    )
+    weight_decay: float = setting(0.05, "Of kernels and token embeddings alone.", NOT_NEGATIVE)
+    b1: float = setting(0.9, "Decay of the gradient's moving average.", FRACTION)
+    b2: float = setting(0.999, "Decay of the squared gradient's moving average.", FRACTION)
+    clip_norm: float | None = setting(
+        None, "Bound on the norm of the whole gradient; None: no clipping.", POSITIVE
+    )
+    ema_decay: float | None = setting(
+        None, "Decay of the weights' moving average; None: none is kept.", FRACTION
+    )
+    label_smoothing: float = setting(0.0, "Part of the target spread over all classes.", FRACTION)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The sizes of the device mesh's axes; their product is the number of devices.
+    """The sizes of the device mesh's axes; their product is the number of devices."""
 
-    At most one of them is -1: it takes the devices that the others leave.
-    """
-
-    data: int  # the batch is split over it, the state whole along it
-    fsdp: int  # the batch and the state are split over it
-    tensor: int  # heads, MLP and vocabulary are split over it
+    data: int = setting(-1, "Splits the batch; each device holds the whole state.", _AXIS)
+    fsdp: int = setting(1, "Splits the batch and the state.", _AXIS)
+    tensor: int = setting(1, "Splits heads, MLP and vocabulary.", _AXIS)
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
     """How a training step is spread over the mesh."""
 
-    mode: str  # 'jit': the whole batch is one; 'shard_map': each shard of the data axis by itself
-    accumulate: int  # parts of a batch whose gradients are added up one after the other
+    mode: str = setting(
+        "jit",
+        "jit: one program of the whole batch; shard_map: each shard of the data axis on its own.",
+        one_of("jit", "shard_map"),
+    )
+    accumulate: int = setting(
+        1, "Parts of a batch, computed one after the other, whose gradients are added up.", COUNT
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When a run saves itself, and which of its checkpoints it keeps."""
+    """When a run is saved, and which of its checkpoints are kept."""
 
-    every_steps: int
-    keep: int  # the newest ones
-    best: str | None  # beside them the best by this metric of the validation split; or 'none'
-    spare_dir: str | None  # where a run that can no longer save into its workdir saves itself
+    every_steps: int = setting(PartOfRun(10), "Steps between two checkpoints.", POSITIVE)
+    keep: int = setting(2, "How many of the newest checkpoints are kept.", POSITIVE)
+    best: str | None = setting(
+        "val/loss",
+        "The best checkpoint by this metric is kept too; None: the newest alone.",
+        one_of(*BEST),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-    """When a batch is skipped, and what follows; loss and gradient must be finite in any case."""
+    """When a batch is skipped; one whose loss or gradient is not finite always is."""
 
-    sigmas: float | None  # standard deviations above the mean of the recent ones; None: any
-    in_a_row: int  # skipped batches after which the run goes back to its last checkpoint
-    returns: int  # of these, after which the next one stops the run
+    sigmas: float | None = setting(
+        None,
+        "Skip a batch whose loss or gradient norm is so many standard deviations above the mean "
+        "of the recent ones; None: any finite one is accepted.",
+        POSITIVE,
+    )
+    max_consecutive: int = setting(
+        10, "Batches skipped in a row after which the run is rolled back to a checkpoint.", COUNT
+    )
+    max_rollbacks: int = setting(
+        3, "Rollbacks after which the next one stops the run instead.", COUNT_OR_ZERO
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """When and in what batches a run is evaluated on the validation split."""
+    """How a run is evaluated on the validation split."""
 
-    every_steps: int
-    batch_size: int
+    every_steps: int = setting(PartOfRun(10), "Steps between two evaluations.", POSITIVE)
+    batch_size: int = setting(1000, "Examples per batch.", COUNT)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
     """How often the training metrics are written."""
 
-    every_steps: int
+    every_steps: int = setting(PartOfRun(100), "Steps between two lines of metrics.", POSITIVE)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that defines a run."""
+    """All that defines a run.
 
-    task: str  # a name of TASKS, which says what model and data are
-    seed: int
-    train_steps: int
-    batch_size: int
-    data: ImageDataConfig | LanguageDataConfig | SentenceDataConfig
+    `from_config_dict` makes one, and checks what each key accepts.
+    """
+
+    task: str = setting("images", "What is learnt, and from what.", one_of(*TASKS))
+    seed: int = setting(0, "Of the first weights, the data's order and all that is random.", SEED)
+    train_steps: int = setting(1000, "Batches to train on.", COUNT)
+    batch_size: int = setting(64, "Examples per batch, over all devices.", COUNT)
+    data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
@@ -126,184 +156,56 @@ class RunConfig:
     log: LogConfig
 
     def __post_init__(self):
-        check_ranges(self, _WORDS)
+        _check_warmup(self)
+        _check_repeats(self)
+        _check_crops(self)
+        _check_randaugment(self)
 
 
-_WORDS = {
-    "data.packing": PACKINGS,
-    "parallel.mode": ("jit", "shard_map"),
-    "checkpoint.best": (*BEST, "none"),
-}
-
-
-def from_config_dict(cfg: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
-    """Returns the frozen config of a ConfigDict.
-
-    Args:
-      cfg: with the keys of RunConfig; `depth`, the fields of DepthConfig, stands beside `model`.
-
-    Raises:
-      BadInput: a key that is unknown (the message names the nearest known one) or missing, a value
-        of the wrong type or out of range.
-    """
-    given = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else dict(cfg)
-    given = with_absolute_paths(given)
-    accepted = {field.name for field in dataclasses.fields(RunConfig)} | {"depth"}
-    for key in given:
-        if key not in accepted:
-            raise _unknown_key(f"{key}", sorted(accepted))
-    kind = _kind(given)
-    for group in ("depth", "model", "data"):
-        if not isinstance(given.get(group), Mapping):
-            was = f"{given[group]!r} was given" if group in given else "it is missing"
-            raise BadInput(f"config.{group} is a group of keys; {was}")
-    if "depth" in given["model"]:
+def _check_warmup(config: RunConfig) -> None:
+    steps, warmup = config.train_steps, config.optimizer.warmup_steps
+    if warmup >= steps:
         raise BadInput(
-            "config.model.depth is no key: the depth stands beside the model; set config.depth"
+            f"config.optimizer.warmup_steps={warmup} does not lie in [0, train_steps={steps}): "
+            "shorten the warm-up or train longer"
         )
-    depth = _build(DepthConfig, given.pop("depth"), "depth")
-    model = _build(kind.model, {**given["model"], "depth": depth}, "model")
-    data = _build(kind.data, given["data"], "data")
-    return _build(RunConfig, given | {"model": model, "data": data}, "")
 
 
-def _kind(given: Mapping[str, Any]) -> Kind:
-    if "task" not in given:
-        raise BadInput(f"config.task is missing; it is one of {', '.join(TASKS)}")
-    task = _typed(given["task"], str, "task")
-    if task not in TASKS:
-        raise BadInput(f"config.task: {unknown('task', task, TASKS)}")
-    return TASKS[task]
+def _check_repeats(config: RunConfig) -> None:
+    repeats, batch_size = config.data.repeats_per_batch, config.batch_size
+    if repeats > batch_size:
+        raise BadInput(
+            f"config.data.repeats_per_batch={repeats} of an example do not fit into a batch of "
+            f"config.batch_size={batch_size}: take fewer repeats or a larger batch"
+        )
+
+    # Draws are numbered in int32.
+    if config.train_steps * repeats >= 1 << 31:
+        raise BadInput(
+            f"config.train_steps={config.train_steps} times config.data.repeats_per_batch="
+            f"{repeats} is less than 2**31; train for fewer steps or repeat less"
+        )
 
 
-def to_config_dict(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns a ConfigDict of plain values, as saved with a run, that flags can override.
+def _check_crops(config: RunConfig) -> None:
+    if not isinstance(config.model, ViTConfig) or not isinstance(config.data, ImageDataConfig):
+        return
 
-    A None becomes a typed placeholder, without which no flag could set it.
-    """
-    kind = _kind(given)
-    hints = {**typing.get_type_hints(RunConfig), "depth": DepthConfig}
-    hints |= {"model": kind.model, "data": kind.data}
-    return ml_collections.ConfigDict(_with_placeholders(dict(given), hints))
-
-
-def save(cfg: ml_collections.ConfigDict) -> str:
-    """Returns the config as JSON, for `load`."""
-    return json.dumps(cfg.to_dict(), indent=2, sort_keys=True)
+    padding, side = config.data.augment.crop_padding_px, min(config.model.image_shape[:2])
+    if padding > side:
+        raise BadInput(
+            f"config.data.augment.crop_padding_px={padding} is more than the images' {side} "
+            "pixels, so that crops would miss them: take a narrower frame"
+        )
 
 
-def load(text: str) -> ml_collections.ConfigDict:
-    """Returns the ConfigDict that `save` wrote."""
-    return to_config_dict(as_stored(json.loads(text)))
+def _check_randaugment(config: RunConfig) -> None:
+    if not isinstance(config.model, ViTConfig) or not isinstance(config.data, ImageDataConfig):
+        return
 
-
-def flatten(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {'depth.solver': 'rk4', ...} of a nested config."""
-    flat = {}
-    for key, value in given.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def resume_conflicts(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each key that differs and may not on resume."""
-    old, new = flatten(as_stored(saved)), flatten(as_stored(given))
-    return [
-        f"{key}: {old.get(key)!r} in the workdir, {new.get(key)!r} given"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.split(".")[0] not in CHANGEABLE_ON_RESUME
-    ]
-
-
-def for_evaluation(given: Mapping[str, Any], changed: Collection[str]) -> dict[str, Any]:
-    """Returns a run's config to evaluate under: what was changed replaces what stands against it.
-
-    A tolerance replaces the run's fixed steps, fixed steps or a solver without an error estimate
-    replace its tolerances. No gradient is taken, so the adjoint is the default one; whole copies
-    of the model are spread over the devices that are there, whatever mesh it was trained on.
-
-    Args:
-      given: the run's config with the changes.
-      changed: the keys that were changed, as 'depth.solver'.
-    """
-    depth = {**given["depth"], "adjoint": "checkpoint", "policy": None}
-    asked = {key for key in depth if f"depth.{key}" in changed and depth[key] is not None}
-    fixed = not {"rtol", "atol", "max_steps"} & asked and (
-        "steps" in asked
-        or ("depth.rtol" in changed and depth["rtol"] is None)
-        or (depth["solver"] in solvers.NAMES and not solvers.is_adaptive(depth["solver"]))
-    )
-    if fixed:
-        depth |= {"rtol": None, "atol": None, "max_steps": None, "per_sample": False}
-    elif "rtol" in asked and "steps" not in asked:
-        depth["steps"] = None
-    mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    mesh |= {key: given["mesh"][key] for key in mesh if f"mesh.{key}" in changed}
-    return {**given, "depth": depth, "mesh": mesh, "parallel": {"mode": "jit", "accumulate": 1}}
-
-
-def _unknown_key(path: str, accepted: list[str]) -> BadInput:
-    prefix = path.rpartition(".")[0]
-    names = [f"{prefix}.{name}" if prefix else name for name in accepted]
-    return BadInput(str(unknown("config key", path, names)))
-
-
-def _build(cls: Any, given: Mapping[str, Any], path: str) -> Any:
-    """Builds a dataclass from a mapping, checking names, presence and types."""
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    values = {}
-    for key, value in given.items():
-        where = f"{path}.{key}" if path else key
-        if key not in names:
-            raise _unknown_key(where, [name for name in names if name != "depth"])
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint) and not dataclasses.is_dataclass(value):
-            if not isinstance(value, Mapping):
-                raise BadInput(f"config.{where} is a group of keys; {value!r} was given")
-            value = _build(hint, value, where)
-        values[key] = _typed(value, hint, where)
-    for name in names:
-        if name not in values:  # the library's defaults are not the run's
-            raise BadInput(f"config.{path + '.' if path else ''}{name} is missing")
-    try:
-        return cls(**values)
-    except BadInput:
-        raise
-    except ValueError as error:
-        raise BadInput(f"config.{path}: {error}") from error
-
-
-def _typed(value: Any, hint: Any, path: str) -> Any:
-    """Returns the value as its hint's type, or refuses it; an int serves as a float."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    origins = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    if isinstance(value, list) and tuple in origins:
-        value = tuple(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and float in origins:
-        if not abs(value) <= LARGEST_FLOAT:
-            raise BadInput(f"config.{path} is a finite number of float32; {value!r} was given")
-        value = float(value)
-    wrongly_bool = isinstance(value, bool) and bool not in origins
-    if wrongly_bool or not isinstance(value, origins):
-        names = " or ".join("nothing" if o is type(None) else o.__name__ for o in origins)
-        raise BadInput(f"config.{path} takes {names}; {value!r} was given")
-    return value
-
-
-def _with_placeholders(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces each None by a placeholder of its hint's type, all the way down."""
-    filled = {}
-    for key, value in given.items():
-        hint = hints.get(key)
-        if isinstance(value, Mapping):
-            inner = typing.get_type_hints(hint) if hint is not None else {}
-            value = _with_placeholders(value, inner)
-        elif value is None and isinstance(hint, types.UnionType):
-            kind = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-            value = config_dict.placeholder(kind)
-        filled[key] = value
-    return filled
+    channels = config.model.channels
+    if config.data.augment.randaugment_ops and channels not in (1, 3):
+        raise BadInput(
+            "config.data.augment.randaugment_ops takes images of 1 channel or 3; "
+            f"config.model.channels={channels} was given: set the former to 0"
+        )

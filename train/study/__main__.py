@@ -23,13 +23,20 @@ from rich.console import Console
 
 from train import command_line
 from train.checkpoint.workdir import locked, read_config
-from train.config.run import resume_conflicts
+from train.config.stored import resume_conflicts
+from train.config.study import study_settings
 from train.errors import BadInput
 from train.files import as_path, write_atomic
 from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
 from train.study import report
-from train.study.grid import Replica, Row, Study, from_study_dict, replica_config
+from train.study.grid import (
+    Replica,
+    Row,
+    Study,
+    from_study_dict,
+    replica_config,
+)
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the study.", FLAGS)
@@ -122,8 +129,7 @@ def _is_finished(folder: epath.Path, row: Row, replica: Replica) -> bool:
     """Whether the run has its test scores; refuses a folder of another config."""
     if not (folder / "test_scores.npz").exists() or not (folder / "curves.png").exists():
         return False
-    given = replica_config(row, replica).to_dict()
-    conflicts = resume_conflicts(read_config(folder).to_dict(), given)
+    conflicts = resume_conflicts(read_config(folder), replica_config(row, replica))
     if conflicts:
         raise BadInput(
             f"{folder} holds a run of another study:\n  " + "\n  ".join(conflicts) + "\n"
@@ -148,8 +154,11 @@ def _result(folder: epath.Path, row: Row, replica: Replica) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
-    cfg = command_line.parse_with_config(argv, FLAGS, name="study")
-    study = from_study_dict(cfg)
+    file = command_line.load_file(argv, "study")
+    command_line.define_file("study", FLAGS)
+    changes = command_line.parse_changes(argv, FLAGS, "study", study_settings(file))
+    study = from_study_dict(file, changes)
+
     console = Console(soft_wrap=True)
     report.print_costs(study, console)
     if FLAGS.dry_run:

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 from odeformer import example_inputs, flops, make_model
 from odeformer.errors import unknown
 from odeformer.models.registry import ModelConfig
 from train.checkpoint.restore import count_parameters
-from train.config.run import RunConfig, flatten, from_config_dict
+from train.config.border import Given, flatten, from_config_dict
+from train.config.data import ImageDataConfig
+from train.config.run import RunConfig
+from train.config.study import MatchedConfig, read_study
 from train.errors import BadInput
 
-MATCHES = ("parameters", "nfe", "flops")
 DEEPEST = 512  # layers that are tried for a matched row
 KEYS = ("config", "grid", "matched", "folds", "seeds")
 
@@ -46,20 +47,15 @@ class Row:
 
     Attributes:
       name: e.g. 'rk4, share 6'.
-      cfg: the ConfigDict of its runs, for fold and seed to be set.
+      config: of its runs, but for fold and seed.
       costs: what it costs.
       match: (by, name) of the row it was made to match, for a matched row.
     """
 
     name: str
-    cfg: Any
+    config: RunConfig
     costs: Costs
     match: tuple[str, str] | None = None
-
-    @property
-    def config(self) -> RunConfig:
-        """The same as a frozen config."""
-        return from_config_dict(self.cfg)
 
     @property
     def slug(self) -> str:
@@ -108,53 +104,56 @@ class Study:
     claims: tuple[Claim, ...]
 
 
-def from_study_dict(cfg: Any) -> Study:
+def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Study:
     """Returns the study that a file of configs/studies describes.
 
     Args:
-      cfg: a ConfigDict of `config`, the ConfigDict of a run; `grid`, values to try of its keys, as
-        {'depth': {'solver': (...), 'share': (...)}}; `matched`, {'row': solver, 'by': ...,
+      study: a ConfigDict of `config`, the ConfigDict of a run; `grid`, values to try of its keys,
+        as {'depth': {'solver': (...), 'share': (...)}}; `matched`, {'row': solver, 'by': ...,
         'solvers': (...)}: for each row of that solver a deeper or shallower row of each of those
         solvers, nearest to it by 'parameters', 'nfe' or 'flops', with as many sets of weights where
-        the row shares them and one a layer where it does not; `folds`, a number or None; `seeds`.
+        the row shares them and one per layer where it does not; `folds`, a number or None; `seeds`.
+      changes: values that replace those, as {'folds': 3, 'config.seed': 1}.
 
     Raises:
       BadInput: a key, a name or a value that is not accepted.
     """
-    for key in cfg:
-        if key not in KEYS:
-            raise BadInput(f"study: {unknown('key', key, KEYS)}")
-    missing = [key for key in KEYS if key not in cfg]
-    if missing:
-        raise BadInput(f"study: {', '.join(missing)} is missing; a study has {', '.join(KEYS)}")
-    if not cfg.seeds:
-        raise BadInput("study: seeds is a tuple of one or more seeds; () was given")
-    if cfg.folds is not None and "fold" not in cfg.config.data:
+    changes = changes or {}
+    _check_study_keys(study)
+    own = read_study(study, changes)
+
+    of_run = {k.removeprefix("config."): v for k, v in changes.items() if k.startswith("config.")}
+    base = from_config_dict(study.config, of_run)
+    if own.folds is not None and not isinstance(base.data, ImageDataConfig):
         raise BadInput(
-            f"study: folds={cfg.folds}: a run of task {cfg.config.task!r} has a test split of its "
-            "own; set folds to None, and give seeds"
+            f"study: folds={own.folds}: a run of task {base.task!r} has a test split of its own; "
+            "set folds to None, and give seeds"
         )
-    if cfg.config.checkpoint.spare_dir is not None:
-        raise BadInput(
-            "study: config.checkpoint.spare_dir is for a single run; leave it out, and start the "
-            "study again where a disk was full"
-        )
-    if cfg.matched is not None and cfg.matched.by not in MATCHES:
-        raise BadInput(f"study: matched.by: {unknown('cost', cfg.matched.by, MATCHES)}")
-    rows = [_grid_row(cfg.config, choice) for choice in _choices(cfg.grid.to_dict())]
-    rows += _matched_rows(rows, cfg.matched)
-    folds = [None] if cfg.folds is None else range(cfg.folds)
-    replicas = tuple(Replica(fold, seed) for seed in cfg.seeds for fold in folds)
+
+    rows = [_grid_row(study.config, of_run, choice) for choice in _choices(study.grid.to_dict())]
+    rows += _matched_rows(rows, own.matched)
+    folds = [None] if own.folds is None else range(own.folds)
+    replicas = tuple(Replica(fold, seed) for seed in own.seeds for fold in folds)
     return Study(tuple(rows), replicas, tuple(_claims(rows)))
 
 
-def replica_config(row: Row, replica: Replica) -> ml_collections.ConfigDict:
+def _check_study_keys(study: Any) -> None:
+    for key in study:
+        if key not in KEYS:
+            raise BadInput(f"study: {unknown('key', key, KEYS)}")
+
+    missing = [key for key in KEYS if key not in study]
+    if missing:
+        raise BadInput(f"study: {', '.join(missing)} is missing; a study has {', '.join(KEYS)}")
+
+
+def replica_config(row: Row, replica: Replica) -> RunConfig:
     """Returns the config of one run."""
-    cfg = row.cfg.copy_and_resolve_references()
-    cfg.seed = replica.seed
-    if replica.fold is not None:
-        cfg.data.fold = replica.fold
-    return cfg
+    config = dataclasses.replace(row.config, seed=replica.seed)
+    if replica.fold is None or not isinstance(config.data, ImageDataConfig):
+        return config
+
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, fold=replica.fold))
 
 
 def costs(config: ModelConfig) -> Costs:
@@ -185,14 +184,8 @@ def _choices(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _grid_row(base: Any, choice: Mapping[str, Any]) -> Row:
-    cfg = base.copy_and_resolve_references()
-    known = flatten(cfg.to_dict())
-    for key in choice:
-        if key not in known:
-            raise BadInput(f"study: grid: {unknown('config key', key, sorted(known))}")
-    cfg.update_from_flattened_dict(dict(choice))
-    config = from_config_dict(cfg)
+def _grid_row(base: Given, changes: Mapping[str, Any], choice: Mapping[str, Any]) -> Row:
+    config = from_config_dict(base, {**changes, **choice})
     depth = config.model.depth
     if depth.rtol is not None:
         raise BadInput(
@@ -206,10 +199,10 @@ def _grid_row(base: Any, choice: Mapping[str, Any]) -> Row:
         if key not in ("depth.solver", "depth.share")
     ]
     name = ", ".join([depth.solver, f"share {depth.share}", *others])
-    return Row(name, cfg, costs(config.model))
+    return Row(name, config, costs(config.model))
 
 
-def _matched_rows(rows: Sequence[Row], matched: Any) -> list[Row]:
+def _matched_rows(rows: Sequence[Row], matched: MatchedConfig | None) -> list[Row]:
     if matched is None:
         return []
     targets = [row for row in rows if row.config.model.depth.solver == matched.row]
@@ -236,10 +229,9 @@ def _matched_row(target: Row, solver: str, by: str) -> Row:
     above = bisect.bisect_left(depths, wanted, key=cost)  # costs do not fall with the depth
     layers = min(depths[max(above - 1, 0) : above + 1], key=lambda n: abs(cost(n) - wanted))
     chosen = model(layers)
-    cfg = target.cfg.copy_and_resolve_references()
-    cfg.depth.update(solver=solver, layers=layers, share=chosen.depth.share, steps=None)
+    config = dataclasses.replace(target.config, model=chosen)
     name = f"{solver}, share {chosen.depth.share}, layers {layers}"
-    return Row(name, cfg, costs(chosen), match=(by, target.name))
+    return Row(name, config, costs(chosen), match=(by, target.name))
 
 
 def _claims(rows: Sequence[Row]) -> list[Claim]:

@@ -28,13 +28,13 @@ def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) ->
     A set whose images have one size is decoded once into memory; of others the records are decoded
     as they are read, cropped to image_size. The test split is the set's 'test', or its
     'validation' where it has no labelled test split (ImageNet); the validation split is its
-    'validation', or the last `config.validation` examples of 'train'. A set with a split 'train'
-    alone is cut by a fixed seed: `config.test_fraction` of the examples are the test split,
-    `config.validation` of the others the validation split.
+    'validation', or the last `config.validation_examples` examples of 'train'. A set with a split
+    'train' alone is cut by a fixed seed: `config.test_fraction` of the examples are the test split,
+    `config.validation_examples` of the others the validation split.
 
     Args:
-      config: name, data_dir, validation, test_fraction, skip_corrupt, and augment.crop_min_area for
-        the crops.
+      config: name, data_dir, validation_examples, test_fraction, skip_corrupt, and
+        augment.crop_min_area for the crops.
       image_size: height and width in pixels of images of varying size.
       seed: of the crops made while reading.
 
@@ -120,7 +120,7 @@ def _sources(builder: Any, config: ImageDataConfig) -> dict[str, tuple[str, Any]
     test = _test_examples(sizes["train"], config)
     return {
         name: (f"{config.name}/train, its part for {name}", Part(source, places))
-        for name, places in cut(sizes["train"], test, config.validation).items()
+        for name, places in cut(sizes["train"], test, config.validation_examples).items()
     }
 
 
@@ -134,12 +134,12 @@ def _split_names(sizes: Mapping[str, int], config: ImageDataConfig) -> dict[str,
         )
     if test == "test" and sizes.get("validation"):
         return {"train": "train", "validation": "validation", "test": "test"}
-    held_out = config.validation
+    held_out = config.validation_examples
     if not 0 < held_out < sizes["train"]:
         raise BadInput(
-            f"config.data.validation={held_out}: {config.name} has no validation split beside the "
-            f"test split, so between 1 and {sizes['train'] - 1} of its {sizes['train']} training "
-            "examples are held out"
+            f"config.data.validation_examples={held_out}: {config.name} has no validation split "
+            f"beside the test split, so between 1 and {sizes['train'] - 1} of its "
+            f"{sizes['train']} training examples are held out"
         )
     return {"train": f"train[:-{held_out}]", "validation": f"train[-{held_out}:]", "test": test}
 
@@ -152,10 +152,10 @@ def _test_examples(examples: int, config: ImageDataConfig) -> int:
             f"config.data.test_fraction=0: {alone}: give the fraction of them to test on, say 0.1, "
             "and config.data.validation, the number of them to validate on"
         )
-    test, validation = round(config.test_fraction * examples), config.validation
+    test, validation = round(config.test_fraction * examples), config.validation_examples
     if test < 1 or validation < 1 or test + validation >= examples:
         raise BadInput(
-            f"config.data.test_fraction={config.test_fraction} and config.data.validation="
+            f"config.data.test_fraction={config.test_fraction} and config.data.validation_examples="
             f"{validation}: {alone}: {test} to test on, {validation} to validate on and "
             f"{examples - test - validation} to train on were asked for; each takes 1 or more"
         )

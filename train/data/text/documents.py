@@ -46,12 +46,13 @@ def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
 
     'pydocs' are the topics of Python's own help, 'files' the files of config.files. They, and a set
     that has a split 'train' alone, are shuffled by a fixed seed and cut by characters: the first
-    1 - 2 config.held_out of them are for training, as much as config.held_out for each of the
-    others. A document astride a cut is cut in two. Of a set with a test split (or a validation
-    split, which then is the test split) the last documents of 'train' are the validation split.
+    1 - 2 config.held_out_fraction of them are for training, as much as config.held_out_fraction for
+    each of the others. A document astride a cut is cut in two. Of a set with a test split (or a
+    validation split, which then is the test split) the last documents of 'train' are the validation
+    split.
 
     Args:
-      config: name, data_dir, files, text_key, held_out.
+      config: name, data_dir, files, text_key, held_out_fraction.
 
     Raises:
       BadInput: no such set or files, no or several features of text, or a split without text.
@@ -82,11 +83,11 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     """Returns the labelled texts of the splits 'train', 'validation' and 'test'.
 
     The test split is the set's 'test', or its 'validation' where it has no labelled test split
-    (GLUE). For each split that is lacking then, config.held_out of the training examples, drawn by
-    a fixed seed, are held out.
+    (GLUE). For each split that is lacking then, config.held_out_fraction of the training examples,
+    drawn by a fixed seed, are held out.
 
     Args:
-      config: name, data_dir, text_key, label_key, held_out.
+      config: name, data_dir, text_key, label_key, held_out_fraction.
 
     Raises:
       BadInput: no such set, no or several features of text, no class label, too few examples, or a
@@ -135,8 +136,8 @@ def _cut(documents: list[str], config: LanguageDataConfig) -> dict[str, list[str
     order = np.random.default_rng(SEED).permutation(len(documents))
     rest = [documents[place] for place in order]
     total = sum(map(len, rest))
-    train, rest = _cut_once(rest, round(total * (1 - 2 * config.held_out)))
-    characters = round(total * (1 - config.held_out)) - sum(map(len, train))
+    train, rest = _cut_once(rest, round(total * (1 - 2 * config.held_out_fraction)))
+    characters = round(total * (1 - config.held_out_fraction)) - sum(map(len, train))
     validation, test = _cut_once(rest, characters)
     return _check_text({"train": train, "validation": validation, "test": test}, config)
 
@@ -161,7 +162,7 @@ def _check_text(splits: dict[str, list[str]], config: LanguageDataConfig) -> dic
         if not any(documents):
             raise BadInput(
                 f"config.data.name={config.name}: the split {name!r} holds no text: give more text "
-                f"or another config.data.held_out than {config.held_out}"
+                f"or another config.data.held_out_fraction than {config.held_out_fraction}"
             )
     return splits
 
@@ -177,7 +178,7 @@ def _held_out(
             f"example{'s' * (examples != 1)}, too few to hold out one for each that is lacking: "
             "take another set"
         )
-    return min(max(1, round(config.held_out * examples)), (examples - 1) // splits)
+    return min(max(1, round(config.held_out_fraction * examples)), (examples - 1) // splits)
 
 
 def _check_keys(config: LanguageDataConfig) -> None:
