@@ -332,7 +332,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     assert refused > 20
     kept = from_config_dict(make_cfg(), {"checkpoint.keep": 9, "log.every_steps": 2})
     (tmp_path / "config.json").write_text(to_json(kept))
-    assert recorded_config(tmp_path) == kept  # these may be changed
+    assert verified_config(tmp_path) == kept  # these may be changed
     other.depth.solver, other.eval.batch_size = "rk38", 64
     (tmp_path / "config.json").write_text(to_json(from_config_dict(other)))
     told = r"config.json is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in it\nPut"

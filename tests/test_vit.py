@@ -166,7 +166,7 @@ def test_presets_take_changes():
         (dict(pool="cls"), "unknown pool 'cls'; accepted: token, mean"),
         (dict(dtype="bf16"), "Did you mean 'bfloat16'|accepted: float32, bfloat16"),
         (dict(dtype="float16"), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
-        (dict(dtype=jnp.float32), "unknown dtype"),
+        (dict(dtype=jnp.float32), "dtype is given by its name"),
         (dict(time="sin"), "unknown time 'sin'; accepted: none, additive"),
         (dict(attention="cudnn"), "'cudnn' takes dtype 'bfloat16'; 'float32' was given"),
         (dict(image_size=8.0), "image_size is a whole number, 1 or more; 8.0"),

@@ -251,7 +251,8 @@ def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
     if start.shuffle >= limit:
         text = report(diverged, run.path, run.config, run.task, run.mesh, examples, start.shuffle)
         raise RunError(
-            f"the run diverged, after {limit} rollbacks to a checkpoint (config.guard.max_rollbacks)\n"
+            f"the run diverged, after {limit} rollbacks to a checkpoint "
+            "(config.guard.max_rollbacks)\n"
             f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
         )
 

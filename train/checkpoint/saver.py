@@ -119,10 +119,10 @@ class Saver:
 
         raise RunError(
             f"{self._workdir} can no longer be written: {self._failures} attempts to save step "
-            f"{position.step} failed, the last: {self._reason}. {self._newest()}\nMake room or mend "
-            "the disk, and give the same command again. To resume elsewhere, copy config.json, "
-            "tokenizer.json if there is one, metrics.jsonl and the newest folder of checkpoints/ "
-            "to another folder, and give it as --workdir"
+            f"{position.step} failed, the last: {self._reason}. {self._newest()}\n"
+            "Make room or mend the disk, and give the same command again. To resume elsewhere, "
+            "copy config.json, tokenizer.json if there is one, metrics.jsonl and the newest folder "
+            "of checkpoints/ to another folder, and give it as --workdir"
         )
 
     def wait(self) -> None:

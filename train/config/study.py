@@ -32,7 +32,9 @@ class StudyConfig:
 
     folds: int | None = setting(None, "Folds of a cross-validation; None: no folds.", _FOLDS)
     seeds: tuple[int, ...] = setting((0,), "Each row is trained with each of these.", _SEEDS)
-    matched: MatchedConfig | None = setting(None, "A group of keys; None: no row is matched.")
+    matched: MatchedConfig | None = setting(  # noqa: RUF009, a dataclasses.field
+        None, "A group of keys; None: no row is matched."
+    )
 
 
 def read_study(study: Any, changes: Mapping[str, Any]) -> StudyConfig:
