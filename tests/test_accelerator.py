@@ -20,7 +20,6 @@ from benchmarks.accelerator.sections import SECTIONS
 from benchmarks.accelerator.timing import BLOCKS, time_steps
 from train import __main__ as train_program
 from train import command_line
-from train.config import from_config_dict
 
 LATER = 1e6  # seconds
 
@@ -178,7 +177,7 @@ def test_the_trainer_takes_its_flags(make, tiny):
     """A rehearsal tries the tiny ones alone."""
     flags = make("midpoint", tiny, ROOT)
     known = copy.deepcopy(train_program.FLAGS)
-    config = from_config_dict(command_line.parse_with_config(["train", *flags], known))
+    config = command_line.parse_config(["train", *flags], known)
     assert config.model.depth.solver == "midpoint" and config.data.data_dir == str(ROOT)
     assert config.train_steps == (4 if tiny else 186 if make is trainer.cifar_flags else 1000)
 

@@ -14,7 +14,7 @@ from benchmarks.accelerator.rows import Rows
 from benchmarks.accelerator.sections import CORE
 from benchmarks.accelerator.tables import Line, Table, number, stamp
 from benchmarks.accelerator.timing import time_steps
-from train import chips
+from train.devices import chips
 
 PACKAGES = (*CORE, "numpy", "torch", "timm", "torchdiffeq", "transformers", "orbax-checkpoint")
 SIDE, TINY_SIDE = 8192, 256  # of the matrices

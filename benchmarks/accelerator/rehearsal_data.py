@@ -21,10 +21,10 @@ def make(data_dir: pathlib.Path) -> None:
     Raises:
       ModuleNotFoundError: the trainer's packages are not installed.
     """
-    from train import prepare
-    from train.data.archive import Archive
-    from train.data.cifar import Cifar10
-    from train.data.shakespeare import TinyShakespeare
+    from train.prepare import __main__ as prepare
+    from train.prepare.archive import Archive
+    from train.prepare.cifar import Cifar10
+    from train.prepare.shakespeare import TinyShakespeare
 
     data_dir.mkdir(parents=True, exist_ok=True)
     archive, text = data_dir / "cifar.tar.gz", data_dir / "text"
