@@ -153,7 +153,10 @@ def test_readme_code_runs():
     assert [len(tokens) for tokens in scope["texts"]] == [8, 8]
 
 
-@pytest.mark.parametrize("name", ["flops", "generate", "integrate", "lm", "presets", "text", "vit"])
+MODULES = [f"models.{name}" for name in ("flops", "generate", "lm", "presets", "text", "vit")]
+
+
+@pytest.mark.parametrize("name", [*MODULES, "ode.integrate", "transformer.sharding"])
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f"odeformer.{name}"))
     assert result.attempted > 0 and result.failed == 0

@@ -85,7 +85,7 @@ def cifar_flags(solver: str, tiny: bool, data_dir: pathlib.Path) -> list[str]:
             *flags,
             *_TINY_RUN,
             "--config.depth.layers=2",
-            "--config.data.validation=40",
+            "--config.data.validation_examples=40",
         ]
     steps = 2 * EPOCH_STEPS
     return [

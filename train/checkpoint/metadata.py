@@ -17,7 +17,7 @@ from etils import epath
 
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
-from train.config import renamed
+from train.config import names
 from train.config.run import RunConfig
 from train.config.stored import differences, from_stored
 from train.data.pipeline import Position
@@ -129,17 +129,15 @@ def read_metadata(workdir: str | epath.Path, step: int) -> Metadata:
     try:
         stored = values.pop("leaves")
         leaves = {
-            renamed.STATE.get(name, name): Leaf(
-                tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"]
-            )
+            names.STATE.get(name, name): Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
             for name, leaf in stored.items()
         }
         position = {
-            renamed.POSITION.get(name, name): value for name, value in values["position"].items()
+            names.POSITION.get(name, name): value for name, value in values["position"].items()
         }
         values |= {"position": Position(**position), "leaves": leaves}
         record = Metadata(
-            **values, former={renamed.STATE[name]: name for name in stored if name in renamed.STATE}
+            **values, former={names.STATE[name]: name for name in stored if name in names.STATE}
         )
     except (KeyError, TypeError) as error:
         raise Damaged(f"its {METADATA_FILE} is of another version of the trainer") from error

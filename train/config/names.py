@@ -1,4 +1,4 @@
-"""Names that keys had: a stored config may still have them, a new one may not."""
+"""Names of earlier versions: what is stored may still have them, what is given may not."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +14,12 @@ RENAMED: dict[str, str | None] = {
     "guard.in_a_row": "guard.max_consecutive",
     "guard.returns": "guard.max_rollbacks",
 }
+
+# Arrays of a checkpoint, by the names of `leaf_name`.
+STATE: Mapping[str, str] = {"guard/in_a_row": "guard/consecutive"}
+
+# Fields of the position in a checkpoint's metadata.
+POSITION: Mapping[str, str] = {"order": "shuffle"}
 
 # A key and the value that it had, as text -> the value that it has.
 _REPLACED: dict[tuple[str, str], Any] = {("checkpoint.best", "none"): None}
