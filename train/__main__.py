@@ -4,17 +4,17 @@
     python -m train --config=configs/digits.py --config.depth.solver=euler --workdir=runs/euler
     python -m train --config=configs/digits.py --help       lists the config's keys
 
-A workdir that holds the same run already is gone on with.
+A run that its workdir holds already is resumed.
 
 On several hosts or GPUs the same command is started once for each, with a workdir that all of them
-see: under srun or mpirun (one task a GPU) and on GKE as it stands; on the hosts of a Cloud TPU
-slice with --coordinator=auto; anywhere else with an address of the first process:
+see: under srun or mpirun (one task per GPU) and on GKE without further flags; on the hosts of a
+Cloud TPU slice with --coordinator=auto; anywhere else with the address of the first process:
 
     python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
     python -m train ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=1
 
-SIGTERM and Ctrl-C stop a run behind the step it is at, with its state saved; the same command goes
-on with it, and ends as if nothing had been. A second one stops it at once.
+SIGTERM and Ctrl-C stop a run after the current step, with its state saved; the same command resumes
+it, and the run ends as if it had not been interrupted. A second signal stops it at once.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal with its state saved.
 """
@@ -56,14 +56,15 @@ flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    """The program."""
     config = command_line.parse_config(argv, FLAGS)
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
+
     traced = parse_span(FLAGS.profile_steps) if FLAGS.profile_steps is not None else None
     processes.start(
         FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
     )
+
     with processes.exiting_together():
         train(config, FLAGS.workdir, traced)
 

@@ -175,7 +175,9 @@ def _train_from(
     """Trains from a position in the data to the end of the run, and tests the result."""
     config, steps = run.config, range(start.step + 1, run.config.train_steps + 1)
 
-    with RunLog(run.path, config, run.task, run.mesh, start.step, traced) as log:
+    log = RunLog(run.path, config, run.task, run.mesh, start_step=start.step, traced=traced)
+
+    with log:
         log.start(run.mesh, count_parameters(state.params), start.step)
         monitor = SkipMonitor(config.guard, log.skipped)
         if run.stop_requested():
@@ -220,13 +222,13 @@ def _batches(run: Run, start: Position) -> Iterator[dict[str, np.ndarray]]:
     config = run.config
     return train_batches(
         run.splits["train"],
-        config.batch_size,
-        config.train_steps,
-        config.seed,
-        start,
-        local_rows(run.mesh, config.batch_size),
-        config.data.repeats_per_batch,
-        config.data.workers,
+        batch_size=config.batch_size,
+        steps=config.train_steps,
+        seed=config.seed,
+        start=start,
+        rows=local_rows(run.mesh, config.batch_size),
+        repeats=config.data.repeats_per_batch,
+        workers=config.data.workers,
     )
 
 
@@ -241,7 +243,8 @@ def _validate(
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     size, workers = run.config.eval.batch_size, run.config.data.workers
-    return score(state.eval_params, run.splits[split], size, run.mesh, run.eval_step, workers)
+    params, data = state.eval_params, run.splits[split]
+    return score(params, data, size, run.mesh, run.eval_step, workers=workers)
 
 
 def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
@@ -249,7 +252,15 @@ def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
     limit, examples = run.config.guard.max_rollbacks, len(run.splits["train"])
 
     if start.shuffle >= limit:
-        text = report(diverged, run.path, run.config, run.task, run.mesh, examples, start.shuffle)
+        text = report(
+            diverged,
+            run.path,
+            config=run.config,
+            task=run.task,
+            mesh=run.mesh,
+            examples=examples,
+            shuffle=start.shuffle,
+        )
         raise RunError(
             f"the run diverged, after {limit} rollbacks to a checkpoint "
             "(config.guard.max_rollbacks)\n"
