@@ -383,8 +383,7 @@ def look(counts, in_a_row=3, saved=()):
 
 
 def test_a_watch_is_a_step_late_but_while_batches_are_skipped():
-    # The first step is waited for: the run may have stopped amid bad batches.
-    waited, told, found = look([0, 0, 1, 2, 0, 0, 0])
+    waited, told, found = look([0, 0, 1, 2, 0, 0, 0])  # the run may have stopped amid bad batches
     assert waited == [[1], [], [2], [3, 4], [5], [], [6]]
     assert told == [3, 4] and not any(found)
     waited, told, found = look([0, 1, 2, 3])
@@ -398,5 +397,4 @@ def test_a_watch_looks_at_once_where_the_run_is_saved_or_one_is_too_many():
     waited, told, found = look([0, 0, 1, 0], in_a_row=1)
     assert waited == [[1], [2], [3], [4]] and told == [3]
     assert found == [False, False, True, False]
-    # A run that goes on amid bad batches.
-    assert look([3, 0])[2] == [True, False]
+    assert look([3, 0])[2] == [True, False]  # a run that is resumed amid bad batches

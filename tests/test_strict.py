@@ -17,7 +17,6 @@ from conftest import (
 )
 from test_augment_pipeline import EVERYTHING, FILL, IMAGES, KEYS
 
-from configs import common
 from odeformer import (
     LM,
     DepthConfig,
@@ -107,7 +106,7 @@ def test_text_classifier(pool, depth):
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "euler", "rk4"])
 def test_generation(solver):
-    program = importlib.import_module("odeformer.generate")._read_and_draw
+    program = importlib.import_module("odeformer.models.generate")._read_and_draw
     depth = DepthConfig(layers=2, share=2, solver=solver)
     config = LMConfig(7, 8, time="additive", dtype="bfloat16", depth=depth, **SIZES)
     model = LM(config)
@@ -150,7 +149,7 @@ def test_each_operation(name):
 
 
 def test_augmentation():
-    config = AugmentConfig(**common.get_augment(**EVERYTHING, mixup=0.8, cutmix=1.0))
+    config = AugmentConfig(**EVERYTHING, mixup=0.8, cutmix=1.0)
     with strictly():
         jax.eval_shape(lambda k, x: augment(config, k, x, lambda x: x, FILL), KEYS, IMAGES)
         jax.eval_shape(

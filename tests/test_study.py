@@ -221,7 +221,9 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
 
 def test_a_study_may_grow(tmp_path, monkeypatch):
     """And what is held under another config is refused before a run of it begins."""
-    monkeypatch.setattr("train.study.train", lambda config, folder: pytest.fail("it was begun"))
+    monkeypatch.setattr(
+        "train.study.__main__.train", lambda config, folder: pytest.fail("it was begun")
+    )
     folder = tmp_path / "runs" / "lie_trotter_share1" / "fold1_seed0"
     folder.mkdir(parents=True)
     for name in ("test_scores.npz", "curves.png"):
