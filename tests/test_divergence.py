@@ -260,7 +260,7 @@ def test_the_report_is_of_the_batch_and_the_weights_of_then(diverged):
 
     @jax.jit
     def gradient(params):
-        key, keys = random_keys(jnp.uint32(cfg.seed), state.step, batch)
+        key, keys = random_keys(jnp.uint32(config.seed), state.step, batch)
         (images,), (targets, _) = task.prepare(batch, keys, task.constants())
 
         def loss(params):

@@ -148,8 +148,8 @@ def count_examples():
 
 def batch_at(cfg, step, order=0, examples=None):
     """The examples of a step, from 1."""
-    examples = examples or count_examples()
-    order = BatchOrder(examples, cfg.batch_size, cfg.train_steps, cfg.seed, shuffle=order)
+    examples, seed = examples or count_examples(), cfg.get("seed", 0)
+    order = BatchOrder(examples, cfg.batch_size, cfg.train_steps, seed, shuffle=order)
     return order[step - 1][0]
 
 

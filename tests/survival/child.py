@@ -127,10 +127,10 @@ def save_slowly(journal, workdir):
 def _keep_journal(journal, stop_at):
     take = loop.train_batches
 
-    def train_batches(data, batch_size, steps, seed, start, *args):
+    def train_batches(data, start, **options):
         with open(journal, "a") as file:
             print("start", start.step, file=file, flush=True)
-            batches = take(data, batch_size, steps, seed, start, *args)
+            batches = take(data, start=start, **options)
             for step, batch in enumerate(batches, start.step + 1):
                 checksum = 0
                 for name in sorted(batch):
