@@ -176,7 +176,7 @@ def test_the_printed_report():
     text = printed(make_report())
     for part in ("2 slices of v5e:4x4: 32 chips", "3.81 MiB", "4.00 GiB", "16.00 GiB", "It fits"):
         assert part in text
-    assert "64.0, 2.000 a chip" in text
+    assert "64.0, 2.000 per chip" in text
     assert "12 *" in text and "taken as 1" in text
     assert "moving average" not in text and "smaller batch" not in text
 

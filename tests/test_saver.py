@@ -64,7 +64,7 @@ def test_the_workdir_is_not_blamed_for_what_is_none_of_its(workdir, state, monke
     with open_saver(workdir) as opened:
         monkeypatch.setattr(saver, "make_metadata", fail)
         with pytest.raises(AttributeError, match="no mesh"):
-            opened.finish(state[0], Position(1, 0), {})
+            opened.save(state[0], Position(1, 0), {}, wait=True)
     assert saved_steps(workdir) == []
 
 
