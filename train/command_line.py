@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad input (the message on standard error), 75 st
 state saved: the same command resumes it.
 """
 
+import io
 import os
 import pathlib
 import sys
@@ -44,6 +45,12 @@ def run(
       config_flag: the flag that names a config file, or whose keys can be overridden, if any.
     """
     logging.set_verbosity(logging.WARNING)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
+            # Names of files and texts of users hold what not every terminal can show.
+            stream.reconfigure(errors="replace")
+
     try:
         if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
             _print_help(argv, own_flags, help_text or "", config_flag)
