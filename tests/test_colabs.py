@@ -1,6 +1,8 @@
 """Every notebook runs from its first cell to its last, at a reduced size."""
 
+import importlib.util
 import pathlib
+import re
 
 import nbclient
 import nbformat
@@ -29,6 +31,24 @@ def test_notebook_is_stored_clean(path):
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert notebook.metadata["accelerator"] == "TPU"
     assert "colab-badge.svg" in notebook.cells[0].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_exists(path):
+    """Of this project; the long test runs the cells."""
+    notebook = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    lines = re.findall(
+        r"^from ((?:odeformer|train|configs)\b[\w.]*) import (.*)$", code, re.MULTILINE
+    )
+    assert lines
+    for module, names in lines:
+        for name in names.split(", "):
+            found = importlib.import_module(module)
+            assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), (
+                module,
+                name,
+            )
 
 
 @pytest.mark.slow

@@ -1,10 +1,15 @@
 """Flags: overrides reach the config, and what does not fit is refused in words."""
 
+import io
+import sys
+
 import pytest
 from absl import flags
 from conftest import make_tiny, make_tiny_language, run, start
+from rich.console import Console
+from rich.table import Table
 
-from train import __main__
+from train import __main__, command_line
 from train.aot import __main__ as aot
 from train.command_line import (
     define_file,
@@ -19,6 +24,7 @@ from train.config.border import from_config_dict, settings_for
 from train.config.names import RENAMED
 from train.config.study import read_study, study_settings
 from train.errors import BadInput
+from train.logs.progress import RunProgress
 
 DIGITS = "--config=configs/digits.py"
 
@@ -218,3 +224,26 @@ def test_flags_before_parsing():
     assert flag_value(["p", "--a=1", "--workdir=x"], "workdir") == "x"
     assert flag_value(["p", "--workdir", "x"], "workdir") == "x"
     assert flag_value(["p", "--workdirs=x"], "workdir") is None
+
+
+def test_what_a_terminal_cannot_show_is_replaced(monkeypatch):
+    """Text, tables, names of files that are not UTF-8: no program dies of them."""
+    written = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, stream in written.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, "ascii"))
+
+    def main(argv):
+        print("50 \u00b1 1")
+        console = Console(width=40)
+        table = Table("\u00e9t\u00e9")
+        table.add_row("run-\udcff")
+        console.print(table)
+        with RunProgress(0, 3) as progress:
+            progress.note("saved in \u00e9t\u00e9")
+        raise BadInput("\u00e9t\u00e9 is no folder")
+
+    assert command_line.run(main, [], flags.FlagValues(), None) == 2
+    sys.stdout.flush(), sys.stderr.flush()
+    for text in (b"50 ? 1\n", b"?t?", b"run-?", b"saved in ?t?\n"):
+        assert text in written["stdout"].getvalue()
+    assert written["stderr"].getvalue() == b"error: ?t? is no folder\n"

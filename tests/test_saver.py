@@ -169,7 +169,7 @@ def test_the_last_state_is_not_given_up_lightly(workdir, state, monkeypatch):
     monkeypatch.setattr(saver.time, "sleep", waits.append)
     with open_saver(workdir) as writer:
         away = workdir.rename(workdir.parent / "away")
-        said = "can no longer be written: 4 attempts.*no checkpoint to be seen"
+        said = "can no longer be written: saving failed 4 times.*no checkpoint to be seen"
         with pytest.raises(RunError, match=said):
             writer.save(state[0], Position(1, 0), {}, wait=True)
         assert waits == list(saver.WAITS_SECS)

@@ -47,8 +47,9 @@ def run(
     logging.set_verbosity(logging.WARNING)
 
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
-            # Names of files and texts of users hold what not every terminal can show.
+        # Names of files and texts of users hold what not every terminal can show. A notebook's
+        # streams are of another kind, and can.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
     try:

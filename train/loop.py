@@ -147,13 +147,13 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
         start = record.position
         check_origin(record, run.path, len(run.splits["train"]))
         if before is None and is_primary():
-            _warn_of_schedule(run, record)
+            _warn_of_learning_rate(run, record)
 
     run.saver.retire(start.step)
     return state, start
 
 
-def _warn_of_schedule(run: Run, record: Metadata) -> None:
+def _warn_of_learning_rate(run: Run, record: Metadata) -> None:
     """Warns of a learning rate that jumps, as the cosine of a run spans all its steps."""
     config, step, steps = run.config, record.position.step, record.config["train_steps"]
     if step == config.train_steps or steps == config.train_steps:
@@ -210,6 +210,7 @@ def _train_from(
             if due.stop:
                 raise Stopped(f"{run.path} is saved at step {step}; the same command resumes it")
 
+        log.write_pending()
         scores = _score(run, "test", state)
         tested = log.test(config.train_steps, summarise(run.task, scores))
         log.finish(scores)
@@ -236,6 +237,7 @@ def _validate(
     run: Run, log: RunLog, step: int, state: TrainState, metrics: Mapping[str, Any]
 ) -> dict[str, float]:
     """Scores the validation split, and logs its metrics and what seems wrong with the run."""
+    log.write_pending()
     scores = _score(run, "validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
     return log.validation(step, summarise(run.task, scores), warnings)

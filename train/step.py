@@ -29,7 +29,7 @@ def make_train_step(
 
     What is random about a sample's preparation is a function of the seed, the sample's index and
     its draw; dropout and mixing of one of the seed and the step, and of a sample's place in the
-    batch. The mesh changes nothing of it. A batch that `spikes.judge` refuses is skipped: the state
+    batch. The mesh changes nothing of it. A batch that `guard.judge` refuses is skipped: the state
     behind it is the one before it, but for the guard's counts.
 
     Args:

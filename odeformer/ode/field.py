@@ -1,4 +1,4 @@
-"""What is solved, and what comes of it: vector fields, problems, solutions."""
+"""What is solved, and what comes of it: vector fields and solutions."""
 
 import dataclasses
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,8 +43,10 @@ def _quiet_asyncio() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield
-    except Exception:
-        gc.collect()  # the dropped tasks, while nothing is logged
+    except Exception as error:
+        # The frames hold the dropped tasks, which are to be collected while nothing is logged.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         raise
     finally:
         logger.setLevel(level)

@@ -118,11 +118,11 @@ class Saver:
                 self._start(state, position, metrics)
 
         raise RunError(
-            f"{self._workdir} can no longer be written: {self._failures} attempts to save step "
-            f"{position.step} failed, the last: {self._reason}. {self._newest()}\n"
+            f"{self._workdir} can no longer be written: saving failed {self._failures} times in a "
+            f"row, the last time at step {position.step}: {self._reason}. {self._newest()}\n"
             "Make room or mend the disk, and give the same command again. To resume elsewhere, "
-            "copy config.json, tokenizer.json if there is one, metrics.jsonl and the newest folder "
-            "of checkpoints/ to another folder, and give it as --workdir"
+            "copy config.json, tokenizer.json if there is one, metrics.jsonl and the newest "
+            "checkpoints/STEP to the same places of another folder, and give it as --workdir"
         )
 
     def wait(self) -> None:

@@ -37,7 +37,7 @@ class RunLog:
         start_step: int,
         traced: Span | None = None,
     ):
-        """Opens nothing yet: the log is a context.
+        """Opens the files; the log is a context, which closes them.
 
         Args:
           path: the workdir.
@@ -86,7 +86,7 @@ class RunLog:
 
     def train(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Takes the metrics of the step that was dispatched, and writes those of the one before."""
-        self._write_pending()
+        self.write_pending()
         self._throughput.hold(step, metrics)
 
         if self._trace.finish(step, metrics):
@@ -105,6 +105,18 @@ class RunLog:
             f"{values['train/grad_norm']:.4g} ({values['train/skipped']:.0f} so far)"
         )
 
+    def write_pending(self) -> None:
+        """Writes and shows the metrics that are held, if they are due.
+
+        To be called before anything that takes its time: an evaluation is no training, and one that
+        fails takes no line of metrics with it. Metrics that are not due are never shown, so that an
+        interrupted run logs the steps of one that was not interrupted.
+        """
+        pending = self._throughput.take()
+        if pending is not None:
+            self._writer.write(*pending)
+            self._progress.show(*pending)
+
     def validation(
         self, step: int, metrics: Mapping[str, float], warnings: Mapping[str, float]
     ) -> dict[str, float]:
@@ -115,7 +127,6 @@ class RunLog:
           metrics: of the split.
           warnings: of `find_warnings`, written with them.
         """
-        self._write_pending()
         scores = self._write(step, "val", f"step {step:>6}  validation", metrics, warnings)
         self._throughput.restart_clock(step)  # evaluating is no training
 
@@ -123,11 +134,10 @@ class RunLog:
 
     def test(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Writes the metrics of the test split, and returns them with the split's name."""
-        self._write_pending()
         return self._write(step, "test", "test", metrics)
 
     def finish(self, scores: Mapping[str, np.ndarray]) -> None:
-        """Writes the scores of the test examples, draws the curves, and warns of a bad end.
+        """Warns of a run that learnt nothing, writes the test examples' scores, draws the curves.
 
         Raises:
           RunError: the workdir can no longer be written.
@@ -136,6 +146,7 @@ class RunLog:
             return
 
         try:
+            self._warn_at_end()
             write_scores(self._path, scores)
             self._progress.note(f"curves: {plot_curves(self._path)}")
         except OSError as error:
@@ -144,15 +155,9 @@ class RunLog:
                 "the same command tests it again"
             ) from error
 
-        # What the last evaluation found, which an earlier start may have made.
-        for line in read_metrics(self._path):
-            if line["step"] == self._config.train_steps and "val/loss" in line:
-                for text in describe_warnings(self._config.model, line):
-                    warn(f"{self._path}: {text}")
-
     def flush(self) -> None:
         """Writes everything up to the newest step: to be called before the checkpoint of it."""
-        self._write_pending()
+        self.write_pending()
         self._writer.flush()
 
     def _write(
@@ -168,13 +173,9 @@ class RunLog:
         self._progress.note(f"{title}  {describe(named)}")
         return named
 
-    def _write_pending(self) -> None:
-        """Writes and shows the metrics that are held, if they are due.
-
-        Those that are not due are never shown: an interrupted run logs the steps of one that was
-        not interrupted.
-        """
-        pending = self._throughput.take()
-        if pending is not None:
-            self._writer.write(*pending)
-            self._progress.show(*pending)
+    def _warn_at_end(self) -> None:
+        """Warns of what the last evaluation found, which an earlier start may have made."""
+        for line in read_metrics(self._path):
+            if line["step"] == self._config.train_steps and "val/loss" in line:
+                for text in describe_warnings(self._config.model, line):
+                    warn(f"{self._path}: {text}")

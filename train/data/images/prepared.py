@@ -150,7 +150,7 @@ def _test_examples(examples: int, config: ImageDataConfig) -> int:
     if not config.test_fraction:
         raise BadInput(
             f"config.data.test_fraction=0: {alone}: give the fraction of them to test on, say 0.1, "
-            "and config.data.validation, the number of them to validate on"
+            "and config.data.validation_examples, the number of them to validate on"
         )
     test, validation = round(config.test_fraction * examples), config.validation_examples
     if test < 1 or validation < 1 or test + validation >= examples:
