@@ -20,6 +20,8 @@ from train.devices import chips
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.errors import BadInput
 from train.gradient import make_gradient
+from train.logs.metrics import read_metrics
+from train.logs.run_log import RunLog
 from train.logs.throughput import Throughput
 from train.logs.tracing import Span, Trace, parse_span
 from train.optimizer import make_optimizer
@@ -254,3 +256,24 @@ def test_steps_beyond_the_start(tmp_path):
     Trace(workdir, Span(1, 4), 2, 6, print)
     with pytest.raises(BadInput, match=r"2:5 goes beyond this start, which takes 4 steps \(2 of 6"):
         Trace(workdir, Span(2, 5), 2, 6, print)
+
+
+def test_an_evaluation_is_no_training(monkeypatch, tmp_path):
+    """Its minute counts in no speed, and the line of its step is written before it."""
+    clock, cfg = Clock(monkeypatch), make_tiny()
+    cfg.train_steps = 6
+    config = from_config_dict(cfg)
+    task = types.SimpleNamespace(unit="images", units_per_example=1)
+    workdir, mesh = epath.Path(tmp_path), device_mesh(config.mesh)
+    with RunLog(workdir, config, task, mesh, start_step=0) as log:
+        for step in range(1, 4):
+            log.train(step, {"loss": jnp.float32(step), "nfe": jnp.float32(16)})
+            clock.now += 0.5
+            if step == 2:
+                log.write_pending()
+                assert [line["step"] for line in read_metrics(workdir)] == [1, 2]
+                clock.now += 60.0
+                log.validation(step, {"loss": 1.0}, {})
+        log.flush()
+    trained = [line for line in read_metrics(workdir) if "train/loss" in line]
+    assert [line.get("train/steps_per_sec") for line in trained] == [None, 2.0, 2.0]

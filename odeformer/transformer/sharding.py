@@ -56,8 +56,9 @@ def parameter_axes(params: Any) -> Any:
       >>> import jax, odeformer
       >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
       >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
-      >>> parameter_axes(shapes["params"])["depth"]["groups"]["mlp_layer"]["up"]["kernel"]
-      PartitionSpec(None, 'width', 'mlp')
+      >>> axes = parameter_axes(shapes["params"])
+      >>> tuple(axes["depth"]["groups"]["mlp_layer"]["up"]["kernel"])
+      (None, 'width', 'mlp')
     """
 
     def axes(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
