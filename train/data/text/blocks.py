@@ -98,7 +98,7 @@ class Documents:
         # And from here on an entry per token.
         lengths = self._lengths[pieces]
         positions = _ranges(lengths)
-        targets = np.repeat(rows * self.block_size + self._columns[pieces], lengths) + positions
+        slots = np.repeat(rows * self.block_size + self._columns[pieces], lengths) + positions
         sources = np.repeat(self._begins[pieces], lengths) + positions
         values = {
             "tokens": self._tokens[sources],
@@ -107,13 +107,13 @@ class Documents:
             "positions": positions,
         }
 
-        batch = {name: self._scatter(value, targets, len(index)) for name, value in values.items()}
+        batch = {name: self._scatter(value, slots, len(index)) for name, value in values.items()}
         return batch | {"index": index.astype(np.int32)}
 
-    def _scatter(self, values: np.ndarray, targets: np.ndarray, n: int) -> np.ndarray:
-        """Returns blocks [n, block_size] of zeros with the values at flat targets."""
+    def _scatter(self, values: np.ndarray, slots: np.ndarray, n: int) -> np.ndarray:
+        """Returns blocks [n, block_size] that hold the values in flat slots, and 0."""
         blocks = np.zeros(n * self.block_size, np.int32)
-        blocks[targets] = values
+        blocks[slots] = values
         return blocks.reshape(n, self.block_size)
 
 
