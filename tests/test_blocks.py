@@ -94,8 +94,8 @@ def test_training_windows_of_a_stream():
     data = Stream(tokenise([text], BYTES), 16, BYTES, seed=3)
     whole = [END, *text.encode(), END]
     index = np.repeat(np.arange(len(data)), 200)
-    draw = np.tile(np.arange(200), len(data))
-    batch = data.gather(index, draw)
+    visit = np.tile(np.arange(200), len(data))
+    batch = data.gather(index, visit)
     assert batch["segments"].all() and (batch["positions"] == np.arange(16)).all()
     windows = {tuple(whole[i : i + 17]): i for i in range(26 + 1)}  # the first alphabet's
     first = index == 0
@@ -112,20 +112,20 @@ def test_training_windows_of_a_stream():
 def test_windows_are_a_function_of_seed_draw_and_index():
     corpus = tokenise(["".join(random_texts(1, mean=90)) * 3], BYTES)
     data = Stream(corpus, 32, BYTES, seed=1)
-    index, draw = np.arange(len(data)) % 3, np.arange(len(data)) % 7
-    whole = data.gather(index, draw)
+    index, visit = np.arange(len(data)) % 3, np.arange(len(data)) % 7
+    whole = data.gather(index, visit)
     part = np.array([5, 2, 7])
-    for name, values in data.gather(index[part], draw[part]).items():
+    for name, values in data.gather(index[part], visit[part]).items():
         np.testing.assert_array_equal(values, whole[name][part])
-    starts = lambda seed, draw: Stream(corpus, 32, BYTES, seed).gather(index[:3], draw)["tokens"]
-    assert (starts(1, draw[:3]) != starts(2, draw[:3])).any()
-    assert (starts(1, draw[:3]) != starts(1, draw[:3] + 1)).any()
+    starts = lambda seed, visit: Stream(corpus, 32, BYTES, seed).gather(index[:3], visit)["tokens"]
+    assert (starts(1, visit[:3]) != starts(2, visit[:3])).any()
+    assert (starts(1, visit[:3]) != starts(1, visit[:3] + 1)).any()
     assert (data.gather(index)["tokens"] == data.gather(index)["tokens"]).all()
 
 
-@pytest.mark.parametrize("draw", [None, np.array([4])])
-def test_a_stream_shorter_than_a_window(draw):
-    batch = Stream(tokenise(["ab"], BYTES), 6, BYTES).gather(np.array([0]), draw)
+@pytest.mark.parametrize("visit", [None, np.array([4])])
+def test_a_stream_shorter_than_a_window(visit):
+    batch = Stream(tokenise(["ab"], BYTES), 6, BYTES).gather(np.array([0]), visit)
     assert batch["tokens"].tolist() == [[END, 97, 98, 0, 0, 0]]
     assert batch["targets"].tolist() == [[97, 98, END, 0, 0, 0]]
     assert batch["segments"].tolist() == [[1, 1, 1, 0, 0, 0]]
@@ -229,7 +229,7 @@ def test_language_splits(config, tmp_path):
     ("changes", "message"),
     [
         (dict(packing="streams"), "'streams'; accepted: documents, stream. Did you mean 'stream'"),
-        (dict(tokenizer="byte"), "'byte' is neither 'bytes' nor 'bpe', and no such file is there"),
+        (dict(tokenizer="byte"), "'byte' is neither 'bytes' nor 'bpe', and there is no such file"),
         (dict(tokenizer="bytes"), "vocabulary=300: the tokenizer has 257 tokens: set it to 257"),
     ],
 )
@@ -240,5 +240,5 @@ def test_refusals(config, changes, message):
 
 def test_a_file_that_is_no_tokenizer(config, tmp_path):
     wrong = dataclasses.replace(config, tokenizer=str(tmp_path / "text.txt"))
-    with pytest.raises(BadInput, match="text.txt' is no byte-level .*is no JSON"):
+    with pytest.raises(BadInput, match="text.txt' is not a byte-level .*is not JSON"):
         sources.load_language(wrong, 32, 257, seed=0)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from train.config.data import LanguageDataConfig, SentenceDataConfig
-from train.data.text import documents, sources
+from train.data.text import prepared, sources
 from train.data.text.documents import load_documents, load_sentences
 from train.errors import BadInput
 
@@ -150,15 +150,15 @@ def test_hidden_files_are_read_where_they_are_named(tmp_path):
         (dict(files="{tmp}/*.nothing"), r"files='.*/\*.nothing': no file with text there"),
         (dict(files="{tmp}/empty"), "no file with text there"),
         (dict(files="{tmp}/short"), "the split 'validation' holds no text"),
-        (dict(files="{tmp}/binary"), "binary is no text .it holds NUL bytes"),
+        (dict(files="{tmp}/binary"), "binary is not text .it holds NUL bytes"),
         (
             dict(files="{tmp}/short", text_key="text"),
-            "text_key='text' plays no part with .*'files'",
+            "text_key='text' has no effect with .*'files'",
         ),
-        (dict(files="{tmp}/short", data_dir="x"), "data_dir='x' plays no part"),
+        (dict(files="{tmp}/short", data_dir="x"), "data_dir='x' has no effect"),
         (
             dict(name="pydocs", files="{tmp}/short"),
-            "files=.* plays no part .*'pydocs': set the name",
+            "files=.* has no effect .*'pydocs': set the name",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_document_splits_of_a_set(data_dir, capsys):
 
 
 def test_sentence_splits_of_a_set(data_dir, monkeypatch):
-    monkeypatch.setattr(documents, "_CHUNK", 3)  # several chunks, the last one shorter
+    monkeypatch.setattr(prepared, "_CHUNK", 3)  # several chunks, the last one shorter
     whole = load_sentences(sentences("whole", data_dir=data_dir))
     for name, split in whole.items():
         size = SETS["whole"][0][name]
@@ -325,10 +325,10 @@ def test_sentences_as_tokens(data_dir):
         (
             load_documents,
             language("one"),
-            "no validation split beside .*, and 1 training example, ",
+            "no validation split, and 1 training example, ",
         ),
         (load_sentences, sentences("bad_label"), "bad_label/train: record 7 has label -1"),
-        (load_sentences, sentences("whole", label_key="text"), "label_key='text' names no class"),
+        (load_sentences, sentences("whole", label_key="text"), "label_key='text' is not a class"),
     ],
 )
 def test_sets_that_are_refused(data_dir, load, config, message):

@@ -11,7 +11,7 @@ from conftest import make_tiny
 from PIL import Image
 
 from train.config.border import from_config_dict
-from train.data.images import prepared
+from train.data.images import checks
 from train.data.images.pixels import Encoded
 from train.data.images.records import Records, published_moments
 from train.data.sources import load_splits
@@ -190,10 +190,10 @@ def test_both_readers_give_the_pixels_of_every_file(load, channels):
 def test_sets_that_are_not_of_pixels():
     floats = tfds.features.Image(shape=(8, 8, 1), dtype=np.float32)
     with pytest.raises(BadInput, match="images of depths are of float32: .* uint8 or uint16"):
-        prepared._check_image("depths", floats)
+        checks.check_image("depths", floats)
     frames = tfds.features.Image(shape=(4, 8, 8, 3))
     with pytest.raises(BadInput, match=r"are of shape \(4, 8, 8, 3\): .* 1 to 4 channels"):
-        prepared._check_image("films", frames)
+        checks.check_image("films", frames)
 
 
 def test_alpha_is_kept_where_the_set_has_it(load):

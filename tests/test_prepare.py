@@ -21,9 +21,11 @@ import tensorflow_datasets as tfds
 from conftest import full_disk
 
 from train.errors import BadInput
-from train.prepare.__main__ import find, main, prepare
+from train.prepare.__main__ import main
 from train.prepare.archive import Archive
+from train.prepare.build import prepare
 from train.prepare.mnist import FILES
+from train.prepare.sets import find
 
 ROOT = pathlib.Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -199,7 +201,7 @@ def test_what_lies_there_unreadable_is_refused(cifar100, tmp_path):
     prepare(images, tmp_path / "data", path)
     (info,) = tmp_path.glob("data/*/*/dataset_info.json")
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(BadInput, match="in the file format tfrecord, which takes TensorFlow"):
+    with pytest.raises(BadInput, match="in the file format tfrecord, which needs TensorFlow"):
         prepare(images, tmp_path / "data", path)
 
 
@@ -297,7 +299,7 @@ def test_archives_of_another_content(tmp_path):
     tar(tmp_path / "longer", members | {"cifar-100-binary/test.bin": bytes(3075)})
     (tmp_path / "other").write_bytes(b"no archive")
     for name, message in {
-        "lacking": "holds no cifar-100-binary/fine_label_names.txt",
+        "lacking": "lacks cifar-100-binary/fine_label_names.txt",
         "longer": "test.bin of .* is 3075 bytes long.*record's 3074",
         "other": "cannot be unpacked",
     }.items():

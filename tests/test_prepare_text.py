@@ -9,7 +9,8 @@ from test_prepare import published
 from train.config.data import LanguageDataConfig
 from train.data.text.documents import load_documents
 from train.errors import BadInput
-from train.prepare.__main__ import find, prepare
+from train.prepare.build import prepare
+from train.prepare.sets import find
 
 TEXT = "".join(f"{n}: To be, or not to bé?\n" for n in range(100))
 

@@ -95,9 +95,9 @@ def records(tmp_path_factory):
     )
 
 
-def one(data, name, draw=None):
-    draw = None if draw is None else np.array([draw])
-    return data.gather(np.array([NAMES.index(name)]), draw)["image"][0]
+def one(data, name, visit=None):
+    visit = None if visit is None else np.array([visit])
+    return data.gather(np.array([NAMES.index(name)]), visit)["image"][0]
 
 
 def test_a_batch(records):
@@ -168,7 +168,7 @@ def test_training_crops_are_inceptions(records):
 
 def test_an_image_that_no_crop_fits_is_cut_in_its_middle(records):
     data = records(crop_min_area=0.9)
-    crop = one(data, "tiny.png", draw=0)
+    crop = one(data, "tiny.png", visit=0)
     pixels = Image.open(io.BytesIO(FILES["tiny.png"]))
     wanted = pixels.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (0, 98, 3, 102))
     np.testing.assert_array_equal(crop, np.asarray(wanted))
@@ -176,14 +176,14 @@ def test_an_image_that_no_crop_fits_is_cut_in_its_middle(records):
 
 def test_crops_are_a_function_of_seed_draw_and_index(records):
     data = records(crop_min_area=0.1, seed=1)
-    first = one(data, "ramp.png", draw=5)
+    first = one(data, "ramp.png", visit=5)
     again = records(crop_min_area=0.1, seed=1).gather(np.arange(10), np.full(10, 5))
     np.testing.assert_array_equal(again["image"][NAMES.index("ramp.png")], first)
-    assert (one(data, "ramp.png", draw=6) != first).any()
-    assert (one(data, "again.png", draw=5) != first).any()
-    assert (one(records(crop_min_area=0.1, seed=2), "ramp.png", draw=5) != first).any()
+    assert (one(data, "ramp.png", visit=6) != first).any()
+    assert (one(data, "again.png", visit=5) != first).any()
+    assert (one(records(crop_min_area=0.1, seed=2), "ramp.png", visit=5) != first).any()
     np.testing.assert_array_equal(one(data, "ramp.png"), one(records(), "ramp.png"))
-    np.testing.assert_array_equal(one(records(), "ramp.png", draw=5), one(records(), "ramp.png"))
+    np.testing.assert_array_equal(one(records(), "ramp.png", visit=5), one(records(), "ramp.png"))
 
 
 def test_a_record_that_is_cut_short_is_named(records):

@@ -144,13 +144,13 @@ def word_level():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "something else was given"),
         (word_level(), "WordLevel with the pre-tokenizer Whitespace was given"),
         (changed(pre_tokenizer=None), "BPE with the pre-tokenizer None was given"),
         (BPE.to_json().replace('"dropout":null', '"dropout":0.1'), "without dropout"),
-        (changed(normalizer={"type": "NFC"}), "does not give a text back"),
-        (BPE.to_json().replace('"add_prefix_space":false', '"add_prefix_space":true'), "back"),
+        (changed(normalizer={"type": "NFC"}), "does not reproduce a text"),
+        (BPE.to_json().replace('"add_prefix_space":false', '"add_prefix_space":true'), "reproduce"),
         (changed(added_tokens=[]), "none of the special tokens <|endoftext|>"),
         (changed(normalizer={"type": "no such thing"}), "cannot be read"),
     ],

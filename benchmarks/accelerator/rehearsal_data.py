@@ -21,9 +21,10 @@ def make(data_dir: pathlib.Path) -> None:
     Raises:
       ModuleNotFoundError: the trainer's packages are not installed.
     """
-    from train.prepare import __main__ as prepare
     from train.prepare.archive import Archive
+    from train.prepare.build import prepare
     from train.prepare.cifar import Cifar10
+    from train.prepare.sets import Source
     from train.prepare.shakespeare import TinyShakespeare
 
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def make(data_dir: pathlib.Path) -> None:
         digest = hashlib.sha256(content).hexdigest()
         published = Archive(f"https://nowhere.invalid/{path.name}", len(content), digest)
         with contextlib.redirect_stdout(io.StringIO()):
-            prepare.prepare(prepare.Source(builder, (published,)), data_dir, path)
+            prepare(Source(builder, (published,)), data_dir, path)
 
 
 def _write_cifar(path: pathlib.Path) -> None:

@@ -1,1 +1,1 @@
-"""Data on the host: sources of labelled images, and the batches made of them."""
+"""Data on the host: splits of images and texts, and the batches that are read from them."""

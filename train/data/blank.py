@@ -15,7 +15,7 @@ from train.data.text.blocks import Corpus, Documents, Sentences, Stream
 
 @dataclasses.dataclass(frozen=True)
 class BlankTokenizer:
-    """A tokeniser's numbers without its words: token 0 ends a text, each other is a byte."""
+    """A tokenizer's numbers without its words: token 0 ends a text, each other is one byte."""
 
     vocabulary: int
     end: int = 0
@@ -27,20 +27,32 @@ class BlankTokenizer:
 
 
 def blank_split(config: RunConfig) -> Split:
-    """Returns a split whose batches have the shapes and dtypes of a run's, without its data.
+    """Returns a split whose batches have the shapes and dtypes of a run's, without its data."""
+    if isinstance(config.model, ViTConfig):
+        return _blank_images(config.model)
+    return _blank_text(config)
 
-    Args:
-      config: of the run.
-    """
+
+def _blank_images(model: ViTConfig) -> Images:
+    return Images(
+        np.zeros((1, *model.image_shape), np.uint8),
+        np.zeros(1, np.int32),
+        classes=model.classes,
+        peak=255.0,
+        mean=(0.0,) * model.channels,
+        std=(1.0,) * model.channels,
+    )
+
+
+def _blank_text(config: RunConfig) -> Split:
     model: Any = config.model
     data: Any = config.data
-    if isinstance(model, ViTConfig):
-        shape, channels = model.image_shape, model.channels
-        images, labels = np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32)
-        return Images(images, labels, model.classes, 255.0, (0.0,) * channels, (1.0,) * channels)
     tokenizer: Any = BlankTokenizer(model.vocabulary)
     size = model.block_size
+
+    # One document that fills one block exactly, its `end` included.
     corpus = Corpus(np.zeros(size + 1, np.uint16), np.array([0, size]))
+
     if not isinstance(data, LanguageDataConfig):
         return Sentences(corpus, np.zeros(1, np.int32), model.classes, size, tokenizer)
     if data.packing == "documents":

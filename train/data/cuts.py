@@ -6,59 +6,62 @@ from typing import Any
 
 import numpy as np
 
-SEED = 0  # of every cut, whatever a run's seed: all runs are tested on the same examples
+# Fixed, and not the seed of a run: all runs are tested on the same examples.
+SEED = 0
 
 
 def cut(examples: int, test: int, validation: int) -> dict[str, np.ndarray]:
-    """Returns the places of the examples of each part, in ascending order; no two share one.
-
-    The test part depends on its own size alone, so that another validation part leaves it as it is.
+    """Returns the indices of the examples in each part, in ascending order.
 
     Args:
-      examples: of the training split.
-      test: examples to take for the test part.
-      validation: examples to take for the validation part.
+      examples: size of the training split.
+      test: size of the test part.
+      validation: size of the validation part.
 
     Returns:
-      'train', 'validation' and 'test': int64 arrays that together hold every place once.
+      'train', 'validation' and 'test': int64 arrays that together hold every index once.
     """
-    order = np.random.default_rng(SEED).permutation(examples)
-    rest = examples - test
-    places = {
-        "train": order[: rest - validation],
-        "validation": order[rest - validation : rest],
-        "test": order[rest:],
+    shuffled = np.random.default_rng(SEED).permutation(examples)
+    remaining = examples - test
+
+    # The test part is taken from the end first: it depends on its own size alone, so that runs
+    # with different validation parts are tested on the same examples.
+    parts = {
+        "train": shuffled[: remaining - validation],
+        "validation": shuffled[remaining - validation : remaining],
+        "test": shuffled[remaining:],
     }
-    return {name: np.sort(part) for name, part in places.items()}
+
+    return {name: np.sort(part) for name, part in parts.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """Some records of a data source of tensorflow-datasets, which is read as the source is.
+    """Some records of a tensorflow-datasets data source, read through the same interface.
 
     Attributes:
-      source: of all records.
-      places: [N] int64, of the part's records in it.
+      source: all records.
+      indices: [N] int64, which of them belong to the part.
     """
 
     source: Any
-    places: np.ndarray
+    indices: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
-    def __getitem__(self, place: int) -> Any:
-        return self.source[int(self.places[place])]
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(self.indices[index])]
 
-    def __getitems__(self, places: Sequence[int]) -> list[Any]:
-        return self.source.__getitems__([int(self.places[place]) for place in places])
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        return self.source.__getitems__([int(self.indices[index]) for index in indices])
 
 
-def record_number(source: Any, place: int) -> int:
-    """Returns the number that a record has in the split as it lies prepared, for messages.
+def record_number(source: Any, index: int) -> int:
+    """Returns the number of a record in the prepared split, for messages.
 
     Args:
-      source: a data source or a part of one.
-      place: of the record in it.
+      source: a data source, or a part of one.
+      index: the record in the source.
     """
-    return int(source.places[place]) if isinstance(source, Part) else place
+    return int(source.indices[index]) if isinstance(source, Part) else index

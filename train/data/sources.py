@@ -6,18 +6,18 @@ from typing import Any
 from train.config.data import ImageDataConfig, LanguageDataConfig
 from train.config.run import RunConfig
 from train.data.images import digits, prepared
+from train.data.images.checks import check_digits_keys, check_prepared_keys
 from train.data.split import Split
 from train.data.text.sources import load_language, load_sentences
 from train.data.text.tokenizer import Tokenizer
-from train.errors import BadInput
 
 
 def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mapping[str, Any]:
     """Returns the splits 'train', 'validation' and 'test' of a run's data set.
 
     Args:
-      config: of the run.
-      tokenizer: that of a saved run, for text; None to make it as the config says.
+      config: which data set, and the sizes of the model that it is read for.
+      tokenizer: that of a saved run, for text; None to make the one that the config names.
 
     Returns:
       A `train.data.split.Split` for each name; what else it offers depends on the run's task.
@@ -27,6 +27,7 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
     """
     data = config.data
     model: Any = config.model
+
     if isinstance(data, ImageDataConfig):
         return _load_images(data, model.image_shape[:2], config.seed)
     if isinstance(data, LanguageDataConfig):
@@ -36,17 +37,8 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
 
 def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) -> dict[str, Split]:
     if data.name == "digits":
-        if data.fold is not None and not 0 <= data.fold < digits.FOLDS:
-            raise BadInput(f"config.data.fold is 0 to {digits.FOLDS - 1}; {data.fold} was given")
-        if data.test_fraction:
-            raise BadInput(
-                f"config.data.test_fraction={data.test_fraction} has no effect: 'digits' has a "
-                "test split of its own; set it to 0"
-            )
+        check_digits_keys(data)
         return dict(digits.load(data.fold))
-    if data.fold is not None:
-        raise BadInput(
-            f"config.data.fold={data.fold}: {data.name} has a test split of its own; folds are "
-            "for 'digits', leave it out"
-        )
+
+    check_prepared_keys(data)
     return prepared.load(data, image_size, seed)

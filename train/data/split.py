@@ -1,4 +1,4 @@
-"""What the trainer asks of a split of a data set."""
+"""What the trainer needs of a split of a data set."""
 
 from typing import Protocol
 
@@ -10,10 +10,12 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Returns the examples of that index [n], each an array of a leading axis of n.
+    def gather(self, index: np.ndarray, visit: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns examples as arrays with a leading axis of n, among them 'index' int32.
 
-        'index' int32 is among them. What is drawn at random on the host comes from the index and
-        the draw [n] alone; without draws nothing is random.
+        Args:
+          index: [n] examples to return.
+          visit: [n] numbers that tell the uses of one example apart. What is random on the host is
+            a function of the seed, the index and the visit; without visits nothing is random.
         """
         ...

@@ -19,7 +19,7 @@ _TIMEOUT_SECS = 60.0  # of a server that sends nothing
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A file of a data set, as its makers publish it."""
+    """A file of a data set, as its authors publish it."""
 
     url: str
     size_bytes: int
@@ -32,46 +32,39 @@ class Archive:
 
 
 def fetch(archive: Archive, folder: pathlib.Path, progress: Progress) -> pathlib.Path:
-    """Downloads an archive into a folder and returns its path.
-
-    Args:
-      archive: where it lies and what it must be.
-      folder: an existing one.
-      progress: shows how far the download is.
+    """Downloads an archive into an existing folder and returns its path.
 
     Raises:
       BadInput: no network, an answer that is not the file, or a download cut short or altered.
     """
     path = folder / archive.name
-    remedy = "try again, or fetch it by hand and give it, or the folder it lies in, as --archive"
-    chunks = _shown(_download(archive.url, remedy), archive, progress, "fetching")
+    remedy = "try again, or fetch it by hand and give it, or the folder that holds it, as --archive"
+
+    # Checked while it is written: a large file is not read twice.
+    chunks = _with_bar(_download(archive.url, remedy), archive, progress, "fetching")
     with path.open("wb") as file:
-        for chunk in _checked(archive, chunks, archive.url, remedy):
+        for chunk in _verified(chunks, archive, archive.url, remedy):
             file.write(chunk)
+
     return path
 
 
 def check(archive: Archive, path: pathlib.Path, progress: Progress) -> None:
     """Checks a file that was fetched by hand.
 
-    Args:
-      archive: what the file must be.
-      path: the file.
-      progress: shows how far the check is.
-
     Raises:
       BadInput: the file is missing, truncated or another one.
     """
-    remedy = f"fetch {archive.url} anew"
+    remedy = f"fetch {archive.url} again"
     try:
         with path.open("rb") as file:
             chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
-            shown = _shown(chunks, archive, progress, "checking")
-            for _ in _checked(archive, shown, str(path), remedy):
+            shown = _with_bar(chunks, archive, progress, "checking")
+            for _ in _verified(shown, archive, str(path), remedy):
                 pass
     except OSError as error:
         raise BadInput(
-            f"--archive: {path} cannot be read ({error}): fetch {archive.url} and name its path"
+            f"--archive: {path} cannot be read ({error}): fetch {archive.url} and give its path"
         ) from error
 
 
@@ -80,24 +73,28 @@ def read_members(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]
 
     Args:
       path: the archive, compressed or not.
-      names: of the members wanted, folders included.
+      names: of the members to read, folders included.
 
     Raises:
       BadInput: a member is missing or not a file, or the archive cannot be read.
     """
-    found = {}
+    members = {}
+
+    # In the archive's own sequence: a compressed one cannot be searched without unpacking all that
+    # comes before.
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.name in names else None
                 if content is not None:
-                    found[member.name] = content.read()
+                    members[member.name] = content.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be unpacked ({error})") from error
-    missing = sorted(set(names) - found.keys())
+        raise BadInput(f"{path} cannot be unpacked ({error}): fetch it again") from error
+
+    missing = sorted(set(names) - members.keys())
     if missing:
-        raise BadInput(f"{path} holds no {', '.join(missing)}: it is another set's archive")
-    return found
+        raise BadInput(f"{path} lacks {', '.join(missing)}: give the archive of this set")
+    return members
 
 
 def _download(url: str, remedy: str) -> Iterator[bytes]:
@@ -109,29 +106,33 @@ def _download(url: str, remedy: str) -> Iterator[bytes]:
         raise BadInput(f"{url} cannot be fetched ({error}): {remedy}") from error
 
 
-def _shown(
-    chunks: Iterable[bytes], archive: Archive, progress: Progress, doing: str
+def _with_bar(
+    chunks: Iterable[bytes], archive: Archive, progress: Progress, action: str
 ) -> Iterator[bytes]:
-    bar = progress.add_task(f"{doing} {archive.name}", total=archive.size_bytes)
+    bar = progress.add_task(f"{action} {archive.name}", total=archive.size_bytes)
     for chunk in chunks:
         progress.advance(bar, len(chunk))
         yield chunk
 
 
-def _checked(
-    archive: Archive, chunks: Iterable[bytes], origin: str, remedy: str
+def _verified(
+    chunks: Iterable[bytes], archive: Archive, origin: str, remedy: str
 ) -> Iterator[bytes]:
-    """Passes the chunks on; raises at their end where they are not the archive's."""
+    """Yields the chunks; raises, after the last one at the latest, if they are another file's."""
     digest, size_bytes = hashlib.sha256(), 0
+
     for chunk in chunks:
         size_bytes += len(chunk)
         digest.update(chunk)
         yield chunk
+
+        # At once, and not after the last chunk: a server may send without end.
         if size_bytes > archive.size_bytes:
             raise BadInput(
                 f"{origin} is longer than {archive.name}, which has {archive.size_bytes} bytes: "
                 f"{remedy}"
             )
+
     if size_bytes < archive.size_bytes:
         raise BadInput(
             f"{origin} is truncated: {size_bytes} of the {archive.size_bytes} bytes of "

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, prepared without TensorFlow.
 
-The builders are tensorflow-datasets' own, with the same features, names, versions and order of
-records; only the reading of the archive is ours, by NumPy and Pillow.
+The builders are tensorflow-datasets' own, with the same features, names, versions and sequence of
+records; only the reading of the archive is different, by NumPy and Pillow.
 
 Source: Krizhevsky, 'Learning Multiple Layers of Features from Tiny Images', 2009.
 """
@@ -19,17 +19,18 @@ from tensorflow_datasets import image_classification as stock
 from train.errors import BadInput
 from train.prepare.archive import read_members
 
-_SHAPE = (3, 32, 32)  # of the pixels as they lie in the archive: channels first
+_SHAPE = (3, 32, 32)  # of the pixels in the archive: channels first
 _PIXELS = 3 * 32 * 32
 
 
+# Not registered: tensorflow-datasets' own builder keeps the name, and reads what this one writes.
 class Cifar10(stock.Cifar10, skip_registration=True):
     """Builds CIFAR-10 from the binary version of its archive.
 
     Args:
-      archives: the paths of the published files, of which there is one.
-      progress: shows how far the preparation is.
-      **kwargs: data_dir and file_format, as of every builder.
+      archives: the path of the one published file, by its name.
+      progress: displays the progress of the preparation.
+      **kwargs: data_dir and file_format, as every builder takes them.
 
     Raises:
       BadInput: the archive lacks a file or holds one of another format.
@@ -44,6 +45,7 @@ class Cifar10(stock.Cifar10, skip_registration=True):
         layout = self._cifar_info
         names = [*layout.train_files, *layout.test_files, *layout.label_files]
         members = read_members(self._archive, [layout.prefix + name for name in names])
+
         features: Any = self.info.features
         for key, name in zip(layout.label_keys, layout.label_files, strict=True):
             features[key].names = members[layout.prefix + name].decode().split()
@@ -53,8 +55,8 @@ class Cifar10(stock.Cifar10, skip_registration=True):
             size = len(layout.label_keys) + _PIXELS
             if not content or len(content) % size:
                 raise BadInput(
-                    f"{', '.join(files)} of {self._archive} is {len(content)} bytes long, which is "
-                    f"no multiple of a record's {size}: take the binary version of the archive"
+                    f"{', '.join(files)} of {self._archive} is {len(content)} bytes long, not a "
+                    f"multiple of a record's {size}: take the binary version of the archive"
                 )
             return np.frombuffer(content, np.uint8).reshape(-1, size)
 
@@ -68,19 +70,18 @@ class Cifar10(stock.Cifar10, skip_registration=True):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields key and example of each record [N, labels + pixels] uint8."""
         keys = self._cifar_info.label_keys
-        doing = f"preparing {self.name} {split_prefix.rstrip('_')}"
-        for index, record in enumerate(self._progress.track(records, description=doing)):
+        description = f"preparing {self.name} {split_prefix.rstrip('_')}"
+
+        for index, record in enumerate(self._progress.track(records, description=description)):
             labels, pixels = record[: len(keys)], record[len(keys) :]
-            image = Image.fromarray(pixels.reshape(_SHAPE).transpose(1, 2, 0))
-            yield (
-                index,
-                {
-                    "id": f"{split_prefix}{index:05d}",
-                    "image": image,
-                    **dict(zip(keys, labels.tolist(), strict=True)),
-                },
-            )
+            example = {
+                "id": f"{split_prefix}{index:05d}",
+                # As an image and not as an array, which tensorflow-datasets encodes by TensorFlow.
+                "image": Image.fromarray(pixels.reshape(_SHAPE).transpose(1, 2, 0)),
+                **dict(zip(keys, labels.tolist(), strict=True)),
+            }
+            yield index, example
 
 
 class Cifar100(Cifar10, stock.Cifar100, skip_registration=True):
-    """Builds CIFAR-100, whose records carry a fine and a coarse label, likewise."""
+    """Builds CIFAR-100, whose records carry a fine and a coarse label, in the same way."""

@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST, prepared without TensorFlow.
 
-The builders are tensorflow-datasets' own; only the reading of the files is ours.
+The builders are tensorflow-datasets' own; only the reading of the files is different.
 
 Sources: LeCun, Cortes, Burges, 'The MNIST Database of Handwritten Digits', 2010; Xiao, Rasul,
 Vollgraf, 'Fashion-MNIST', 2017, arXiv 1708.07747.
@@ -28,16 +28,17 @@ FILES = {
 _UINT8 = 0x08  # the IDX format's code of the element type
 
 
+# Not registered: tensorflow-datasets' own builder keeps the name, and reads what this one writes.
 class MNIST(stock.MNIST, skip_registration=True):
     """Builds MNIST from its four files.
 
     Args:
       archives: the paths of the published files, by name.
-      progress: shows how far the preparation is.
-      **kwargs: data_dir and file_format, as of every builder.
+      progress: displays the progress of the preparation.
+      **kwargs: data_dir and file_format, as every builder takes them.
 
     Raises:
-      BadInput: a file is not of the IDX format, or images and labels differ in number.
+      BadInput: a file is not in the IDX format, or images and labels differ in number.
     """
 
     def __init__(self, archives: Mapping[str, pathlib.Path], progress: Progress, **kwargs: Any):
@@ -57,16 +58,18 @@ class MNIST(stock.MNIST, skip_registration=True):
         images, labels = _read_idx(data_path, ndim=3), _read_idx(label_path, ndim=1)
         if len(images) != len(labels):
             raise BadInput(
-                f"{data_path} holds {len(images)} images, {label_path} {len(labels)} labels: they "
-                "are of different sets"
+                f"{data_path} holds {len(images)} images, {label_path} {len(labels)} labels: give "
+                "files of the same set"
             )
-        doing = f"preparing {self.name} {split}"
-        for index, image in enumerate(self._progress.track(images, description=doing)):
+
+        description = f"preparing {self.name} {split}"
+        for index, image in enumerate(self._progress.track(images, description=description)):
+            # As an image and not as an array, which tensorflow-datasets encodes by TensorFlow.
             yield index, {"image": Image.fromarray(image), "label": int(labels[index])}
 
 
 class FashionMNIST(MNIST, stock.FashionMNIST, skip_registration=True):
-    """Builds Fashion-MNIST, which is laid out as MNIST is."""
+    """Builds Fashion-MNIST, whose files have the layout of MNIST's."""
 
 
 def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
@@ -75,8 +78,11 @@ def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
         content = gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be unpacked ({error})") from error
+
     header = 4 + 4 * ndim
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
+
     if content[:4] != bytes((0, 0, _UINT8, ndim)) or len(content) != header + math.prod(shape):
         raise BadInput(f"{path} is not an IDX file of uint8 with {ndim} axes")
+
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

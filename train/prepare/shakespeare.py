@@ -19,12 +19,12 @@ class TinyShakespeare(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds tiny Shakespeare from its one file: 90, 5 and 5 % of its characters.
 
     Args:
-      archives: the paths of the published files, of which there is one.
-      progress: shows how far the preparation is.
-      **kwargs: data_dir and file_format, as of every builder.
+      archives: the path of the one published file, by its name.
+      progress: ignored: the text is written in a moment.
+      **kwargs: data_dir and file_format, as every builder takes them.
 
     Raises:
-      BadInput: the file is no text.
+      BadInput: the file is not text.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -42,8 +42,11 @@ class TinyShakespeare(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             text = self._path.read_bytes().decode()
         except UnicodeDecodeError as error:
             raise BadInput(f"{self._path} is not a text in UTF-8 ({error})") from error
+
+        # Rounded as tensorflow-datasets' builder does, so that the splits are the same.
         train = int(len(text) * 0.9)
         validation = train + int((len(text) - train) * 0.5)
+
         parts = {
             "train": text[:train],
             "validation": text[train:validation],

@@ -1,1 +1,1 @@
-"""Sets of images."""
+"""Sets of labelled images."""

@@ -22,12 +22,12 @@ class ImageSplit(Split, Protocol):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The training pixels' mean by channel, as a fraction of the brightest."""
+        """Mean of the training pixels by channel, as a fraction of the peak."""
         ...
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Their standard deviation, likewise."""
+        """Standard deviation of the training pixels by channel, as a fraction of the peak."""
         ...
 
     @property
@@ -36,11 +36,11 @@ class ImageSplit(Split, Protocol):
         ...
 
     def to_unit(self, images: jax.Array) -> jax.Array:
-        """Pixels uint8 -> fractions of the brightest, float32."""
+        """Pixels uint8 -> fractions of the peak, the pixel value that stands for 1, float32."""
         ...
 
     def standardise(self, images: jax.Array) -> jax.Array:
-        """Fractions of the brightest -> about mean 0 and standard deviation 1, float32."""
+        """Fractions of the peak -> about mean 0 and standard deviation 1, float32."""
         ...
 
 
@@ -54,7 +54,7 @@ class Images:
       classes: number of classes.
       peak: the pixel value that stands for 1.
       mean: mean of the training split's pixels by channel, as a fraction of the peak.
-      std: their standard deviation, likewise.
+      std: standard deviation of the same.
     """
 
     images: np.ndarray
@@ -72,8 +72,8 @@ class Images:
         """Height, width and channels."""
         return self.images.shape[1:]
 
-    def gather(self, index: np.ndarray, draw: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Returns the batch of these examples: image, label, index. Nothing in it is random."""
+    def gather(self, index: np.ndarray, visit: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Returns the examples: image, label and index. Nothing is random; visits are ignored."""
         return {
             "image": self.images[index],
             "label": self.labels[index],
@@ -97,21 +97,26 @@ def standardise(images: jax.Array, mean: Moment, std: Moment) -> jax.Array:
       mean: [channels].
       std: [channels].
     """
+    # Ranks are made equal here: the program also runs under JAX's strict promotion of ranks.
     by_channel = (1,) * (images.ndim - 1) + (-1,)
-    mean, std = jnp.asarray(mean).reshape(by_channel), jnp.asarray(std).reshape(by_channel)
+    mean = jnp.asarray(mean).reshape(by_channel)
+    std = jnp.asarray(std).reshape(by_channel)
+
     return (images - mean) / std
 
 
 def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation by channel of uint8 images, as fractions of the peak.
-
-    Exact: from the counts of the 256 values, without a copy of the images in floats.
-    """
+    """Returns mean and standard deviation by channel of uint8 images, as fractions of the peak."""
     levels = np.arange(256) / peak
     means, stds = [], []
+
     for channel in range(images.shape[-1]):
-        shares = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., 0].size
+        # From the counts of the 256 values: exact, and without a copy of the images in floats.
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        shares = counts / images[..., 0].size
+
         mean = float(shares @ levels)
         means.append(mean)
         stds.append(float(np.sqrt(shares @ (levels - mean) ** 2)))
+
     return tuple(means), tuple(stds)

@@ -9,7 +9,10 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from train.data.images.arrays import Images, channel_moments
 
 TEST, VALIDATION, FOLDS = 360, 180, 5
-_SPLIT_SEED = 0  # fixed: the splits never depend on a run's seed
+_PEAK = 16.0  # each pixel counts the dark ones in a square of 4 x 4 of the scanned image
+
+# Fixed, and not the seed of a run: all runs share their splits.
+_SPLIT_SEED = 0
 
 
 def load(fold: int | None = None) -> dict[str, Images]:
@@ -17,22 +20,25 @@ def load(fold: int | None = None) -> dict[str, Images]:
 
     Args:
       fold: 0 to 4: test on this fifth of all images (360 or 359 of them), so that the five folds
-        test every image once; None: on a split of its own.
+        test every image once; None: test on a fixed part of them.
 
     Source: Alpaydin, Kaynak, 'Optical Recognition of Handwritten Digits', UCI repository, 1998.
     """
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
     labels = labels.astype(np.int32)
+
     if fold is None:
-        rest, test = _split(np.arange(len(labels)), labels, TEST)
+        remaining, test = _split(np.arange(len(labels)), labels, TEST)
     else:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=_SPLIT_SEED)
-        rest, test = list(folds.split(images, labels))[fold]
-    train, validation = _split(rest, labels, VALIDATION)
-    mean, std = channel_moments(images[train], peak=16.0)
+        remaining, test = list(folds.split(images, labels))[fold]
+    train, validation = _split(remaining, labels, VALIDATION)
+
+    # The moments are the training pixels', in every split: nothing of a test image is used.
+    mean, std = channel_moments(images[train], peak=_PEAK)
     return {
-        name: Images(images[index], labels[index], classes=10, peak=16.0, mean=mean, std=std)
+        name: Images(images[index], labels[index], classes=10, peak=_PEAK, mean=mean, std=std)
         for name, index in (("train", train), ("validation", validation), ("test", test))
     }
 

@@ -1,1 +1,1 @@
-"""Texts: read, made into tokens, and cut into the blocks that a model is trained on."""
+"""Texts: read, tokenized, and cut into the blocks that a model is trained on."""

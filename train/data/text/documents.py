@@ -2,23 +2,18 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pydoc_data.topics import topics
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from rich.console import Console
-from rich.progress import track
 
 from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data import tfds_sets
 from train.data.cuts import SEED, cut
-from train.data.text.files import decode, read_files
-from train.errors import BadInput
-
-_CHUNK = 1024  # records read at a time
-_TEXT_KEYS = ("text", "sentence")  # the first of these, where a set has several texts
+from train.data.text.checks import check_held_out, check_keys, check_labels, check_not_empty
+from train.data.text.features import count_classes, find_text_key
+from train.data.text.files import read_files
+from train.data.text.prepared import read_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +21,7 @@ class LabelledTexts:
     """One split of labelled texts.
 
     Attributes:
-      texts: the texts.
+      texts: N texts.
       labels: [N] int32, from 0 to classes - 1.
       classes: number of classes.
     """
@@ -35,10 +30,9 @@ class LabelledTexts:
     labels: np.ndarray
     classes: int
 
-    def take(self, places: np.ndarray) -> "LabelledTexts":
-        """Returns the texts at those places, in that order."""
-        texts = [self.texts[place] for place in places]
-        return LabelledTexts(texts, self.labels[places], self.classes)
+    def take(self, index: np.ndarray) -> "LabelledTexts":
+        """Returns the texts of an index, in its order."""
+        return LabelledTexts([self.texts[i] for i in index], self.labels[index], self.classes)
 
 
 def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
@@ -47,71 +41,86 @@ def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
     'pydocs' are the topics of Python's own help, 'files' the files of config.files. They, and a set
     that has a split 'train' alone, are shuffled by a fixed seed and cut by characters: the first
     1 - 2 config.held_out_fraction of them are for training, as much as config.held_out_fraction for
-    each of the others. A document astride a cut is cut in two. Of a set with a test split (or a
-    validation split, which then is the test split) the last documents of 'train' are the validation
-    split.
+    each of the others. A document that straddles a cut is split in two. Of a set with a test split
+    (or a validation split, which then is the test split) the last documents of 'train' are the
+    validation split.
 
     Args:
-      config: name, data_dir, files, text_key, held_out_fraction.
+      config: the documents, and how they are split.
 
     Raises:
       BadInput: no such set or files, no or several features of text, or a split without text.
     """
-    _check_keys(config)
+    check_keys(config)
+
     if config.name == "pydocs":
-        return _cut([topics[name] for name in sorted(topics)], config)
-    if config.name == "files":
-        return _cut(read_files(config.files), config)
-    builder = tfds_sets.find(config.name, config.data_dir, own=("pydocs", "files"))
-    key = _text_key(builder, config.text_key)
-    sizes = _sizes(builder, config.name)
+        splits = _cut([topics[name] for name in sorted(topics)], config.held_out_fraction)
+    elif config.name == "files":
+        splits = _cut(read_files(config.files), config.held_out_fraction)
+    else:
+        splits = _load_prepared(config)
 
-    def read(split: str) -> list[str]:
-        return _read_texts(builder, config.name, split, key)[0]
-
-    if not sizes.get("test") and not sizes.get("validation"):
-        return _cut(read("train"), config)
-    names = {name: name for name in ("train", "validation", "test")}
-    if not sizes.get("test") or not sizes.get("validation"):
-        held_out = _held_out(config, sizes["train"])
-        names["train"], names["validation"] = f"train[:-{held_out}]", f"train[-{held_out}:]"
-        names["test"] = "test" if sizes.get("test") else "validation"
-    return _check_text({name: read(split) for name, split in names.items()}, config)
+    check_not_empty(splits, config.name, config.held_out_fraction)
+    return splits
 
 
 def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     """Returns the labelled texts of the splits 'train', 'validation' and 'test'.
 
     The test split is the set's 'test', or its 'validation' where it has no labelled test split
-    (GLUE). For each split that is lacking then, config.held_out_fraction of the training examples,
-    drawn by a fixed seed, are held out.
+    (GLUE). For each split that is then lacking, config.held_out_fraction of the training examples,
+    chosen by a fixed seed, are held out.
 
     Args:
-      config: name, data_dir, text_key, label_key, held_out_fraction.
+      config: the texts, and how they are split.
 
     Raises:
       BadInput: no such set, no or several features of text, no class label, too few examples, or a
-        label that is none of the classes.
+        label outside the classes.
     """
     builder = tfds_sets.find(config.name, config.data_dir)
-    key = _text_key(builder, config.text_key)
-    classes = _classes(builder, config.label_key)
-    sizes = _sizes(builder, config.name)
+    text_key = find_text_key(builder, config.text_key)
+    classes = count_classes(builder, config.label_key)
+    sizes = tfds_sets.split_sizes(builder, config.name)
 
     def read(split: str) -> LabelledTexts | None:
         if not sizes.get(split):
             return None
-        texts, labels = _read_texts(builder, config.name, split, key, config.label_key)
+        texts, labels = read_texts(builder, config.name, split, text_key, config.label_key)
         return LabelledTexts(texts, np.array(labels, np.int32), classes)
 
     train, validation, test = read("train"), read("validation"), read("test")
+
+    # Sets of competitions publish their test split with the label -1.
     if test is None or test.labels.min() < 0:
         validation, test = None, validation
+
     splits = {"train": train, "validation": validation, "test": test}
     for name, split in splits.items():
         if split is not None:
-            _check_labels(split, f"{config.name}/{name}")
+            check_labels(split.labels, classes, f"{config.name}/{name}")
+
     return _complete(splits, config)
+
+
+def _load_prepared(config: LanguageDataConfig) -> dict[str, list[str]]:
+    """Returns the documents of a set of tensorflow-datasets."""
+    builder = tfds_sets.find(config.name, config.data_dir, builtin=("pydocs", "files"))
+    text_key = find_text_key(builder, config.text_key)
+    sizes = tfds_sets.split_sizes(builder, config.name)
+
+    def read(split: str) -> list[str]:
+        return read_texts(builder, config.name, split, text_key)[0]
+
+    if not sizes.get("test") and not sizes.get("validation"):
+        return _cut(read("train"), config.held_out_fraction)
+
+    names = {name: name for name in ("train", "validation", "test")}
+    if not sizes.get("test") or not sizes.get("validation"):
+        held_out = _held_out(config, sizes["train"])
+        names["train"], names["validation"] = f"train[:-{held_out}]", f"train[-{held_out}:]"
+        names["test"] = "test" if sizes.get("test") else "validation"
+    return {name: read(split) for name, split in names.items()}
 
 
 def _complete(
@@ -122,164 +131,59 @@ def _complete(
     lacking = len(splits) - len(present)
     if not lacking:
         return present
+
+    # At random: some sets are sorted by label, and their last examples all have the same one.
     train = present["train"]
     held_out = _held_out(config, len(train.texts), lacking)
-    places = cut(len(train.texts), held_out if "test" not in present else 0, held_out)
-    parts = {name: train.take(part) for name, part in places.items()}
+    parts = cut(len(train.texts), held_out if "test" not in present else 0, held_out)
+
     return {
-        name: parts[name] if name == "train" else present.get(name, parts[name]) for name in splits
+        name: train.take(parts[name]) if name == "train" or name not in present else present[name]
+        for name in splits
     }
 
 
-def _cut(documents: list[str], config: LanguageDataConfig) -> dict[str, list[str]]:
-    """Cuts documents, in a random order, by characters into the three splits."""
-    order = np.random.default_rng(SEED).permutation(len(documents))
-    rest = [documents[place] for place in order]
-    total = sum(map(len, rest))
-    train, rest = _cut_once(rest, round(total * (1 - 2 * config.held_out_fraction)))
-    characters = round(total * (1 - config.held_out_fraction)) - sum(map(len, train))
-    validation, test = _cut_once(rest, characters)
-    return _check_text({"train": train, "validation": validation, "test": test}, config)
+def _held_out(
+    config: LanguageDataConfig | SentenceDataConfig, examples: int, lacking: int = 1
+) -> int:
+    """Returns how many training examples are held out for each split that is lacking."""
+    check_held_out(config.name, examples, lacking)
+
+    # One or more for each, and one or more to train on.
+    return min(max(1, round(config.held_out_fraction * examples)), (examples - 1) // lacking)
 
 
-def _cut_once(documents: list[str], characters: int) -> tuple[list[str], list[str]]:
-    """Cuts off the first so many characters, up to the next end of a line."""
+def _cut(documents: list[str], held_out: float) -> dict[str, list[str]]:
+    """Cuts documents, shuffled, by characters into the three splits."""
+    # Shuffled, for files and topics come sorted by name; by characters, for their lengths differ.
+    shuffled = np.random.default_rng(SEED).permutation(len(documents))
+    remaining = [documents[index] for index in shuffled]
+    total = sum(map(len, remaining))
+
+    train, remaining = _split_at(remaining, round(total * (1 - 2 * held_out)))
+
+    # Counted from the beginning of the text: the first cut has moved to the end of a line.
+    characters = round(total * (1 - held_out)) - sum(map(len, train))
+    validation, test = _split_at(remaining, characters)
+
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _split_at(documents: list[str], characters: int) -> tuple[list[str], list[str]]:
+    """Splits documents after a number of characters, or at the next end of a line."""
     ends = list(itertools.accumulate(map(len, documents)))
     if characters <= 0 or characters >= (ends or [0])[-1]:
         return (documents, []) if characters > 0 else ([], documents)
-    place = next(i for i, end in enumerate(ends) if end >= characters)
-    document = documents[place]
-    at = characters - (ends[place] - len(document))
-    # The last document's own end would leave nothing behind the cut.
-    last = len(document) - (place == len(documents) - 1)
+
+    number = next(i for i, end in enumerate(ends) if end >= characters)
+    document = documents[number]
+    at = characters - (ends[number] - len(document))
+
+    # The last document's own end would leave nothing after the cut.
+    last = len(document) - (number == len(documents) - 1)
+
+    # `find` returns -1 where the line does not end; then the cut stays inside it.
     at = document.find("\n", at - 1, last) + 1 or at
-    before, behind = document[:at], document[at:]
-    return [*documents[:place], before], [*([behind] if behind else []), *documents[place + 1 :]]
+    before, after = document[:at], document[at:]
 
-
-def _check_text(splits: dict[str, list[str]], config: LanguageDataConfig) -> dict[str, list[str]]:
-    for name, documents in splits.items():
-        if not any(documents):
-            raise BadInput(
-                f"config.data.name={config.name}: the split {name!r} holds no text: give more text "
-                f"or another config.data.held_out_fraction than {config.held_out_fraction}"
-            )
-    return splits
-
-
-def _held_out(
-    config: LanguageDataConfig | SentenceDataConfig, examples: int, splits: int = 1
-) -> int:
-    """Returns how many training examples are held out for each of the splits that are lacking."""
-    if examples <= splits:
-        names = "validation split beside the test split" if splits == 1 else "split but 'train'"
-        raise BadInput(
-            f"config.data.name: {config.name} has no {names}, and {examples} training "
-            f"example{'s' * (examples != 1)}, too few to hold out one for each that is lacking: "
-            "take another set"
-        )
-    return min(max(1, round(config.held_out_fraction * examples)), (examples - 1) // splits)
-
-
-def _check_keys(config: LanguageDataConfig) -> None:
-    """Refuses what is given and would play no part."""
-    ours = config.name in ("pydocs", "files")
-    for key, fits in (
-        ("files", config.name == "files"),
-        ("data_dir", not ours),
-        ("text_key", not ours),
-    ):
-        value = getattr(config, key)
-        if value is not None and not fits:
-            raise BadInput(
-                f"config.data.{key}={value!r} plays no part with config.data.name={config.name!r}: "
-                + ("set the name to 'files'" if key == "files" else "leave it out")
-            )
-
-
-def _sizes(builder: Any, name: str) -> dict[str, int]:
-    """Returns the number of examples of each split, of which 'train' must have some."""
-    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    if not sizes.get("train"):
-        raise BadInput(
-            f"config.data.name: {name} has no examples in a split 'train'; it has {sizes}"
-        )
-    return sizes
-
-
-def _text_key(builder: Any, key: str | None) -> str:
-    """Returns the name of the feature that holds the text."""
-    features: dict[str, Any] = dict(builder.info.features)
-    texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
-    listed = f"{builder.name} has the features {', '.join(features)}"
-    if key is not None:
-        if key not in texts:
-            raise BadInput(
-                f"config.data.text_key={key!r} names no text: {listed}; of text: "
-                f"{', '.join(texts) or 'none'}"
-            )
-        return key
-    if not texts:
-        raise BadInput(f"config.data.name: {listed}, none of them text: a set of texts is needed")
-    if len(texts) == 1:
-        return texts[0]
-    for name in _TEXT_KEYS:
-        if name in texts:
-            return name
-    raise BadInput(
-        f"{listed}, several of them text: name one of {', '.join(texts)} as config.data.text_key"
-    )
-
-
-def _classes(builder: Any, key: str) -> int:
-    """Returns the number of classes of the feature that holds the label."""
-    features: dict[str, Any] = dict(builder.info.features)
-    label = features.get(key)
-    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-        raise BadInput(
-            f"config.data.label_key={key!r} names no class label: {builder.name} has the features "
-            f"{', '.join(features)}"
-        )
-    return label.num_classes
-
-
-def _check_labels(split: LabelledTexts, name: str) -> None:
-    wrong = np.flatnonzero((split.labels < 0) | (split.labels >= split.classes))
-    if len(wrong):
-        raise BadInput(
-            f"{name}: record {wrong[0]} has label {split.labels[wrong[0]]}; the set's labels are "
-            f"0 to {split.classes - 1}: every text needs one"
-        )
-
-
-def _read_texts(
-    builder: Any, name: str, split: str, text_key: str, label_key: str | None = None
-) -> tuple[list[str], list[int]]:
-    """Reads a split's texts, and its labels where they have a key."""
-    contents: list[bytes] = []
-    labels: list[int] = []
-    for records in _chunks(builder.as_data_source(split), f"{name}/{split}"):
-        contents += [record[text_key] for record in records]
-        if label_key is not None:
-            labels += [int(record[label_key]) for record in records]
-    return decode(contents, f"{name}/{split}"), labels
-
-
-def _chunks(source: Any, split: str) -> Iterator[list[Any]]:
-    bar = Console(stderr=True)
-    for start in track(
-        range(0, len(source), _CHUNK),
-        f"reading {split}",
-        console=bar,
-        transient=True,
-        disable=not bar.is_terminal,
-    ):
-        stop = min(start + _CHUNK, len(source))
-        try:
-            records = source.__getitems__(list(range(start, stop)))
-        except Exception as error:  # the reader raises whatever its format's library does
-            raise BadInput(
-                f"{split}: records {start} to {stop - 1} cannot be read ({error}): prepare the set "
-                "anew"
-            ) from error
-        yield records
+    return [*documents[:number], before], [*([after] if after else []), *documents[number + 1 :]]

@@ -1,13 +1,13 @@
-"""The text sets, by name: read, made into tokens, and cut into blocks."""
+"""The text sets, by name: read, tokenized, and cut into blocks."""
 
 import os
 import pathlib
 import sys
 
-from odeformer.errors import unknown
-from train.config.data import PACKINGS, LanguageDataConfig, SentenceDataConfig
+from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
+from train.data.text.checks import check_packing, check_vocabulary
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe
 from train.errors import BadInput
 from train.files import absolute
@@ -23,28 +23,29 @@ def load_language(
     """Returns the splits 'train', 'validation' and 'test' of documents, as blocks of tokens.
 
     Args:
-      config: which documents, how they are split, made into tokens and packed.
-      block_size: tokens of a block.
-      vocabulary: number of tokens that the model knows.
-      seed: of where the training windows of a stream begin.
-      tokenizer: that of a saved run, instead of config.tokenizer.
+      config: the documents, and how they are split, tokenized and packed.
+      block_size: number of tokens per block.
+      vocabulary: number of tokens of the model.
+      seed: of the beginnings of a stream's training windows.
+      tokenizer: that of a saved run, which replaces config.tokenizer.
 
     Raises:
-      BadInput: a set, tokenizer or packing that is not there, or another vocabulary.
+      BadInput: a set, tokenizer or packing that does not exist, or another vocabulary.
     """
-    if config.packing not in PACKINGS:
-        raise BadInput(str(unknown("config.data.packing", config.packing, PACKINGS)))
-    ready = tokenizer or _ready_tokenizer(config.tokenizer)
-    _check_vocabulary(ready, vocabulary)
+    check_packing(config.packing)
+    tokenizer = _find_tokenizer(tokenizer, config.tokenizer, vocabulary)
+
     texts = documents.load_documents(config)
-    ready = ready or train_bpe(texts["train"], vocabulary)
+    tokenizer = tokenizer or train_bpe(texts["train"], vocabulary)
+
     splits: dict[str, Documents | Stream] = {}
     for name in list(texts):
-        corpus = tokenise(texts.pop(name), ready, f"{config.name}/{name}")
+        # Each split's texts are let go once they are tokens: both may not fit into memory.
+        corpus = tokenise(texts.pop(name), tokenizer, f"{config.name}/{name}")
         if config.packing == "documents":
-            splits[name] = Documents(corpus, block_size, ready)
+            splits[name] = Documents(corpus, block_size, tokenizer)
         else:
-            splits[name] = Stream(corpus, block_size, ready, seed)
+            splits[name] = Stream(corpus, block_size, tokenizer, seed)
     return splits
 
 
@@ -57,55 +58,60 @@ def load_sentences(
     """Returns the splits 'train', 'validation' and 'test' of labelled sentences, as tokens.
 
     Args:
-      config: which sentences, how they are split and made into tokens.
+      config: the sentences, and how they are split and tokenized.
       block_size: the most tokens of a sentence.
-      vocabulary: number of tokens that the model knows.
-      tokenizer: that of a saved run, instead of config.tokenizer.
+      vocabulary: number of tokens of the model.
+      tokenizer: that of a saved run, which replaces config.tokenizer.
 
     Raises:
-      BadInput: a set, tokenizer or packing that is not there, or another vocabulary.
+      BadInput: a set or tokenizer that does not exist, or another vocabulary.
     """
-    ready = tokenizer or _ready_tokenizer(config.tokenizer)
-    _check_vocabulary(ready, vocabulary)
+    tokenizer = _find_tokenizer(tokenizer, config.tokenizer, vocabulary)
+
     splits = documents.load_sentences(config)
-    ready = ready or train_bpe(splits["train"].texts, vocabulary)
+    tokenizer = tokenizer or train_bpe(splits["train"].texts, vocabulary)
+
     sentences = {}
     for name, split in splits.items():
-        corpus = tokenise(split.texts, ready, f"{config.name}/{name}")
-        sentences[name] = Sentences(corpus, split.labels, split.classes, block_size, ready)
+        corpus = tokenise(split.texts, tokenizer, f"{config.name}/{name}")
+        sentences[name] = Sentences(corpus, split.labels, split.classes, block_size, tokenizer)
+
+        # Reported, as it costs accuracy and leaves no other trace.
         if shortened := sentences[name].shortened:
             print(
-                f"{config.name}/{name}: {shortened:,} of {len(split.texts):,} texts are cut off "
-                f"behind config.model.block_size={block_size} tokens",
+                f"{config.name}/{name}: {shortened:,} of {len(split.texts):,} texts are truncated "
+                f"to config.model.block_size={block_size} tokens",
                 file=sys.stderr,
             )
     return sentences
 
 
-def _ready_tokenizer(name: str) -> Tokenizer | None:
-    """Returns the tokenizer of that name or file; None for one that is trained first."""
+def _find_tokenizer(saved: Tokenizer | None, name: str, vocabulary: int) -> Tokenizer | None:
+    """Returns the saved or named tokenizer; None for 'bpe', which is trained on the texts."""
+    tokenizer = saved or _load_tokenizer(name)
+
+    # Before the texts are read, which may take long.
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, vocabulary)
+    return tokenizer
+
+
+def _load_tokenizer(name: str) -> Tokenizer | None:
     if name == "bytes":
         return ByteTokenizer()
     if name == "bpe":
         return None
+
     path = absolute(name)
     if not os.path.isfile(path):
         raise BadInput(
-            f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and no such file is "
-            "there: give one of these words, or the path of a tokenizer.json"
+            f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and there is no such "
+            "file: give one of these words, or the path of a tokenizer.json"
         )
     try:
         return from_json(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"config.data.tokenizer={name!r} is no byte-level tokenizer.json ({error}): give "
+            f"config.data.tokenizer={name!r} is not a byte-level tokenizer.json ({error}): give "
             "another"
         ) from error
-
-
-def _check_vocabulary(tokenizer: Tokenizer | None, vocabulary: int) -> None:
-    if tokenizer is not None and tokenizer.vocabulary != vocabulary:
-        raise BadInput(
-            f"config.model.vocabulary={vocabulary}: the tokenizer has {tokenizer.vocabulary} "
-            f"tokens: set it to {tokenizer.vocabulary}"
-        )

@@ -1,7 +1,6 @@
-"""Tokenizers: from text to numbers, and back without loss."""
+"""Tokenizers: from text to tokens, and back without loss."""
 
 import codecs
-import functools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
@@ -14,17 +13,25 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from train.data.text.byte_level import byte_of
+from train.data.text.tokenizer_checks import (
+    LEAST_BPE,
+    check_asked_size,
+    check_byte_level,
+    check_trained_size,
+)
 from train.errors import BadInput
 
 END = "<|endoftext|>"
 _ENDS = (END, "<|end_of_text|>", "</s>")  # what published tokenizers call it
 _BYTES = "bytes"
+
 # A normaliser, a prefix of a space, or pre-tokens that are dropped would change something in it.
 _PROBE = f"Éa e\u0301 ﬁ  b\t\n\n\u4e2d\u00a01234's\x00 {END}\U0001f642 "
 
 
 class Tokenizer(Protocol):
-    """Text to numbers and back: decode(encode(text)) is the text, whatever it holds."""
+    """Text to tokens and back: decode(encode(text)) is the text, whatever it holds."""
 
     @property
     def vocabulary(self) -> int:
@@ -33,7 +40,7 @@ class Tokenizer(Protocol):
 
     @property
     def end(self) -> int:
-        """The token that parts one text from the next; no text is encoded to it."""
+        """The token that separates one text from the next; no text is encoded to it."""
         ...
 
     @property
@@ -42,19 +49,23 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, or of one, without `end`: uint16, uint32 past 65,536."""
+        """Returns each text's tokens, without `end`: uint16, or uint32 beyond 65,536 tokens.
+
+        Args:
+          texts: several texts, or a str, which is a single text.
+        """
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes that a token stands for; none for `end`."""
+        """Returns the bytes that a token stands for; empty for `end`."""
         ...
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Returns the text of tokens; bytes that are not valid UTF-8 become U+FFFD."""
         ...
 
     def to_json(self) -> str:
-        """Returns all there is to it, for `from_json`."""
+        """Returns the whole tokenizer as JSON, for `from_json`."""
         ...
 
 
@@ -70,15 +81,18 @@ class ByteTokenizer:
         return (np.arange(self.vocabulary) != self.end).astype(np.int32)
 
     def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, or of one, without `end`: uint16."""
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.uint16) for text in _listed(texts)]
+        """Returns each text's tokens, without `end`: uint16."""
+        # From uint8 to uint16: `end` does not fit into a byte.
+        return [
+            np.frombuffer(text.encode(), np.uint8).astype(np.uint16) for text in _as_list(texts)
+        ]
 
     def token_bytes(self, token: int) -> bytes:
-        """Returns the byte that a token stands for; none for `end`."""
+        """Returns the byte that a token stands for; empty for `end`."""
         return b"" if token == self.end else bytes([token])
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Returns the text of tokens; bytes that are not valid UTF-8 become U+FFFD."""
         return _decode(self, tokens)
 
     def to_json(self) -> str:
@@ -89,7 +103,7 @@ class ByteTokenizer:
 class BPETokenizer:
     """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; Radford et al. 2019).
 
-    A text that spells the name of a special token is encoded as any other text.
+    A text that spells the name of a special token is encoded like any other text.
 
     Args:
       tokenizer: a byte-level BPE of the library `tokenizers`, with a special token for the end.
@@ -100,11 +114,15 @@ class BPETokenizer:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
         self._tokenizer = tokenizer
+
+        # Published files may truncate or pad texts, and by default the library takes a text that
+        # spells a special token's name for that token: decode(encode(text)) would not be the text.
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
+
         added = tokenizer.get_added_tokens_decoder()
-        special = {token.content: place for place, token in added.items() if token.special}
+        special = {token.content: number for number, token in added.items() if token.special}
         ends = [special[name] for name in _ENDS if name in special]
         if not ends:
             raise BadInput(
@@ -112,31 +130,37 @@ class BPETokenizer:
                 f"{', '.join(_ENDS)}: add one to its 'added_tokens'"
             )
         self.end = ends[0]
+
+        # Token numbers may have gaps: the largest one counts, not how many there are.
         tokens = tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary = max(tokens.values()) + 1
-        self._bytes = [b""] * self.vocabulary  # of special tokens too: they stand for no text
-        for token, place in tokens.items():
-            if place not in added:
-                self._bytes[place] = bytes(_byte_of()[character] for character in token)
-            elif not added[place].special:
-                self._bytes[place] = token.encode()
+
+        # Special tokens keep no bytes: they stand for no text.
+        self._bytes = [b""] * self.vocabulary
+        for token, number in tokens.items():
+            if number not in added:
+                self._bytes[number] = bytes(byte_of()[character] for character in token)
+            elif not added[number].special:
+                self._bytes[number] = token.encode()
+
         self.byte_lengths = np.array([len(token) for token in self._bytes], np.int32)
 
     def __reduce__(self) -> Any:
-        return from_json, (self.to_json(),)  # pickled, the library forgets what was set above
+        # When pickled, the library's tokenizer forgets `encode_special_tokens`.
+        return from_json, (self.to_json(),)
 
     def encode(self, texts: str | Sequence[str]) -> list[np.ndarray]:
-        """Returns the tokens of each text, or of one, without `end`: uint16, uint32 past 65,536."""
+        """Returns each text's tokens, without `end`: uint16, or uint32 beyond 65,536 tokens."""
         dtype = token_dtype(self.vocabulary)
-        encoded = self._tokenizer.encode_batch_fast(_listed(texts), add_special_tokens=False)
+        encoded = self._tokenizer.encode_batch_fast(_as_list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype) for encoding in encoded]
 
     def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes that a token stands for; none for special ones."""
+        """Returns the bytes that a token stands for; empty for special ones."""
         return self._bytes[token]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Returns the text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        """Returns the text of tokens; bytes that are not valid UTF-8 become U+FFFD."""
         return _decode(self, tokens)
 
     def to_json(self) -> str:
@@ -145,7 +169,7 @@ class BPETokenizer:
 
 
 class StreamDecoder:
-    """Decodes tokens as they come; an incomplete character is held back until it is whole."""
+    """Decodes tokens one by one; an incomplete character is held back until it is complete."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -161,44 +185,38 @@ class StreamDecoder:
 
 
 def token_dtype(vocabulary: int) -> type[np.unsignedinteger]:
-    """Returns the smallest type of numbers that tokens are kept in."""
+    """Returns the smallest dtype that holds the tokens of a vocabulary."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
 def train_bpe(texts: str | Iterable[str], vocabulary: int) -> BPETokenizer:
-    """Returns the byte-pair encoding of texts; the same texts give the same one.
+    """Returns the byte-pair encoding of texts; the same texts give the same tokenizer.
 
     Args:
-      texts: to count pairs in, one or several.
-      vocabulary: number of tokens, the 256 bytes and the end of text among them.
+      texts: where pairs are counted, one text or several.
+      vocabulary: number of tokens, the 256 bytes and the end of text included.
 
     Raises:
       BadInput: fewer than 257 tokens were asked for, or more than the texts give.
     """
-    least = 257
-    if vocabulary < least:
-        raise BadInput(
-            f"config.model.vocabulary={vocabulary}: a byte-pair encoding has {least} tokens or "
-            "more, the bytes and the end of text"
-        )
-    texts = _listed(texts)
-    most = least + sum(4 * len(text) for text in texts)  # a merge takes a byte, or more
+    check_asked_size(vocabulary)
     tokenizer = tokenizers.Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
+
+    # The trainer allocates memory for the size that it is asked for, however short the text. Every
+    # merge uses up a byte or more, and a character has at most four: no text gives more tokens.
+    texts = _as_list(texts)
+    most = LEAST_BPE + sum(4 * len(text) for text in texts)
     trainer = BpeTrainer(
-        vocab_size=min(vocabulary, most),  # for which it sets memory aside
+        vocab_size=min(vocabulary, most),
         special_tokens=[END],
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=Console(stderr=True).is_terminal,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokens = tokenizer.get_vocab_size()
-    if tokens < vocabulary:
-        raise BadInput(
-            f"config.model.vocabulary={vocabulary}: the training text gives {tokens} tokens: set "
-            f"config.model.vocabulary to {tokens} or fewer, or train on more text"
-        )
+
+    check_trained_size(tokenizer.get_vocab_size(), vocabulary)
     return BPETokenizer(tokenizer)
 
 
@@ -206,62 +224,42 @@ def from_json(text: str) -> Tokenizer:
     """Returns the tokenizer of a JSON: of `to_json`, or any tokenizer.json of a byte-level BPE.
 
     Raises:
-      BadInput: no JSON, or that of a tokenizer of another kind, or of one that changes texts.
+      BadInput: it is not JSON, not a byte-level BPE, or one that changes texts.
     """
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise BadInput(f"the tokenizer is no JSON ({error}): give a tokenizer.json") from error
+        raise BadInput(f"the tokenizer is not JSON ({error}): give a tokenizer.json") from error
+
     if isinstance(content, dict) and content.get("type") == _BYTES:
         return ByteTokenizer()
-    _check_byte_level(content)
-    try:
-        library_tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more special
-        raise BadInput(f"the tokenizer cannot be read ({error}): give a tokenizer.json") from error
-    tokenizer = BPETokenizer(library_tokenizer)
+
+    check_byte_level(content)
+    tokenizer = BPETokenizer(_from_str(text))
+
+    # Too many settings may change a text to check them one by one.
     (probe,) = tokenizer.encode([_PROBE])
     if tokenizer.decode(probe) != _PROBE:
         raise BadInput(
-            "the tokenizer does not give a text back as it was: take 'normalizer' and "
+            "the tokenizer does not reproduce a text exactly: take 'normalizer' and "
             "'add_prefix_space' out of its JSON, or give another one"
         )
     return tokenizer
 
 
-def _check_byte_level(content: Any) -> None:
-    """Refuses the JSON of any but a deterministic byte-level BPE over all bytes."""
-    model = (content.get("model") if isinstance(content, dict) else None) or {}
-    outer = (content.get("pre_tokenizer") if model else None) or {}
-    kinds = {part.get("type") for part in outer.get("pretokenizers", [outer])}
-    vocabulary = model.get("vocab")
-    if model.get("type") == "BPE" and "ByteLevel" in kinds and isinstance(vocabulary, dict):
-        added = {token.get("content") for token in content.get("added_tokens", [])}
-        alphabet = set(_byte_of())
-        characters = set().union(*(vocabulary.keys() - added))
-        if alphabet <= vocabulary.keys() and characters <= alphabet and not model.get("dropout"):
-            return
-    given = f"{model.get('type')} with the pre-tokenizer {outer.get('type')}"
-    raise BadInput(
-        "a byte-level BPE over all 256 bytes, without dropout, is accepted as a tokenizer; "
-        f"{given if model else 'something else'} was given: give the tokenizer.json of one"
-    )
+def _from_str(text: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    # The library raises no class of its own.
+    except Exception as error:
+        raise BadInput(f"the tokenizer cannot be read ({error}): give a tokenizer.json") from error
 
 
-@functools.cache
-def _byte_of() -> dict[str, int]:
-    """The byte that each character of a byte-level token stands for, as GPT-2 chose them."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
-
-
-def _listed(texts: str | Iterable[str]) -> list[str]:
-    """The texts; one that comes alone is no list of letters."""
+def _as_list(texts: str | Iterable[str]) -> list[str]:
+    # A str is a single text, and not an iterable of letters.
     return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _decode(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
+    # Joined before they are decoded: a character may be spread over several tokens.
     return b"".join(tokenizer.token_bytes(token) for token in tokens).decode(errors="replace")

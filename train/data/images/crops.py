@@ -1,0 +1,54 @@
+"""Boxes that images of varying size are cropped to, in training and in evaluation."""
+
+import math
+
+import numpy as np
+
+CENTRE = 0.875  # of each side that an evaluation crop keeps
+RATIOS = (3 / 4, 4 / 3)  # of width to height of a training crop
+_TRIES = 10
+
+Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
+
+
+def centre_box(size: tuple[int, int], ratio: float, part: float = 1.0) -> Box:
+    """Returns a part of the largest box in the image's centre that has a given aspect ratio.
+
+    Args:
+      size: width and height of the image, in pixels.
+      ratio: width of the box divided by its height.
+      part: fraction of each side of the largest box.
+    """
+    width, height = size
+    box_width = part * min(width, height * ratio)
+    box_height = box_width / ratio
+
+    left, upper = (width - box_width) / 2, (height - box_height) / 2
+    return left, upper, left + box_width, upper + box_height
+
+
+def random_box(size: tuple[int, int], min_area: float, rng: np.random.Generator) -> Box:
+    """Returns a box of random area, aspect ratio and place (Inception's crop).
+
+    Args:
+      size: width and height of the image, in pixels.
+      min_area: least fraction of the image's area.
+      rng: source of all that is random.
+
+    Source: Szegedy et al. 2015, arXiv 1409.4842.
+    """
+    width, height = size
+
+    area = width * height * rng.uniform(min_area, 1, _TRIES)
+    ratio = np.exp(rng.uniform(math.log(RATIOS[0]), math.log(RATIOS[1]), _TRIES))
+    widths, heights = np.sqrt(area * ratio), np.sqrt(area / ratio)
+
+    # In a very long image no try may fit: then the largest centred box of an allowed ratio.
+    fits = (widths <= width) & (heights <= height)
+    if not fits.any():
+        return centre_box(size, float(np.clip(width / height, *RATIOS)))
+
+    first = fits.argmax()
+    box_width, box_height = float(widths[first]), float(heights[first])
+    left, upper = rng.uniform() * (width - box_width), rng.uniform() * (height - box_height)
+    return left, upper, left + box_width, upper + box_height

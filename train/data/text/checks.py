@@ -1,0 +1,74 @@
+"""What a set of texts must hold, and which keys of its config have an effect."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from odeformer.errors import unknown
+from train.config.data import PACKINGS, LanguageDataConfig
+from train.data.text.tokenizer import Tokenizer
+from train.errors import BadInput
+
+
+def check_keys(config: LanguageDataConfig) -> None:
+    """Refuses keys that would be ignored."""
+    is_files = config.name == "files"
+    is_prepared = config.name not in ("pydocs", "files")
+
+    for key, has_effect in (
+        ("files", is_files),
+        ("data_dir", is_prepared),
+        ("text_key", is_prepared),
+    ):
+        value = getattr(config, key)
+        if value is not None and not has_effect:
+            raise BadInput(
+                f"config.data.{key}={value!r} has no effect with config.data.name={config.name!r}: "
+                + ("set the name to 'files'" if key == "files" else "leave it out")
+            )
+
+
+def check_packing(name: str) -> None:
+    """Refuses a name that is not one of PACKINGS."""
+    if name not in PACKINGS:
+        raise BadInput(str(unknown("config.data.packing", name, PACKINGS)))
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocabulary: int) -> None:
+    """Refuses a model of another vocabulary than the tokenizer's."""
+    if tokenizer.vocabulary != vocabulary:
+        raise BadInput(
+            f"config.model.vocabulary={vocabulary}: the tokenizer has {tokenizer.vocabulary} "
+            f"tokens: set it to {tokenizer.vocabulary}"
+        )
+
+
+def check_not_empty(splits: Mapping[str, Sequence[str]], name: str, held_out: float) -> None:
+    """Refuses splits of documents one of which holds no text."""
+    for split, documents in splits.items():
+        if not any(documents):
+            raise BadInput(
+                f"config.data.name={name}: the split {split!r} holds no text: give more text or "
+                f"another config.data.held_out_fraction than {held_out}"
+            )
+
+
+def check_held_out(name: str, examples: int, lacking: int) -> None:
+    """Refuses a training split with too few examples to hold out one per lacking split."""
+    if examples <= lacking:
+        splits = "validation split" if lacking == 1 else "split but 'train'"
+        raise BadInput(
+            f"config.data.name: {name} has no {splits}, and {examples} training "
+            f"example{'s' * (examples != 1)}, too few to hold out one for each that is lacking: "
+            "choose another set"
+        )
+
+
+def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
+    """Refuses labels outside the classes."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise BadInput(
+            f"{name}: record {wrong[0]} has label {labels[wrong[0]]}; the set's labels are 0 to "
+            f"{classes - 1}: every text needs one"
+        )

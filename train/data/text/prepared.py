@@ -1,0 +1,49 @@
+"""The records of text sets prepared by tensorflow-datasets."""
+
+from typing import Any
+
+from train.data.progress import chunks
+from train.data.text.files import decode
+from train.errors import BadInput
+
+_CHUNK = 1024  # records read at a time
+
+
+def read_texts(
+    builder: Any, name: str, split: str, text_key: str, label_key: str | None = None
+) -> tuple[list[str], list[int]]:
+    """Reads a split's texts, and its labels if they have a key.
+
+    Args:
+      builder: of a prepared set.
+      name: the set's name, for messages.
+      split: in tfds' notation, e.g. 'train[:-10]'.
+      text_key: the feature that holds the text.
+      label_key: the feature that holds the label; None to read none.
+
+    Raises:
+      BadInput: records that cannot be read.
+    """
+    contents: list[bytes] = []
+    labels: list[int] = []
+    source = builder.as_data_source(split)
+
+    for chunk in chunks(len(source), _CHUNK, f"reading {name}/{split}"):
+        for record in _read(source, chunk, f"{name}/{split}"):
+            contents.append(record[text_key])
+            if label_key is not None:
+                labels.append(int(record[label_key]))
+
+    return decode(contents, f"{name}/{split}"), labels
+
+
+def _read(source: Any, chunk: range, split: str) -> list[Any]:
+    # Records are fetched together: one by one, each pays for a call of the reader.
+    try:
+        return source.__getitems__(list(chunk))
+    # The reader raises whatever its format's library does.
+    except Exception as error:
+        raise BadInput(
+            f"{split}: records {chunk.start} to {chunk.stop - 1} cannot be read ({error}): prepare "
+            "the set again"
+        ) from error
