@@ -9,7 +9,7 @@ import pytest
 
 from odeformer import LM, ViT, presets
 from train.config.border import from_config_dict
-from train.optimizer import average, decay_mask, make_optimizer, make_schedule
+from train.optimizer import decay_mask, make_optimizer, make_schedule, update_ema
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def _is_adam(leaf):
 def test_the_average_forgets_the_initial_weights_soon():
     mean = jnp.zeros(())
     for step in range(100):
-        mean = average(0.9, jnp.int32(step), mean, jnp.ones(()))
+        mean = update_ema(0.9, jnp.int32(step), mean, jnp.ones(()))
     assert float(mean) > 0.999
-    first = average(0.9, jnp.int32(0), jnp.float32(5.0), jnp.float32(1.0))
+    first = update_ema(0.9, jnp.int32(0), jnp.float32(5.0), jnp.float32(1.0))
     np.testing.assert_allclose(first, 0.1 * 5.0 + 0.9 * 1.0, rtol=1e-6)
-    late = average(0.9, jnp.int32(10_000), jnp.float32(5.0), jnp.float32(1.0))
+    late = update_ema(0.9, jnp.int32(10_000), jnp.float32(5.0), jnp.float32(1.0))
     np.testing.assert_allclose(late, 0.9 * 5.0 + 0.1 * 1.0, rtol=1e-6)

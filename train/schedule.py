@@ -11,7 +11,7 @@ class Due(NamedTuple):
 
     Attributes:
       last: whether it is the run's last step.
-      stop: whether the run stops here, for a signal asks for it.
+      stop: whether the run stops here before its end, as a signal asked for.
       evaluate: whether the validation split is scored.
       save: whether the state is saved.
     """
@@ -32,13 +32,14 @@ class Schedule:
         """Returns what follows this step.
 
         Args:
-          step: that was dispatched, from 1.
+          step: the step that was dispatched, from 1.
           stop: whether the run was asked to stop.
         """
         last = step == self._config.train_steps
         evaluate = last or step % self._config.eval.every_steps == 0
 
-        # The saver retries a save that failed, so that it may be due at any step.
+        # The saver retries a save that failed, so one may be due at any step.
         save = last or stop or self._saver.is_due(step)
 
+        # At the last step there is nothing left to stop: the run ends as any other.
         return Due(last=last, stop=stop and not last, evaluate=evaluate, save=save)

@@ -1,6 +1,6 @@
 """Scores of the examples of a split, and the metrics of the split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,62 +12,74 @@ from train.data.split import Split
 from train.devices.mesh import batch_shards, local_rows, put_batch
 from train.devices.processes import is_primary
 from train.errors import warn
-from train.tasks.task import Task, mean
+from train.tasks.task import Batch, Metrics, Task, mean
 
 
 def score(
-    params: Any, data: Split, batch_size: int, mesh: Mesh, step: Any, workers: int = 0
+    params: Any,
+    data: Split,
+    batch_size: int,
+    mesh: Mesh,
+    step: Callable[[Any, Batch], Metrics],
+    workers: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Scores every example of a split once, in order.
+    """Scores every example of a split once, in the split's order.
 
-    The answer does not depend on the batch size, the mesh or the number of processes but for
-    rounding, and for solves whose adaptive steps a batch shares.
+    The result does not depend on the batch size, the mesh or the number of processes, except for
+    rounding and for solves whose adaptive steps a batch shares.
 
     Args:
       params: the model's parameters.
       data: the split.
-      batch_size: the most examples a batch may hold; batches are made equal, so that the least
-        filling is needed, and the filling is left out.
+      batch_size: the most examples in a batch.
       mesh: the devices.
-      step: a step of `make_eval_step`.
-      workers: processes that gather; 0: none.
+      step: as `make_eval_step` returns it.
+      workers: processes that gather batches; with 0, a thread of this process does.
 
     Returns:
       The task's scores, nfe and failed of each example, float32 [N].
     """
+    # Equal batches, as another size would compile another program; the last is padded with copies
+    # of the last example, cut off below.
     size = eval_batch_size(len(data), batch_size, batch_shards(mesh))
     batches = eval_batches(data, size, local_rows(mesh, size), workers)
+
+    # The next batch is dispatched before the last one's scores are read.
     scores, pending = [], None
     for batch in batches:
-        ahead = step(params, put_batch(mesh, batch, size))
+        dispatched = step(params, put_batch(mesh, batch, size))
         if pending is not None:
             scores.append(jax.device_get(pending))
-        pending = ahead
+        pending = dispatched
     scores.append(jax.device_get(pending))
+
     return {name: np.concatenate([s[name] for s in scores])[: len(data)] for name in scores[0]}
 
 
 def summarise(task: Task, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the metrics of a split.
+    """Returns the metrics of a split, and warns where a loss is not finite.
 
     Args:
-      task: whose scores they are.
+      task: the task that made the scores.
       scores: of each example, as `score` returns them.
 
     Returns:
-      The task's metrics, loss (nats) among them; nfe, a mean; failed_solves, a number of examples.
-      Where a loss is not finite, a warning says that the metrics mean nothing.
+      The task's metrics, loss (nats) included; nfe, a mean; failed_solves, a number of examples.
     """
-    bad = int(np.sum(~np.isfinite(scores["loss"])))
-    if bad and is_primary():
-        warn(
-            f"the loss of {bad} of {len(scores['loss'])} examples is NaN or infinite, as the "
-            "model's logits are: no metric of them means anything, accuracy among them; look at "
-            "the weights, or take another solver or more steps"
-        )
-
+    _warn_of_nonfinite(scores["loss"])
     return {
         **task.summarise(scores),
         "nfe": mean(scores["nfe"]),
         "failed_solves": float(scores["failed"].sum()),
     }
+
+
+def _warn_of_nonfinite(losses: np.ndarray) -> None:
+    # The argmax of NaN logits is class 0, so that accuracy alone would look like a number.
+    nonfinite = int(np.sum(~np.isfinite(losses)))
+    if nonfinite and is_primary():
+        warn(
+            f"the loss of {nonfinite} of {len(losses)} examples is NaN or infinite, and so are the "
+            "model's logits: none of their metrics means anything, accuracy included; check the "
+            "weights, or take another solver or more steps"
+        )

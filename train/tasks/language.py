@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
+from train.data.text.blocks import Documents, Stream
 from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Keys, Metrics
+from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics
 
-PADDING = 0  # its segment
+PADDING_SEGMENT = 0
+
+# exp(710) overflows a float64, for which math.exp raises: a diverged run must still be logged.
+_LARGEST_EXPONENT = 700.0
+
+Targets = tuple[jax.Array, jax.Array]  # the next tokens, and which of them count; [B, N] each
 
 
 class LanguageTask:
@@ -24,61 +30,66 @@ class LanguageTask:
 
     unit = "tokens"
 
-    def __init__(self, config: RunConfig, data: Any):
+    def __init__(self, config: RunConfig, data: Documents | Stream):
+        assert isinstance(config.data, LanguageDataConfig)
         self._byte_lengths = np.asarray(data.tokenizer.byte_lengths, np.int32)
-        settings: Any = config.data
-        self._is_stream = settings.packing == "stream"
+        self._is_stream = config.data.packing == "stream"
         self._smoothing = config.optimizer.label_smoothing
         self.units_per_example = data.block_size
 
     def constants(self) -> dict[str, np.ndarray]:
-        """How many bytes each token of the vocabulary stands for."""
+        """Returns the number of bytes of each token of the vocabulary, [V]."""
         return {"byte_lengths": self._byte_lengths}
 
-    def prepare(self, batch: Batch, keys: Keys, given: Arrays) -> tuple[tuple[Any, ...], Any]:
-        """The block as it is; targets are the next tokens and which of them count."""
-        return self.inputs(batch, given), (batch["targets"], batch["segments"] != PADDING)
+    def prepare(self, batch: Batch, keys: Keys, constants: Arrays) -> tuple[Inputs, Targets]:
+        """Returns the block unchanged, and the targets."""
+        counted = batch["segments"] != PADDING_SEGMENT
+        return self.inputs(batch, constants), (batch["targets"], counted)
 
-    def loss(self, logits: jax.Array, targets: Any) -> tuple[jax.Array, Metrics]:
-        """Cross-entropy a token, and accuracy."""
+    def loss(self, logits: jax.Array, targets: Targets) -> tuple[jax.Array, Metrics]:
+        """Returns the cross-entropy per token, and accuracy."""
         labels, counted = targets
         losses = cross_entropy(logits, labels, self._smoothing)
-        return jnp.mean(losses, where=counted), {
-            "accuracy": jnp.mean(logits.argmax(-1) == labels, where=counted)
-        }
+        accuracy = jnp.mean(logits.argmax(-1) == labels, where=counted)
+        return jnp.mean(losses, where=counted), {"accuracy": accuracy}
 
-    def weight(self, targets: Any) -> jax.Array:
-        """The tokens that count."""
+    def weight(self, targets: Targets) -> jax.Array:
+        """Returns the number of tokens that count."""
         _, counted = targets
         return counted.sum(dtype=jnp.float32)
 
-    def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
-        """Tokens, segments and positions.
-
-        A stream's windows are one segment, and their padding is behind it, where no token looks.
-        """
+    def inputs(self, batch: Batch, constants: Arrays) -> Inputs:
+        """Returns the tokens and, of packed documents, their segments and positions."""
+        # A window of a stream is one segment, with padding at its end only, which no token attends
+        # to: the model needs no mask but the causal one.
         if self._is_stream:
             return (batch["tokens"],)
+
         return batch["tokens"], batch["segments"], batch["positions"]
 
-    def scores(self, logits: jax.Array, batch: Batch, given: Arrays) -> Metrics:
-        """Means over a block's tokens: loss (nats) and correct; its numbers of tokens and bytes."""
-        targets, counted = batch["targets"], batch["segments"] != PADDING
+    def scores(self, logits: jax.Array, batch: Batch, constants: Arrays) -> Metrics:
+        """Returns by block the means of loss (nats) and correct, and the tokens and bytes in it."""
+        targets, counted = batch["targets"], batch["segments"] != PADDING_SEGMENT
         return {
             "loss": jnp.mean(cross_entropy(logits, targets), axis=-1, where=counted),
             "correct": jnp.mean(logits.argmax(-1) == targets, axis=-1, where=counted),
             "tokens": counted.sum(axis=-1),
-            "bytes": jnp.sum(given["byte_lengths"][targets], axis=-1, where=counted),
+            "bytes": jnp.sum(constants["byte_lengths"][targets], axis=-1, where=counted),
         }
 
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Loss (nats a token), accuracy, perplexity and bits a byte of text, over all tokens."""
+        """Returns loss (nats per token), accuracy, perplexity and bits per byte of text."""
+        # Blocks hold different numbers of tokens, so that a mean over blocks would be another one.
         tokens = scores["tokens"].astype(np.float64)
         nats = float(tokens @ scores["loss"].astype(np.float64))
+        correct = float(tokens @ scores["correct"].astype(np.float64))
+        size = float(scores["bytes"].sum(dtype=np.float64))
+
         loss = nats / float(tokens.sum())
         return {
             "loss": loss,
-            "accuracy": float(tokens @ scores["correct"].astype(np.float64) / tokens.sum()),
-            "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": nats / math.log(2) / float(scores["bytes"].sum(dtype=np.float64)),
+            "accuracy": correct / float(tokens.sum()),
+            "perplexity": math.exp(min(loss, _LARGEST_EXPONENT)),
+            # Unlike the loss per token, comparable between tokenizers.
+            "bits_per_byte": nats / math.log(2) / size,
         }

@@ -8,15 +8,16 @@ import numpy as np
 
 Batch = Mapping[str, jax.Array]
 Arrays = Mapping[str, jax.Array]
+Inputs = tuple[jax.Array, ...]
 Metrics = dict[str, jax.Array]
 
 
 class Keys(NamedTuple):
-    """What is random about a training batch, apart from dropout.
+    """The random keys of a training batch, those of dropout excepted.
 
     Attributes:
-      batch: a PRNG key of the seed and the step.
-      samples: [B] keys, each of the seed, the example and its draw.
+      batch: a PRNG key, derived from the seed and the step.
+      samples: [B] keys, each derived from the seed, the example's index and its visit.
     """
 
     batch: jax.Array
@@ -28,21 +29,19 @@ class Task(Protocol):
 
     Attributes:
       unit: what throughput counts, e.g. 'images'.
-      units_per_example: how many of them an example of a batch is.
+      units_per_example: number of units in one example of a batch.
     """
 
     unit: str
     units_per_example: int
 
+    # Arguments of the compiled programs, not constants inside them, so that runs that differ only
+    # in these arrays share a program.
     def constants(self) -> dict[str, np.ndarray]:
-        """Returns arrays that the methods below are given as `given`.
-
-        They are arguments of the compiled programs, not constants in them, so that runs that differ
-        in them alone share a program.
-        """
+        """Returns the arrays that the methods below take as `constants`."""
         ...
 
-    def prepare(self, batch: Batch, keys: Keys, given: Arrays) -> tuple[tuple[Any, ...], Any]:
+    def prepare(self, batch: Batch, keys: Keys, constants: Arrays) -> tuple[Inputs, Any]:
         """Returns the model's inputs and the targets of a training batch."""
         ...
 
@@ -51,15 +50,15 @@ class Task(Protocol):
         ...
 
     def weight(self, targets: Any) -> jax.Array:
-        """Returns how many examples or tokens the loss is the mean of, float32 []."""
+        """Returns the number of examples or tokens that the loss is the mean of, float32 []."""
         ...
 
-    def inputs(self, batch: Batch, given: Arrays) -> tuple[Any, ...]:
+    def inputs(self, batch: Batch, constants: Arrays) -> Inputs:
         """Returns the model's inputs of an evaluation batch."""
         ...
 
-    def scores(self, logits: jax.Array, batch: Batch, given: Arrays) -> Metrics:
-        """Returns the scores of each example of an evaluation batch, [B] each; 'loss' in nats."""
+    def scores(self, logits: jax.Array, batch: Batch, constants: Arrays) -> Metrics:
+        """Returns scores by example, [B] each, of an evaluation batch; 'loss' in nats."""
         ...
 
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -68,5 +67,6 @@ class Task(Protocol):
 
 
 def mean(values: np.ndarray) -> float:
-    """Returns the mean, summed in float64."""
+    """Returns the mean."""
+    # float32 counts exactly up to 2^24 only, and splits may hold more examples than that.
     return float(values.mean(dtype=np.float64))
