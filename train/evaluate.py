@@ -1,4 +1,4 @@
-"""Evaluates a model on a split; as a program, any run under any solver or tolerance.
+"""Evaluates the weights of a run on a split, under any solver or tolerance.
 
 python -m train.evaluate --workdir=runs/digits --config.depth.solver=tsit5 --config.depth.rtol=1e-3
 python -m train.evaluate --workdir=runs/digits --solvers=all
@@ -6,7 +6,7 @@ python -m train.evaluate --workdir=runs/digits --solvers=all
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,19 +23,19 @@ from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
-from train.devices.mesh import (
-    check_model_fits,
-    device_mesh,
-    parameter_shardings,
-)
+from train.devices.mesh import check_model_fits, device_mesh, parameter_shardings
 from train.errors import BadInput
 from train.scores import score, summarise
 from train.step import make_eval_step
 from train.tasks import make_task
 
-ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256  # of the adaptive rows of --solvers
 SPLITS = ("train", "validation", "test")
-_COLUMNS = {  # of the table, by metric
+
+# The tolerance and the limit of the adaptive rows of --solvers.
+ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256
+
+# The table's columns by metric: title and format.
+_COLUMNS = {
     "loss": ("loss", "{:.4f}"),
     "accuracy": ("accuracy", "{:.2%}"),
     "f1": ("F1", "{:.2%}"),
@@ -44,11 +44,15 @@ _COLUMNS = {  # of the table, by metric
     "nfe": ("NFE", "{:g}"),
     "failed_solves": ("failed", "{:g}"),
 }
+_CAPTION = (
+    "* as trained (or as the flags say). NFE: evaluations of attention and of MLP. failed: "
+    "examples whose solve ran out of steps."
+)
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
 flags.DEFINE_integer(
-    "step", None, "Of the checkpoint; by default the newest sound one.", flag_values=FLAGS
+    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
 )
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
@@ -60,13 +64,15 @@ flags.DEFINE_list(
 
 
 def depths(config: DepthConfig, names: Sequence[str], adaptive: bool = True) -> list[DepthConfig]:
-    """Returns the depth under each named solver: fixed steps first, then adaptive where it can.
+    """Returns the depth under each named solver: with fixed steps, then with adaptive ones.
 
     Args:
-      config: of the run.
-      names: of solvers.
-      adaptive: whether adaptive steps are wanted; a causal model takes none.
+      config: the run's depth.
+      names: the solvers.
+      adaptive: whether to add adaptive steps, where a solver has them; a causal model refuses them.
     """
+    # What belongs to the run's own solver: its adjoint may refuse another one, and no gradient is
+    # taken here.
     plain = dataclasses.replace(
         config,
         adjoint="checkpoint",
@@ -76,9 +82,11 @@ def depths(config: DepthConfig, names: Sequence[str], adaptive: bool = True) -> 
         max_steps=None,
         per_sample=False,
     )
+
     fixed = [dataclasses.replace(plain, solver=name) for name in names]
     if not adaptive:
         return fixed
+
     return fixed + [
         dataclasses.replace(
             plain, solver=name, steps=None, rtol=ADAPTIVE_RTOL, max_steps=ADAPTIVE_MAX_STEPS
@@ -99,7 +107,7 @@ def compare(
 
     Args:
       params: the model's parameters.
-      config: of the run; its own depth is marked in the table.
+      config: the run's config; its own depth is marked in the table.
       data: the split.
       rows: the depths.
       console: where the table is printed.
@@ -109,52 +117,77 @@ def compare(
     """
     mesh, task = device_mesh(config.mesh), make_task(config, data)
     params = jax.device_put(params, parameter_shardings(mesh, config.model, params))
-    table = Table(title="the same weights under other solvers")
-    results = []
+
+    metrics = []
     for depth in rows:
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
-        scores = score(params, data, config.eval.batch_size, mesh, step, config.data.workers)
-        metrics = summarise(task, scores)
-        if not results:
-            for column in ("solver", "steps a group", *(_COLUMNS[name][0] for name in metrics)):
-                table.add_column(column, justify="left" if column == "solver" else "right")
-        steps = f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
-        trained = (
-            depth.solver == config.model.depth.solver and depth.rtol == config.model.depth.rtol
+        scores = score(
+            params,
+            data,
+            config.eval.batch_size,
+            mesh=mesh,
+            step=step,
+            workers=config.data.workers,
         )
+        metrics.append(summarise(task, scores))
+
+    console.print(_table(config.model.depth, rows, metrics))
+    return [
+        {"solver": depth.solver, "steps": _steps(depth), **values}
+        for depth, values in zip(rows, metrics, strict=True)
+    ]
+
+
+def _table(
+    own: DepthConfig, rows: Sequence[DepthConfig], metrics: Sequence[Mapping[str, float]]
+) -> Table:
+    """The metrics by solver and steps; the run's own depth has a star."""
+    table = Table(title="the same weights under other solvers", caption=_CAPTION)
+    table.add_column("solver", justify="left")
+    for column in ("steps per group", *(_COLUMNS[name][0] for name in metrics[0])):
+        table.add_column(column, justify="right")
+
+    for depth, values in zip(rows, metrics, strict=True):
+        is_own = depth.solver == own.solver and depth.rtol == own.rtol
         table.add_row(
-            depth.solver + (" *" if trained else ""),
-            steps,
-            *(_COLUMNS[name][1].format(value) for name, value in metrics.items()),
+            depth.solver + (" *" if is_own else ""),
+            _steps(depth),
+            *(_COLUMNS[name][1].format(value) for name, value in values.items()),
         )
-        results.append({"solver": depth.solver, "steps": steps, **metrics})
-    table.caption = (
-        "* as trained (or as the flags say). NFE: evaluations of attention and of MLP. failed: "
-        "examples whose solve ran out of steps."
-    )
-    console.print(table)
-    return results
+
+    return table
+
+
+def _steps(depth: DepthConfig) -> str:
+    return f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
 
 
 def main(argv: Sequence[str]) -> None:
-    """The program."""
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
-    split, names = FLAGS.split, FLAGS.solvers
-    if split not in SPLITS:
-        raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
+    _check_flags(FLAGS.split, FLAGS.solvers)
+
     rows = [config.model.depth]
-    causal = isinstance(config.model, LMConfig)
-    if names:
-        chosen = solvers.NAMES if names == ["all"] else names
-        for name in chosen:
-            if name not in solvers.NAMES:
-                raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
-        rows = depths(config.model.depth, chosen, adaptive=not causal)
+    if FLAGS.solvers:
+        names = solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers
+        # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
+        rows = depths(rows[0], names, adaptive=not isinstance(config.model, LMConfig))
+
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
+
     params = restore.load_params(workdir, config, mesh, FLAGS.step)
-    compare(params, config, splits[split], rows, Console())
+    compare(params, config, splits[FLAGS.split], rows, Console())
+
+
+def _check_flags(split: str, names: Sequence[str]) -> None:
+    if split not in SPLITS:
+        raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
+    if names == ["all"]:
+        return
+    for name in names:
+        if name not in solvers.NAMES:
+            raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
 
 
 if __name__ == "__main__":

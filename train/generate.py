@@ -3,14 +3,14 @@
     python -m train.generate --workdir=runs/pydocs --prompt="The with statement"
     python -m train.generate --workdir=runs/pydocs --prompt="A list" --prompt="A tuple" --top_p=0.9
 
-Text is printed as it comes. It ends where the model ends it, or where the block is full. Exit
-codes: 0 done, 1 failed, 2 bad input.
+Text is printed as it is generated. It ends where the model ends it, or where the block is full.
+Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 import numpy as np
 from absl import flags
@@ -21,37 +21,44 @@ from train import command_line
 from train.checkpoint import restore
 from train.checkpoint.metadata import verified_config
 from train.checkpoint.workdir import read_tokenizer
+from train.config.data import LanguageDataConfig
 from train.data.text.tokenizer import StreamDecoder, Tokenizer
 from train.errors import BadInput, RunError
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
 flags.DEFINE_integer(
-    "step", None, "Of the checkpoint; by default the newest sound one.", flag_values=FLAGS
+    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
 )
 flags.DEFINE_multi_string(
-    "prompt", [], "The text to continue; given several times, each is.", flag_values=FLAGS
+    "prompt", [], "The text to continue; repeat the flag for several texts.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "max_new_tokens", None, "The most new tokens; by default what fits.", flag_values=FLAGS
+    "max_new_tokens", None, "The most new tokens; by default as many as fit.", flag_values=FLAGS
 )
 flags.DEFINE_float("temperature", 0.8, "0 takes the best token each time.", flag_values=FLAGS)
-flags.DEFINE_integer("top_k", None, "Draw from the k best tokens.", flag_values=FLAGS)
-flags.DEFINE_float("top_p", None, "Draw from the best that reach p together.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the draws.", flag_values=FLAGS)
+flags.DEFINE_integer("top_k", None, "Sample from the k best tokens.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "top_p", None, "Sample from the best tokens whose probabilities sum to p.", flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", 0, "Of the sampling.", flag_values=FLAGS)
 
 
-def write_texts(tokens: Any, prompts: Sequence[str], tokenizer: Tokenizer, out: TextIO) -> None:
-    """Writes prompts and what continues them: the first as it comes, then the others.
+def write_texts(
+    tokens: Iterable[np.ndarray], prompts: Sequence[str], tokenizer: Tokenizer, out: TextIO
+) -> None:
+    """Writes prompts and their continuations: the first as it is generated, then the others.
 
     Args:
-      tokens: an iterator of the new tokens of all prompts, int [B], as `stream` returns it.
+      tokens: the new tokens of all prompts, int [B] each time, as `stream` returns them.
       prompts: the texts that are continued.
-      tokenizer: of the run.
+      tokenizer: the run's tokenizer.
       out: where to write.
     """
     first, *others = prompts
     out.write(first)
+
+    # A character of UTF-8 may span several tokens: the decoder holds its bytes until all are there.
     decoder, rows = StreamDecoder(tokenizer), []
     for row in tokens:
         rows.append(row)
@@ -59,9 +66,11 @@ def write_texts(tokens: Any, prompts: Sequence[str], tokenizer: Tokenizer, out: 
             out.write(decoder.push(int(row[0])))
             out.flush()
     out.write(decoder.finish() + "\n")
-    new = np.stack(rows, axis=1)[1:]
-    for prompt, continued in zip(others, new, strict=True):
-        out.write(f"\n{prompt}{tokenizer.decode(continued[continued != STOPPED])}\n")
+
+    # Two texts cannot be streamed to one terminal at a time: the others follow whole.
+    continuations = np.stack(rows, axis=1)[1:]
+    for prompt, row in zip(others, continuations, strict=True):
+        out.write(f"\n{prompt}{tokenizer.decode(row[row != STOPPED])}\n")
 
 
 def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[np.ndarray]:
@@ -69,29 +78,31 @@ def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[np
 
     Args:
       prompts: the texts.
-      tokenizer: of the run.
+      tokenizer: the run's tokenizer.
       begin: whether the run's texts begin with the token that ends texts.
 
     Raises:
-      BadInput: a prompt that is empty.
+      BadInput: a prompt is empty.
     """
     if not all(prompts):
         raise BadInput("--prompt is empty: give a text, of one character or more, to continue")
+
     before = [tokenizer.end] if begin else []
     return [np.array([*before, *tokens], np.int32) for tokens in tokenizer.encode(prompts)]
 
 
 def as_text(argument: str) -> str:
-    """Returns an argument of the command line as text in UTF-8, whatever the locale's encoding is.
+    """Returns an argument of the command line as UTF-8 text, whatever the locale's encoding is.
 
     Args:
-      argument: as Python has it: a surrogate stands for each byte that the locale cannot decode.
+      argument: as Python decodes it: a surrogate replaces each byte that the locale cannot decode.
 
     Raises:
       BadInput: the bytes are not UTF-8.
     """
     if not any("\ud800" <= character <= "\udfff" for character in argument):
         return argument
+
     try:
         return os.fsencode(argument).decode()
     except UnicodeError as error:
@@ -99,7 +110,6 @@ def as_text(argument: str) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """The program."""
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
     if not isinstance(config.model, LMConfig):
         raise BadInput(
@@ -107,25 +117,32 @@ def main(argv: Sequence[str]) -> None:
         )
     if not FLAGS.prompt:
         raise BadInput('--prompt is missing: give a text to continue, e.g. --prompt="The "')
+
     texts = [as_text(argument) for argument in FLAGS.prompt]
     variables = {"params": restore.load_params(workdir, config, step=FLAGS.step)}
-    tokenizer: Any = read_tokenizer(workdir)  # there is one, as there is a checkpoint
-    settings: Any = config.data
-    prompts = encode(texts, tokenizer, begin=settings.packing == "documents")
+
+    # A run on text stores its tokenizer before its first checkpoint.
+    tokenizer = read_tokenizer(workdir)
+    assert tokenizer is not None and isinstance(config.data, LanguageDataConfig)
+
+    # Only packed documents begin with the token that ends texts; a stream is cut anywhere.
+    prompts = encode(texts, tokenizer, begin=config.data.packing == "documents")
     try:
         tokens = stream(
             LM(config.model),
             variables,
             prompts,  # pyright: ignore[reportArgumentType]
-            FLAGS.max_new_tokens,
-            FLAGS.temperature,
-            FLAGS.top_k,
-            FLAGS.top_p,
-            FLAGS.seed,
-            tokenizer.end,
+            max_new_tokens=FLAGS.max_new_tokens,
+            temperature=FLAGS.temperature,
+            top_k=FLAGS.top_k,
+            top_p=FLAGS.top_p,
+            seed=FLAGS.seed,
+            end=tokenizer.end,
         )
+    # The library refuses what the flags ask for before the first token is generated.
     except ValueError as error:
         raise BadInput(str(error)) from error
+
     try:
         write_texts(tokens, texts, tokenizer, sys.stdout)
     except FloatingPointError as error:

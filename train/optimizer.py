@@ -41,7 +41,7 @@ def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientT
 
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets optax mix ints and floats, which jax_numpy_dtype_promotion='strict' forbids elsewhere."""
+    """Runs optax, which mixes ints and floats, even under JAX's strict dtype promotion."""
 
     @functools.wraps(function)
     def promoting(*args: Any, **kwargs: Any) -> Any:
@@ -70,6 +70,8 @@ def update_ema(decay: float, step: jax.Array, ema: Any, params: Any) -> Any:
     """Returns the exponential moving average of the weights after step `step` (from 0).
 
         ema <- d * ema + (1 - d) * params,   d = min(decay, (1 + step) / (10 + step))
+
+    Source: `num_updates` of TensorFlow's ExponentialMovingAverage.
     """
     # With the constant decay alone the average would remember the initial weights for thousands of
     # steps: 0.9999^10,000 is still 0.37.

@@ -1,4 +1,4 @@
-"""Rectangles of pixels: drawing one, and the pixels inside it."""
+"""Random rectangles of pixels, and the pixels inside them."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_TRIES = 10
+_ATTEMPTS = 10
 
 
 class Box(NamedTuple):
@@ -25,7 +25,7 @@ def draw_box(
     elongation: float,
     largest: tuple[int, int],
 ) -> tuple[Box, jax.Array]:
-    """Draws the size of a box until it fits, ten times at most, then the box's place.
+    """Draws the size of a box until it fits, in ten attempts at most, then the box's place.
 
     The area is uniform, the ratio of the sides log-uniform in [1 / elongation, elongation], the
     place uniform.
@@ -38,21 +38,27 @@ def draw_box(
       largest: greatest height and width that fit, in pixels.
 
     Returns:
-      The box, and whether it fits; where no draw did, the box means nothing.
+      The box, and whether it fits; where no attempt does, the box means nothing.
     """
-    # All in one call: a call costs a tenth of a second or more to compile.
-    draws = jax.random.uniform(key, (2 * _TRIES + 2,))
-    area_draws, ratio_draws, place = jnp.split(draws, (_TRIES, 2 * _TRIES))
-    area = shape[0] * shape[1] * (areas[0] + (areas[1] - areas[0]) * area_draws)
-    ratio = jnp.exp(math.log(elongation) * (2 * ratio_draws - 1))
+    # All attempts at once: under vmap a loop would run as long as the slowest image's. And all in
+    # one call, which costs a tenth of a second or more to compile.
+    uniform = jax.random.uniform(key, (2 * _ATTEMPTS + 2,))
+    uniform_area, uniform_ratio, place = jnp.split(uniform, (_ATTEMPTS, 2 * _ATTEMPTS))
+
+    area = shape[0] * shape[1] * (areas[0] + (areas[1] - areas[0]) * uniform_area)
+    ratio = jnp.exp(math.log(elongation) * (2 * uniform_ratio - 1))
     height = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
     width = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
+
+    # The argmax of bools is the first True, and 0 where there is none.
     fits = (height >= 1) & (height <= largest[0]) & (width >= 1) & (width <= largest[1])
     first = fits.argmax()
     height, width = height[first], width[first]
+
     rows, columns = shape[0] - height + 1, shape[1] - width + 1
     top = jnp.floor(place[0] * rows.astype(float)).astype(jnp.int32)
     left = jnp.floor(place[1] * columns.astype(float)).astype(jnp.int32)
+
     return Box(top, left, height, width), fits.any()
 
 
@@ -60,10 +66,11 @@ def inside(box: Box, shape: tuple[int, int]) -> jax.Array:
     """Returns bool [height, width, 1], True for the pixels inside the box.
 
     Args:
-      box: may reach over the image's edges.
+      box: it may cross the image's edges.
       shape: height and width of the image, in pixels.
     """
     y, x = jnp.arange(shape[0])[:, None, None], jnp.arange(shape[1])[None, :, None]
+
     rows = (y >= box.top) & (y < box.top + box.height)
     columns = (x >= box.left) & (x < box.left + box.width)
     return rows & columns

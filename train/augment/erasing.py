@@ -13,7 +13,7 @@ def random_erasing(probability: float, key: jax.Array, image: jax.Array) -> jax.
     """Replaces the pixels of a random box by normal noise, N(0, 1) each.
 
     The box's area is uniform in [0.02, 1/3] of the image's, the ratio of its sides log-uniform in
-    [0.3, 1/0.3]; both are drawn anew, up to ten times, until each side is shorter than the image's.
+    [0.3, 1/0.3]; both are drawn up to ten times, until each side is shorter than the image's.
 
     Args:
       probability: that a box is erased.
@@ -30,5 +30,9 @@ def random_erasing(probability: float, key: jax.Array, image: jax.Array) -> jax.
     height, width, _ = image.shape
     shape, largest = (height, width), (height - 1, width - 1)
     box, fits = draw_box(box_key, shape, _AREAS, _ELONGATION, largest)
+
+    # Where no box fits, as in an image one pixel wide, nothing is erased.
     erased = inside(box, shape) & fits & jax.random.bernoulli(coin_key, probability)
-    return jnp.where(erased, jax.random.normal(noise_key, image.shape, image.dtype), image)
+
+    noise = jax.random.normal(noise_key, image.shape, image.dtype)
+    return jnp.where(erased, noise, image)

@@ -13,12 +13,12 @@ _CROP_ELONGATION = 4 / 3
 
 
 def sample(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-    """Interpolates an image bilinearly; outside, its outermost pixels go on for ever.
+    """Interpolates an image bilinearly; outside of it, its border pixels are repeated.
 
     Args:
       image: [height, width, channels] float32.
       y: rows to sample at, in pixels, 0 being the centre of the first; any shape.
-      x: columns, likewise; broadcast against y.
+      x: columns to sample at, in pixels; broadcast against y.
 
     Returns:
       The shape of y and x, then [channels]; float32.
@@ -29,17 +29,21 @@ def sample(image: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     def pixel(row: jax.Array, column: jax.Array) -> jax.Array:
         row = jnp.clip(row, 0, height - 1).astype(jnp.int32)
         column = jnp.clip(column, 0, width - 1).astype(jnp.int32)
+        # Clipped here already, so that the gather need not check the indices again.
         return image.at[row, column].get(mode="promise_in_bounds")
 
     dy, dx = (y - y0)[..., None], (x - x0)[..., None]
-    above, below = (
-        (left := pixel(row, x0)) + dx * (pixel(row, x0 + 1) - left) for row in (y0, y0 + 1)
-    )
+
+    def along_row(row: jax.Array) -> jax.Array:
+        left, right = pixel(row, x0), pixel(row, x0 + 1)
+        return left + dx * (right - left)
+
+    above, below = along_row(y0), along_row(y0 + 1)
     return above + dy * (below - above)
 
 
 def affine(config: AugmentConfig, key: jax.Array, image: jax.Array) -> jax.Array:
-    """Shifts, rotates and scales an image about its centre; what enters is 0.
+    """Shifts, rotates and scales an image about its centre; pixels that enter are 0.
 
     Args:
       config: the bounds: shift_px, rotate_degrees, zoom.
@@ -49,22 +53,27 @@ def affine(config: AugmentConfig, key: jax.Array, image: jax.Array) -> jax.Array
     Returns:
       The image, of the same shape and dtype.
     """
-    height, width, _ = image.shape
     shift_y, shift_x, turn, zoom = jax.random.uniform(key, (4,), minval=-1.0)
     angle = turn * jnp.deg2rad(config.rotate_degrees)
     scale = 1 + zoom * config.zoom
+
+    height, width, _ = image.shape
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     y = jnp.arange(height, dtype=float)[:, None] - centre_y
     x = jnp.arange(width, dtype=float)[None] - centre_x
+
+    # The inverse map, as each pixel of the result asks where in the image it comes from.
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     source_y = cos * y - sin * x + centre_y + shift_y * config.shift_px
     source_x = sin * y + cos * x + centre_x + shift_x * config.shift_px
-    framed = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))  # the zeros that go on for ever
+
+    # `sample` repeats the border pixels: in a frame of zeros these are 0.
+    framed = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
     return sample(framed, source_y + 1, source_x + 1)
 
 
 def padded_crop(padding_px: int, key: jax.Array, image: jax.Array) -> jax.Array:
-    """Cuts an image of the same size, at random, out of the image in a frame of zeros.
+    """Cuts a random window of the image's size out of the image in a frame of zeros.
 
     Args:
       padding_px: width of the frame.
@@ -82,10 +91,10 @@ def padded_crop(padding_px: int, key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def resized_crop(min_area: float, key: jax.Array, image: jax.Array) -> jax.Array:
-    """Cuts out a random part of an image and enlarges it to the whole's size.
+    """Cuts out a random part of an image and enlarges it to the image's size.
 
     The part's area is uniform in [min_area, 1] of the image's, the ratio of its sides log-uniform
-    in [3/4, 4/3]. Where ten draws do not fit, the largest central part of such a ratio is taken.
+    in [3/4, 4/3]. Where ten attempts do not fit, the largest central part of such a ratio is taken.
 
     Args:
       min_area: least area of the part, as a fraction of the image's.
@@ -100,10 +109,13 @@ def resized_crop(min_area: float, key: jax.Array, image: jax.Array) -> jax.Array
     height, width, _ = image.shape
     shape = height, width
     drawn, fits = draw_box(key, shape, (min_area, 1.0), _CROP_ELONGATION, largest=shape)
+
     tallest = min(height, round(width * _CROP_ELONGATION))
     widest = min(width, round(height * _CROP_ELONGATION))
     central = ((height - tallest) // 2, (width - widest) // 2, tallest, widest)
     box = Box(*(jnp.where(fits, *both) for both in zip(drawn, central, strict=True)))
+
+    # Clipped to the part: no pixel outside of it is blended in, as if it had been cut out first.
     top, left, tall, wide = (side.astype(float) for side in box)
     y, x = jnp.arange(height, dtype=float) + 0.5, jnp.arange(width, dtype=float) + 0.5
     y = jnp.clip(y * (tall / height) - 0.5, 0, tall - 1)

@@ -20,18 +20,19 @@ def mix(
 
         image_i <- w * image_i + (1 - w) * image_j,   target_i <- mean(w) * target_i + ...
 
-    The partner j of i is its mirror image in the batch. The weight w is one of the whole batch: in
-    mixup the same for all pixels, drawn from Beta(alpha, alpha); in cutmix 0 inside a box and 1
-    outside, where the box's share of the area, before the image's edges cut it, is drawn so. Where
-    both alphas are positive, a coin chooses. Where neither is, images stay as they are.
+    The partner j of i is its mirror image in the batch. The whole batch shares the weight w: in
+    mixup it is the same for all pixels, drawn from Beta(alpha, alpha); in cutmix it is 0 inside a
+    box and 1 outside, and the box's fraction of the area, before the image's edges cut it, is
+    drawn so. Where both alphas are positive, a coin chooses. Where neither is, images are
+    not changed.
 
     Args:
       config: the alphas: mixup, cutmix.
-      key: a PRNG key, of the step.
+      key: a PRNG key.
       images: [B, height, width, channels] float32.
       labels: [B] int, from 0 to classes - 1.
       classes: number of classes, C.
-      smoothing: part of each label that is spread evenly over the classes, in [0, 1).
+      smoothing: fraction of each label that is distributed evenly over the classes, in [0, 1).
 
     Returns:
       The images, of the same shape and dtype; and the targets, [B, C] float32, each a distribution.
@@ -42,25 +43,32 @@ def mix(
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
     if not (config.mixup or config.cutmix):
         return images, targets
+
     _, height, width, _ = images.shape
     weight = _draw_weight(config, key, (height, width))
+
+    # The mean over pixels, not the fraction that was drawn: the image's edges may cut the box.
     return _blend(weight, images), _blend(weight.mean(), targets)
 
 
 def _draw_weight(config: AugmentConfig, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """The weight of each pixel's own image, [height, width, 1]."""
-    coin_key, share_key, box_key = jax.random.split(key, 3)
-    chance = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
-    cut = jax.random.bernoulli(coin_key, chance)
-    alpha = jnp.where(cut, config.cutmix, config.mixup)
-    share = jax.random.beta(share_key, alpha, alpha)
-    outside = 1 - inside(_draw_cut(box_key, 1 - share, shape), shape).astype(jnp.float32)
-    return jnp.where(cut, outside, share)
+    coin_key, beta_key, box_key = jax.random.split(key, 3)
+    probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
+    is_cutmix = jax.random.bernoulli(coin_key, probability)
+
+    alpha = jnp.where(is_cutmix, config.cutmix, config.mixup)
+    kept = jax.random.beta(beta_key, alpha, alpha)
+
+    outside = 1 - inside(_draw_cut(box_key, 1 - kept, shape), shape).astype(jnp.float32)
+    return jnp.where(is_cutmix, outside, kept)
 
 
 def _draw_cut(key: jax.Array, area: jax.Array, shape: tuple[int, int]) -> Box:
-    """A box of that part of the image's area and of its shape, centred on any of its pixels."""
+    """A box of the image's shape and that fraction of its area, centred on any of its pixels."""
     extents = jnp.array(shape)
+
+    # Half extents are cut to whole pixels, and the box may cross the edges, as in timm.
     reach = (extents.astype(float) * jnp.sqrt(area)).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (2,), 0, extents)
     return Box(*(centre - reach), *(2 * reach))

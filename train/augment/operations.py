@@ -1,12 +1,11 @@
 """The operations of RandAugment, as Pillow defines them.
 
 Images are [height, width, channels] float32 that hold whole values from 0 to 255, of 1 channel or
-3 (red, green, blue). The operations come in three families, so that a batch in which each image
-draws its own pays for one warp and one blend rather than for one of each operation:
+3 (red, green, blue). There are three families of operations:
 
-- a warp moves the pixels by a matrix [2, 3] of its own, from (x, y, 1) of a pixel of the result to
-  where in the image its value comes from;
-- an enhancement blends the image with a degenerate image of its own;
+- a warp moves the pixels by its matrix [2, 3], from (x, y, 1) of a pixel of the result to the place
+  in the image that its value comes from;
+- an enhancement blends the image with its degenerate image;
 - an adjustment changes each pixel by its value.
 """
 
@@ -47,14 +46,16 @@ def rotate(strength: jax.Array, height: jax.Array, width: jax.Array) -> jax.Arra
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """Returns the luminance, in each channel: the image without colour."""
+    """Returns the luminance in each channel: the image without colour."""
     return jnp.broadcast_to(_luminance(image), image.shape)
 
 
 def mean_grey(image: jax.Array) -> jax.Array:
     """Returns the mean luminance: the image without contrast."""
     luminance = _luminance(image).astype(jnp.int32)
-    mean = (2 * luminance.sum() + luminance.size) // (2 * luminance.size)  # rounded half up
+
+    # Rounded half up, in integers: a sum of float32 is not exact for a large image.
+    mean = (2 * luminance.sum() + luminance.size) // (2 * luminance.size)
     return jnp.full_like(image, mean)
 
 
@@ -64,9 +65,11 @@ def black(image: jax.Array) -> jax.Array:
 
 
 def smooth(image: jax.Array) -> jax.Array:
-    """Returns each pixel averaged with its neighbours, rims apart: the image without sharpness."""
+    """Returns each pixel averaged with its neighbours: the image without sharpness."""
+    # Pillow's kernel has 5 at the centre and 1 around it, and leaves the image's rim unchanged.
     rows = image[:-2] + image[1:-1] + image[2:]
     total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
+
     frame = ((1, 1), (1, 1), (0, 0))
     averaged = jnp.pad(jnp.floor(total / 13 + 0.5), frame, constant_values=-1)
     return jnp.where(averaged < 0, image, averaged)
@@ -75,22 +78,28 @@ def smooth(image: jax.Array) -> jax.Array:
 def auto_contrast(image: jax.Array, strength: jax.Array) -> jax.Array:
     """Stretches each channel to reach from 0 to 255."""
     low, high = (reach(image, axis=(0, 1), keepdims=True) for reach in (jnp.min, jnp.max))
+
     # Half of one keeps a quotient of whole numbers from falling short of a whole number.
     stretched = jnp.floor((255 * (image - low) + 0.5) / jnp.maximum(high - low, 1))
     return jnp.where(high > low, stretched, image)
 
 
 def equalize(image: jax.Array, strength: jax.Array) -> jax.Array:
-    """Maps each channel so that its values are spread evenly over 0 to 255."""
+    """Maps each channel so that its values are distributed evenly over 0 to 255."""
     height, width, channels = image.shape
     channel, pixels = jnp.arange(channels)[None, None], image.astype(jnp.int32)
+
+    # The histograms of all channels in one scatter.
     index = 256 * channel + pixels
     counts = jnp.zeros(256 * channels, jnp.int32).at[index].add(1).reshape(channels, 256)
+
+    # Pillow's step leaves out the pixels of the brightest value; a step of 0 changes nothing.
     up_to = jnp.cumsum(counts, axis=1)
     below_brightest = jnp.where(up_to < height * width, up_to, 0).max(axis=1, keepdims=True)
     step = below_brightest // 255
-    spread = jnp.minimum((step // 2 + up_to - counts) // jnp.maximum(step, 1), 255)
-    table = jnp.where(step > 0, spread, jnp.arange(256)[None])
+
+    equalized = jnp.minimum((step // 2 + up_to - counts) // jnp.maximum(step, 1), 255)
+    table = jnp.where(step > 0, equalized, jnp.arange(256)[None])
     return table[channel, pixels].astype(image.dtype)
 
 
@@ -106,7 +115,7 @@ def posterize(image: jax.Array, strength: jax.Array) -> jax.Array:
 
 
 def solarize(image: jax.Array, strength: jax.Array) -> jax.Array:
-    """Inverts the values from `strength` on."""
+    """Inverts the values that are at least `strength`."""
     return jnp.where(image < strength, image, 255 - image)
 
 
@@ -115,6 +124,8 @@ def solarize_add(image: jax.Array, strength: jax.Array) -> jax.Array:
     return jnp.where(image < 128, jnp.minimum(image + strength, 255), image)
 
 
+# A batch in which each image draws its own operation computes all branches of a switch. In families
+# it pays for one warp and one blend, rather than for one of each operation.
 WARPS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "ShearX": shear_x,
     "ShearY": shear_y,
@@ -144,17 +155,17 @@ def operate(index: jax.Array, strength: jax.Array, image: jax.Array, fill: jax.A
 
     Args:
       index: of the operation's name in NAMES, int32 scalar.
-      strength: what the operation takes: degrees for Rotate, a slope for a shear, a fraction of the
-        image's size for a translation, Pillow's factor for an enhancement (1 changes nothing), the
-        bits kept for Posterize, a threshold for Solarize, a summand for SolarizeAdd; float32
-        scalar.
+      strength: float32 scalar: degrees for Rotate, a slope for a shear, a fraction of the image's
+        size for a translation, Pillow's factor for an enhancement (1 changes nothing), the bits
+        kept for Posterize, a threshold for Solarize, a summand for SolarizeAdd.
       image: [height, width, channels] float32, whole values from 0 to 255.
-      fill: colour of what a warp brings in, [channels] float32, likewise.
+      fill: colour of the pixels that a warp brings in, [channels] float32, whole values.
 
     Returns:
       The image, of the same shape, dtype and range.
     """
 
+    # A switch clamps an index of another family; the outer switch does not choose that result.
     def warp() -> jax.Array:
         height, width, _ = image.shape
         matrix = jax.lax.switch(index, list(WARPS.values()), strength, height, width)
@@ -168,6 +179,7 @@ def operate(index: jax.Array, strength: jax.Array, image: jax.Array, fill: jax.A
         first = len(WARPS) + len(ENHANCEMENTS)
         return jax.lax.switch(index - first, list(ADJUSTMENTS.values()), image, strength)
 
+    # Both are True for an adjustment, so that their sum is the number of the family.
     enhances, adjusts = index >= len(WARPS), index >= len(WARPS) + len(ENHANCEMENTS)
     family = enhances.astype(jnp.int32) + adjusts.astype(jnp.int32)
     return jax.lax.switch(family, (warp, enhance, adjust))
@@ -179,22 +191,23 @@ def _warp(image: jax.Array, matrix: jax.Array, fill: jax.Array) -> jax.Array:
     y = jnp.arange(height, dtype=float)[:, None] + 0.5
     x = jnp.arange(width, dtype=float)[None] + 0.5
     source_x, source_y = (row[0] * x + row[1] * y + row[2] for row in matrix)
+
+    # Pillow cuts off the decimals of an interpolated value, here and in a blend.
     sampled = jnp.floor(sample(image, source_y - 0.5, source_x - 0.5))
     within = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     return jnp.where(within[..., None], sampled, fill[None, None])
 
 
 def _blend(degenerate: jax.Array, image: jax.Array, factor: jax.Array) -> jax.Array:
-    """degenerate + factor * (image - degenerate), cut to 0..255 and to whole values."""
+    """degenerate + factor * (image - degenerate), clipped to 0..255 and cut to whole values."""
     return jnp.floor(jnp.clip(degenerate + factor * (image - degenerate), 0, 255))
 
 
 def _luminance(image: jax.Array) -> jax.Array:
-    """The image in one channel, [height, width, 1], by Pillow's weights, in 65536ths.
-
-    float32 holds these sums exactly.
-    """
+    """The image in one channel, [height, width, 1], by Pillow's weights, in 65536ths."""
     if image.shape[-1] == 1:
         return image
+
+    # float32 holds the sums exactly: they stay below 65536 * 256 = 2^24.
     red, green, blue = (image[..., channel, None] for channel in range(3))
     return jnp.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)
