@@ -13,7 +13,7 @@ from train.augment.pipeline import augment
 from train.config.data import ImageDataConfig
 from train.config.run import RunConfig
 from train.data.images.arrays import ImageSplit, standardise
-from train.errors import BadInput
+from train.tasks.checks import check_equal
 from train.tasks.losses import cross_entropy
 from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, mean
 
@@ -32,7 +32,10 @@ class ImageTask:
 
     def __init__(self, config: RunConfig, data: ImageSplit):
         assert isinstance(config.model, ViTConfig) and isinstance(config.data, ImageDataConfig)
-        _check_split(config.model, data, config.data.name)
+        name, model = config.data.name, config.model
+        keys = "config.model.image_size, channels or classes"
+        check_equal(name, "image shape", data.image_shape, model.image_shape, keys)
+        check_equal(name, "number of classes", data.classes, model.classes, keys)
 
         self._data = data
         self._augment = config.data.augment
@@ -93,16 +96,3 @@ class ImageTask:
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Returns loss and accuracy."""
         return {"loss": mean(scores["loss"]), "accuracy": mean(scores["correct"])}
-
-
-def _check_split(model: ViTConfig, data: ImageSplit, name: str) -> None:
-    """Refuses images that are not of the model's shape and classes."""
-    for what, of_data, of_model in (
-        ("image shape", data.image_shape, model.image_shape),
-        ("number of classes", data.classes, model.classes),
-    ):
-        if of_data != of_model:
-            raise BadInput(
-                f"the {what} of data set {name!r} is {of_data}, the model's is {of_model}: change "
-                "config.model.image_size, channels or classes"
-            )

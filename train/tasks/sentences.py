@@ -12,7 +12,7 @@ from odeformer import TextConfig
 from train.config.data import SentenceDataConfig
 from train.config.run import RunConfig
 from train.data.text.blocks import Sentences
-from train.errors import BadInput
+from train.tasks.checks import check_equal
 from train.tasks.losses import cross_entropy
 from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, mean
 
@@ -29,7 +29,8 @@ class SentenceTask:
 
     def __init__(self, config: RunConfig, data: Sentences):
         assert isinstance(config.model, TextConfig) and isinstance(config.data, SentenceDataConfig)
-        _check_split(config.model, data, config.data.name)
+        name, keys = config.data.name, "config.model.classes"
+        check_equal(name, "number of classes", data.classes, config.model.classes, keys)
 
         self._classes = data.classes
         self._token_dropout = config.data.token_dropout
@@ -88,12 +89,3 @@ class SentenceTask:
             "accuracy": mean(scores["correct"]),
             "f1": float(f1),
         }
-
-
-def _check_split(model: TextConfig, data: Sentences, name: str) -> None:
-    """Refuses sentences that are not of the model's classes."""
-    if data.classes != model.classes:
-        raise BadInput(
-            f"the number of classes of data set {name!r} is {data.classes}, the model's is "
-            f"{model.classes}: change config.model.classes"
-        )

@@ -1,0 +1,55 @@
+"""The paper's claims, as far as a study's rows can test them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from train.study.rows import Row
+
+# claim, the row's solver, the baseline's solver
+_COMPARISONS = (
+    ("parallel beats sequential", "euler", "lie_trotter"),
+    ("higher order beats the parallel layer", "midpoint", "euler"),
+    ("higher order beats the parallel layer", "rk4", "euler"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim that a row is better than a baseline (or, where weights are shared, worse)."""
+
+    text: str
+    row: str
+    baseline: str
+
+
+def find_claims(rows: Sequence[Row]) -> list[Claim]:
+    """Returns the claims that compare two of the rows.
+
+    Source: Zhong et al., 'A Neural ODE Interpretation of Transformer Layers', arXiv 2212.06011.
+    """
+    # Matched rows are compared with their target alone, below.
+    names = {_traits(row): row.name for row in rows if row.match is None}
+
+    claims = []
+    for (solver, share, rest), name in names.items():
+        for text, better, worse in _COMPARISONS:
+            baseline = names.get((worse, share, rest))
+            if solver == better and baseline:
+                claims.append(Claim(text, name, baseline))
+
+        unshared = names.get((solver, 1, rest))
+        if share > 1 and unshared:
+            claims.append(Claim("sharing weights costs accuracy", name, unshared))
+
+    for row in rows:
+        if row.match:
+            by, target = row.match
+            claims.append(Claim(f"the same at equal {by}", target, row.name))
+
+    return claims
+
+
+def _traits(row: Row) -> tuple[str, int, str]:
+    """Solver, share, and what else the row's name says."""
+    depth = row.config.model.depth
+    return depth.solver, depth.share, row.name.partition(f"share {depth.share}")[2]
