@@ -185,9 +185,9 @@ def test_a_program_of_eight_cpus(on_cpus, noted):
     assert on_cpus.count('"known_trip_count"') == 2
     text = on_cpus if noted else on_cpus.replace('"known_trip_count"', '"unknown"')
     vector = 4 * 4  # bytes: a device has 4 of the 32 numbers
-    assert sorted(collectives(text), key=lambda one: (one.depth, one.kind, one.known)) == [
+    assert sorted(collectives(text), key=lambda one: (one.depth, one.kind, one.exact)) == [
         Collective("all-gather", 8 * vector, count=5, depth=1),
-        Collective("all-reduce", vector, count=1, depth=1, known=False),
+        Collective("all-reduce", vector, count=1, depth=1, exact=False),
         Collective("collective-permute", vector, count=5, depth=1),
         Collective("reduce-scatter", 8 * vector, count=5, depth=1),
         Collective("all-reduce", vector, count=15, depth=2),
@@ -198,7 +198,7 @@ def test_a_condition_that_jax_does_not_write_is_unknown(on_cpus):
     text = on_cpus.replace('"known_trip_count"', '"unknown"').replace(
         "direction=LT", "direction=LE"
     )
-    assert {one.known for one in collectives(text)} == {False}
+    assert {one.exact for one in collectives(text)} == {False}
 
 
 def test_a_conditional_counts_its_most_expensive_branch():
@@ -213,13 +213,13 @@ def test_summary():
     found = [
         Collective("all-reduce", 10, count=3, depth=1),
         Collective("all-gather", 5, count=2, depth=1),
-        Collective("all-reduce", 1, count=4, depth=1, known=False),
+        Collective("all-reduce", 1, count=4, depth=1, exact=False),
         Collective("all-reduce", 7, count=1, depth=0),
     ]
     assert summarise(found) == [
-        Traffic("all-reduce", depth=0, count=1, bytes=7, known=True),
-        Traffic("all-gather", depth=1, count=2, bytes=10, known=True),
-        Traffic("all-reduce", depth=1, count=7, bytes=34, known=False),
+        Traffic("all-reduce", depth=0, count=1, bytes=7, exact=True),
+        Traffic("all-gather", depth=1, count=2, bytes=10, exact=True),
+        Traffic("all-reduce", depth=1, count=7, bytes=34, exact=False),
     ]
 
 

@@ -5,8 +5,8 @@
         --config.mesh.data=2 --json
 
 It is the program that `python -m train` runs on such a slice, as XLA compiles it; no data is read.
-Printed per chip: parameters, optimiser state, the moving average of the weights and temporary
-memory, against the chip's HBM; the model FLOPs of a step; and what the chips communicate, as
+Printed are, per chip, parameters, optimiser state, the moving average of the weights and temporary
+memory, against the chip's HBM; the model FLOPs per step; and what the chips communicate, as
 train/aot/compiled.py counts it. Exit codes: 0 it fits, 1 it does not (and what would help) or
 failed, 2 bad input.
 """
@@ -25,9 +25,9 @@ from train.aot.tables import print_report
 from train.errors import BadInput
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("topology", None, "The slice, e.g. v5e:16x16.", flag_values=FLAGS)
+flags.DEFINE_string("topology", None, "The slice of TPUs, e.g. v5e:16x16.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "num_slices", 1, "Such slices, joined by the data centre's network.", flag_values=FLAGS
+    "num_slices", 1, "Number of slices, joined by the data centre's network.", flag_values=FLAGS
 )
 flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else.", flag_values=FLAGS)
 

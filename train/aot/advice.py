@@ -23,6 +23,8 @@ def advise(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
             advice.append(
                 f"mesh.fsdp={max(sizes)} (and mesh.data={rest}) splits the state over more chips"
             )
+
+        # Heads and MLP must divide over the tensor axis; fused kernels join what it would split.
         sizes = [n for n in divisors if n > tensor and not (model.heads % n or model.mlp % n)]
         if sizes and not model.fused:
             split = math.gcd(fsdp, chips // sizes[0])

@@ -22,7 +22,8 @@ from train.state import abstract_state
 from train.step import lower_train_step
 from train.tasks import make_task
 
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}  # of XLA's messages, by powers of 1024
+# Where XLA refuses a program it names the memory in its message alone, in units of powers of 1024.
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _REFUSAL = re.compile(
     r"(?:Used |\()([\d.]+)([KMGT]?)B?\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT]?)",
 )
@@ -33,25 +34,25 @@ class Report:
     """What a step needs; bytes are per chip, FLOPs and parameters those of all chips together.
 
     Attributes:
-      config: the file, as it was given.
-      topology: of a slice.
-      num_slices: how many slices.
-      chips: in all slices.
+      config: the config's file, as on the command line.
+      topology: the name of a slice.
+      num_slices: number of slices.
+      chips: number of chips in all slices.
       mesh: size of each axis.
-      batch_size: examples of a step.
+      batch_size: examples per step.
       fits: whether XLA compiles it for the chip's memory.
-      parameters: their number.
-      parameter_bytes: of the parameters.
-      optimizer_bytes: of the optimiser's state.
-      ema_bytes: of the weights' moving average; None if the run keeps none.
+      parameters: number of parameters.
+      parameter_bytes: the parameters.
+      optimizer_bytes: the optimiser's state.
+      ema_bytes: the moving average of the weights; None if the run keeps none.
       temporary_bytes: all else at the step's peak: activations, gradients, the batch, the program.
-      total_bytes: of all these; None where XLA refuses the program without a figure.
+      total_bytes: all of these; None where XLA refuses the program without a figure.
       available_bytes: HBM that XLA may use where it refuses the program, else all of it.
-      model_flops: of a step, without what is recomputed; None under adaptive steps.
-      recomputed_flops: what is recomputed; None under adaptive steps or an adjoint of diffrax.
+      model_flops: FLOPs per step, recomputed ones excepted; None under adaptive steps.
+      recomputed_flops: the recomputed ones; None under adaptive steps or an adjoint of diffrax.
       collectives: kind, place, count, bytes of all executions, and whether all trip counts are
         known; None where XLA refuses the program.
-      collective_bytes: of all of them; None where XLA refuses the program.
+      collective_bytes: sum over the collectives; None where XLA refuses the program.
       advice: settings that would need less memory.
       compile_secs: the time that XLA took.
     """
@@ -82,13 +83,13 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     """Compiles a run's train step for slices of TPUs.
 
     Args:
-      config: of the run.
-      name: of its file, for the report.
-      topology: of a slice; see `topologies.find`.
-      num_slices: how many slices.
+      config: the run's config.
+      name: the config's file, for the report.
+      topology: the name of a slice; see `topologies.find`.
+      num_slices: number of slices.
 
     Raises:
-      BadInput: slices that do not exist, or whose chips the run cannot be split over.
+      BadInput: the slices do not exist, or the run cannot be split over their chips.
     """
     devices = topologies.slice_devices(topology, num_slices)
     _, chip = topologies.find(topology)
@@ -107,7 +108,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     secs = time.perf_counter() - start
 
     state = abstract_state(config, optimizer, mesh)
-    parts = [_bytes_a_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
+    parts = [_bytes_per_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
 
     traffic = None
     if program is not None:
@@ -129,10 +130,10 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
         temporary_bytes=None if total is None else max(total - sum(parts), 0),
         total_bytes=total,
         available_bytes=available,
-        model_flops=_of_a_step(config, flops.training),
-        recomputed_flops=_of_a_step(config, flops.recomputed),
-        collectives=None if traffic is None else [_as_dict(one, config) for one in traffic],
-        collective_bytes=None if traffic is None else sum(one.bytes for one in traffic),
+        model_flops=_flops_per_step(config, flops.training),
+        recomputed_flops=_flops_per_step(config, flops.recomputed),
+        collectives=None if traffic is None else [_as_dict(row, config) for row in traffic],
+        collective_bytes=None if traffic is None else sum(row.bytes for row in traffic),
         advice=[] if fits else advise(config, mesh, num_slices),
         compile_secs=round(secs, 1),
     )
@@ -141,14 +142,13 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
 def _compile(
     lowered: jax.stages.Lowered, hbm_bytes: int
 ) -> tuple[jax.stages.Compiled | None, int | None, int]:
-    """The program, the memory that it needs per chip, and the memory that there is.
-
-    The program is None where XLA refuses to compile it, as it needs more memory than there is.
-    """
+    """The program, None if it does not fit; the memory it needs per chip; the available memory."""
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
+
+        # Running out of another memory, such as vmem, is a failure of the compiler.
         if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
             raise
 
@@ -163,7 +163,7 @@ def _compile(
     return program, compiled.memory(program).total, hbm_bytes
 
 
-def _bytes_a_chip(tree: Any) -> int:
+def _bytes_per_chip(tree: Any) -> int:
     """The bytes of each device's part of arrays that have a sharding."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -171,7 +171,7 @@ def _bytes_a_chip(tree: Any) -> int:
     )
 
 
-def _of_a_step(config: RunConfig, count: Callable[[ModelConfig], int]) -> int | None:
+def _flops_per_step(config: RunConfig, count: Callable[[ModelConfig], int]) -> int | None:
     """The FLOPs of a batch; None where the number of steps depends on the input."""
     try:
         return config.batch_size * count(config.model)
@@ -179,17 +179,19 @@ def _of_a_step(config: RunConfig, count: Callable[[ModelConfig], int]) -> int | 
         return None
 
 
-def _as_dict(one: compiled.Traffic, config: RunConfig) -> dict[str, Any]:
-    """A row of the report, with the names of the loops that surround it."""
+def _as_dict(row: compiled.Traffic, config: RunConfig) -> dict[str, Any]:
+    """A row of the report, with the name of the innermost loop around it."""
+    # The loops of a train step, from the outside in.
     places = ["step", "scan over groups", "solver's loop"]
     if config.parallel.accumulate > 1:
         places.insert(1, "scan over parts")
 
-    place = places[min(one.depth, len(places) - 1)]
+    # Whatever is deeper is inside the solver's loop.
+    place = places[min(row.depth, len(places) - 1)]
     return {
-        "kind": one.kind,
+        "kind": row.kind,
         "place": place,
-        "count": one.count,
-        "bytes": one.bytes,
-        "known": one.known,
+        "count": row.count,
+        "bytes": row.bytes,
+        "known": row.exact,
     }

@@ -1,4 +1,4 @@
-"""A report, printed."""
+"""A report as tables in the terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -31,13 +31,15 @@ def print_report(report: Report, console: Console) -> None:
     if report.model_flops is None:
         console.print("Model FLOPs: the number of adaptive steps depends on the input.")
     else:
-        again = "not counted under this adjoint"
+        # The loops of diffrax's adjoints have no known trip count.
+        recomputed = "not counted under this adjoint"
         if report.recomputed_flops is not None:
-            again = f"{report.recomputed_flops / report.chips / 1e12:.3f}"
+            recomputed = f"{report.recomputed_flops / report.chips / 1e12:.3f}"
+
         console.print(
-            f"Model TFLOPs of a step of {report.batch_size:,} examples: "
+            f"Model TFLOPs per step of {report.batch_size:,} examples: "
             f"{report.model_flops / 1e12:,.1f}, {report.model_flops / report.chips / 1e12:.3f} per "
-            f"chip; recomputed, per chip: {again}"
+            f"chip; recomputed, per chip: {recomputed}"
         )
 
     if report.collectives is not None:
@@ -51,14 +53,14 @@ def _print_collectives(report: Report, console: Console) -> None:
     for column in ("times", "bytes"):
         table.add_column(column, justify="right")
 
-    for one in report.collectives or ():
-        mark = "" if one["known"] else " *"
+    for row in report.collectives or ():
+        mark = "" if row["known"] else " *"
         table.add_row(
-            one["kind"], one["place"], f"{one['count']:,}{mark}", format_bytes(one["bytes"])
+            row["kind"], row["place"], f"{row['count']:,}{mark}", format_bytes(row["bytes"])
         )
 
     table.add_row("all", "", "", format_bytes(report.collective_bytes or 0))
-    if any(not one["known"] for one in report.collectives or ()):
+    if any(not row["known"] for row in report.collectives or ()):
         table.caption = "* inside a loop whose trip count is not known before it runs: taken as 1"
     console.print(table)
 

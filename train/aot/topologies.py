@@ -13,7 +13,7 @@ from odeformer.errors import unknown
 from train.devices.chips import CHIPS, Chip
 from train.errors import BadInput
 
-# What libtpu asks of the machine it runs on, answered: it would go to the network, and say on
+# What libtpu wants to know of the machine. Unanswered, it would ask the network, and report on
 # standard error that it found no TPU.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -31,40 +31,43 @@ _ENVIRONMENT = {
 class Generation:
     """The slices that a generation of TPUs is offered in.
 
-    libtpu lists none, and takes shapes that do not exist. Source: Google Cloud's documentation of
-    each generation, 'Configurations'.
+    libtpu lists none, and accepts shapes that do not exist.
 
     Attributes:
-      shapes: those with names of their own.
-      most_chips: of a shape AxBxC with A <= B <= C, each a multiple of 4; 0 where there are none.
-      options: that libtpu takes beside the shape.
+      shapes: the shapes with names.
+      max_chips: of a regular shape AxBxC, A <= B <= C, multiples of 4; 0 if there are no such.
+      options: options of libtpu in addition to the shape.
+
+    Source: Google Cloud's documentation of each generation, 'Configurations'.
     """
 
     shapes: tuple[str, ...]
-    most_chips: int = 0
+    max_chips: int = 0
     options: tuple[tuple[str, Any], ...] = ()
 
     def has(self, shape: str) -> bool:
         """Whether a slice of the shape, as '4x4', exists."""
         if shape in self.shapes:
             return True
+
         sizes = [int(size) for size in shape.split("x")]
         regular = len(sizes) == 3 and sizes == sorted(sizes) and not any(n % 4 for n in sizes)
-        return regular and 0 < sizes[0] * sizes[1] * sizes[2] <= self.most_chips
+        return regular and 0 < sizes[0] * sizes[1] * sizes[2] <= self.max_chips
 
     def describe(self, name: str) -> str:
         """Returns the names of the slices, in words."""
         text = ", ".join(f"{name}:{shape}" for shape in self.shapes)
-        if self.most_chips:
-            text += f", and {name}:AxBxC of multiples of 4, A <= B <= C, up to {self.most_chips:,}"
+        if self.max_chips:
+            text += f", and {name}:AxBxC of multiples of 4, A <= B <= C, up to {self.max_chips:,}"
             text += " chips"
+
         return text
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 GENERATIONS = {
-    # A v4 is two cores that work as one device; libtpu gives two unless told.
+    # A v4 has two cores that work as one device; by default libtpu makes two devices of them.
     "v4": Generation(_CUBES, 4096, (("chip_config_name", "megacore"),)),
     "v5e": Generation(_FLAT),
     "v5p": Generation(_CUBES, 6144),
@@ -73,53 +76,65 @@ GENERATIONS = {
 
 
 def find(topology: str) -> tuple[Generation, Chip]:
-    """Returns the generation and the chip of a slice, given by its name.
+    """Returns the generation and the chip of a slice.
 
     Args:
-      topology: as 'v5e:16x16', of a table of the standard slices.
+      topology: its name, as 'v5e:16x16'.
 
     Raises:
-      BadInput: no such TPU, or no such slice of it; the message lists those that exist.
+      BadInput: there is no such TPU, or no such slice of it; the message lists those that exist.
     """
     name, _, shape = topology.partition(":")
     if name not in GENERATIONS:
         raise BadInput(f"--topology: {unknown('TPU', name, GENERATIONS)}")
+
     generation = GENERATIONS[name]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or not generation.has(shape):
         raise BadInput(f"--topology: there is no {topology}; take {generation.describe(name)}")
+
     return generation, CHIPS[name]
 
 
 def slice_devices(topology: str, num_slices: int = 1) -> list[Any]:
-    """Returns the devices of one or several slices, one for each chip, to compile for.
+    """Returns the devices of one or several slices, one per chip, to compile for.
 
-    They compute nothing, and no TPU is needed. JAX is set to the CPU, which it must not have left
-    yet.
+    They compute nothing, and no TPU is needed. JAX is set to the CPU: it must not have chosen
+    another backend yet.
 
     Args:
-      topology: of a slice; see `find`.
-      num_slices: how many such slices the data centre's network joins.
+      topology: the name of a slice; see `find`.
+      num_slices: number of such slices, joined by the data centre's network.
 
     Raises:
-      BadInput: no such slice, no slice at all, or libtpu, which knows TPUs, is not installed.
+      BadInput: there is no such slice, no slice at all, or libtpu, the compiler, is not installed.
     """
     generation, _ = find(topology)
     if num_slices < 1:
         raise BadInput(f"--num_slices is 1 or more; {num_slices} was given")
-    if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
-        raise BadInput(
-            "compiling for a TPU needs libtpu, its compiler, which is not installed; no TPU is "
-            "needed: pip install 'odeformer-jax[tpu]', or pip install 'jax[tpu]'"
-        )
+    _check_compiler()
+
+    # Before libtpu is loaded, which reads its environment once. With it installed JAX would try the
+    # TPU first for everything else.
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
+
     options: dict[str, Any] = dict(generation.options)
     if num_slices > 1:
         options["num_slices"] = num_slices
+    # The only slice whose host has a single chip, where libtpu expects several.
     if topology.endswith(":1x1"):
         options["chips_per_host_bounds"] = (1, 1, 1)
+
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except jax.errors.JaxRuntimeError as error:
         raise BadInput(f"--topology: libtpu refuses {topology}: {error}") from error
     return list(described.devices)
+
+
+def _check_compiler() -> None:
+    if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
+        raise BadInput(
+            "compiling for a TPU needs libtpu, its compiler, which is not installed; no TPU is "
+            "needed: pip install 'odeformer-jax[tpu]', or pip install 'jax[tpu]'"
+        )
