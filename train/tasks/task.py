@@ -17,7 +17,8 @@ class Keys(NamedTuple):
 
     Attributes:
       batch: a PRNG key, derived from the seed and the step.
-      samples: [B] keys, each derived from the seed, the example's index and its visit.
+      samples: [B] keys, each derived from the seed, the example's index and its visit, a number
+        that is another one each time the example is used.
     """
 
     batch: jax.Array
