@@ -134,7 +134,7 @@ def test_every_array_of_a_state_is_compared(workdir):
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
     target = abstract_state(config, optimizer, mesh)
     with Saver(workdir, config, examples=1) as saver:
-        saver.finish(init_state(config, optimizer, mesh), Position(1, 0), {})
+        saver.save(init_state(config, optimizer, mesh), Position(1, 0), {}, wait=True)
 
     record = read_metadata(workdir, 1)
     (file,) = workdir.glob("checkpoints/1/*/record.json")

@@ -158,7 +158,7 @@ def test_a_state_of_another_form(run, look):
     assert "step 6, is unfit: the newest sound one is of step 4" in err
 
 
-def test_what_is_unfinished_and_what_was_set_aside(run, look):
+def test_what_is_unfinished_and_what_was_retired(run, look):
     with Saver(epath.Path(run), read_config(run), 1) as saver:
         saver.retire(4)
     shutil.copytree(

@@ -46,7 +46,8 @@ TINY = [
 ]
 JOIN = """
 import sys
-from train import command_line, processes
+from train import command_line
+from train.devices import processes
 join = lambda argv: processes.start(argv[1], int(argv[2]), int(argv[3]), int(argv[4]))
 sys.exit(command_line.run(join, sys.argv, None, None))
 """

@@ -178,7 +178,7 @@ def test_the_last_state_is_not_given_up_lightly(workdir, state, monkeypatch):
     assert saved_steps(workdir) == [1]
 
 
-def test_what_is_set_aside_is_deleted_when_it_is_replaced(workdir, state):
+def test_what_is_retired_is_deleted_when_it_is_replaced(workdir, state):
     names = lambda: sorted(entry.name for entry in (workdir / "checkpoints").iterdir())
     with open_saver(workdir, keep=4) as saver:
         for step in (1, 2, 3):
