@@ -56,9 +56,9 @@ def run(tmp_path_factory):
     """A workdir with checkpoints of STEPS, and what was saved: {step: {leaf's name: values}}."""
     saved = {}
 
-    def spying(state, position, *rest):
+    def spying(state, position, **rest):
         saved[position.step] = values(state)
-        return make_metadata(state, position, *rest)
+        return make_metadata(state, position, **rest)
 
     workdir = tmp_path_factory.mktemp("damage") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -335,7 +335,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     assert verified_config(tmp_path) == kept  # these may be changed
     other.depth.solver, other.eval.batch_size = "rk38", 64
     (tmp_path / "config.json").write_text(to_json(from_config_dict(other)))
-    told = r"config.json is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in it\nPut"
+    told = r"is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in config.json\nPut"
     for refuse in (
         lambda: evaluation_config(tmp_path, {}),
         lambda: check_origin(read_metadata(tmp_path, 6), tmp_path, 1257),
