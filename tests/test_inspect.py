@@ -147,7 +147,7 @@ def test_another_config(run, look):
     code, out, err = look(run)
     assert [row[3] for row in rows(out).values()] == ["unfit"] * 3
     assert "is float32 [1, 32, 16] in the checkpoint and float32 [1, 64, 16] in the model" in out
-    assert code == 2 and "model.mlp: 32 in checkpoint 6, 64 in it" in err
+    assert code == 2 and "model.mlp: 32 in checkpoint 6, 64 in config.json" in err
 
 
 def test_a_state_of_another_form(run, look):
@@ -167,9 +167,9 @@ def test_what_is_unfinished_and_what_was_retired(run, look):
     code, out, err = look(run)
     assert (code, err) == (0, "")
     table = rows(out)
-    assert [row[3] for row in table.values()] == ["sound", "sound", "set aside", "unfinished"]
+    assert [row[3] for row in table.values()] == ["sound", "sound", "retired", "unfinished"]
     assert "newest" in table["4"][5] and table["9"][1:2] == [""] and float(table["9"][2]) > 0.05
-    assert "6.aside is set aside: " in out and "9.orbax-checkpoint-tmp is unfinished: " in out
+    assert "6.aside is retired: " in out and "9.orbax-checkpoint-tmp is unfinished: " in out
     assert "saved at step 4 of 6" in out
 
 
