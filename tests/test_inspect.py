@@ -68,11 +68,11 @@ def rows(out):
     return {row[0]: row for row in cells}
 
 
-def rewrite_record(run, step, **changes):
-    """Replaces parts of a record, as if it had been saved so."""
-    record = dataclasses.replace(read_metadata(run, step), **changes)
+def rewrite_metadata(run, step, **changes):
+    """Replaces parts of the metadata, as if it had been saved like that."""
+    metadata = dataclasses.replace(read_metadata(run, step), **changes)
     path = run / "checkpoints" / str(step) / "record" / "record.json"
-    path.write_text(json.dumps(record.to_json()))
+    path.write_text(json.dumps(metadata.to_json()))
 
 
 def flip_bytes(run, step):
@@ -152,7 +152,7 @@ def test_another_config(run, look):
 
 def test_a_state_of_another_form(run, look):
     leaves = read_metadata(run, 6).leaves
-    rewrite_record(run, 6, leaves={name: leaf for name, leaf in leaves.items() if name != "step"})
+    rewrite_metadata(run, 6, leaves={name: leaf for name, leaf in leaves.items() if name != "step"})
     code, out, err = look(run)
     assert code == 1 and rows(out)["6"][3] == "unfit"
     assert "step 6, is unfit: the newest sound one is of step 4" in err
@@ -180,9 +180,9 @@ def test_the_best_is_marked_and_is_sound(run, look):
 
 
 def test_the_order_and_the_versions_where_they_tell_something(run, look):
-    rewrite_record(run, 4, position=Position(4, 3))
+    rewrite_metadata(run, 4, position=Position(4, 3))
     versions = read_metadata(run, 6).versions
-    rewrite_record(run, 6, versions=versions | {"jax": "0.0.1", "no-such-package": "2.0"})
+    rewrite_metadata(run, 6, versions=versions | {"jax": "0.0.1", "no-such-package": "2.0"})
     _, out, _ = look(run)
     assert [row[4] for row in rows(out).values()] == ["", "3", ""]
     assert "step 6 was saved with jax 0.0.1, now " in out

@@ -90,14 +90,14 @@ def test_which_is_the_best(metrics, best, step):
     assert best_step(metrics, best) == step
 
 
-def test_what_a_record_says(workdir, state):
+def test_what_the_metadata_says(workdir, state):
     with open_saver(workdir) as saver:
         saver.save(state[0], Position(5, 2), {"val/loss": 0.25}, wait=True)
-    record = read_metadata(workdir, 5)
-    assert (record.position, record.examples) == (Position(5, 2), 7)
-    assert record.config["seed"] == 3 and record.metrics == {"val/loss": 0.25}
-    assert record.versions["jax"] == jax.__version__ and "orbax-checkpoint" in record.versions
-    assert {leaf.dtype for leaf in record.leaves.values()} == {"float32", "int32"}
+    metadata = read_metadata(workdir, 5)
+    assert (metadata.position, metadata.examples) == (Position(5, 2), 7)
+    assert metadata.config["seed"] == 3 and metadata.metrics == {"val/loss": 0.25}
+    assert metadata.versions["jax"] == jax.__version__ and "orbax-checkpoint" in metadata.versions
+    assert {leaf.dtype for leaf in metadata.leaves.values()} == {"float32", "int32"}
 
 
 def test_when_a_save_is_due(workdir):
@@ -159,8 +159,8 @@ def test_a_save_that_fails_in_the_background(workdir, state, capsys):
         assert saved_steps(workdir) == [1]
         saver.save(state[0], Position(3, 0), {}, wait=True)
     assert saved_steps(workdir) == [3]
-    restored, record = restore_newest(workdir, state[1])
-    assert record.position.step == 3
+    restored, metadata = restore_newest(workdir, state[1])
+    assert metadata.position.step == 3
     jax.tree.map(np.testing.assert_array_equal, restored, state[0])
 
 

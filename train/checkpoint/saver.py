@@ -135,7 +135,7 @@ class Saver:
         later = [s for s in saved_steps(self._workdir) if s > step]
         barrier("checkpoints to retire are known")
 
-        # In descending order: if the process is killed in between, the older ones are left.
+        # In descending order: what a kill in between leaves is older than what was retired.
         for newer in reversed(later):
             self._retention.forget(newer)
 
