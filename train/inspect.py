@@ -59,7 +59,7 @@ _COLUMNS: Mapping[str, Any] = {
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run; or give it alone.", FLAGS)
 command_line.define_path(
-    "compare", "Show where its config differs from this run's or file's.", FLAGS
+    "compare", "Show how its config differs from that of this run or file.", FLAGS
 )
 flags.DEFINE_bool("params", False, "Show the model's parameters.", flag_values=FLAGS)
 
@@ -71,7 +71,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Returns {'group.key': (value here, value there)} where two configs differ.
+    """Returns {'group.key': (value here, value there)} for the keys that differ.
 
     Args:
       here: a config, as a nested dict.

@@ -129,7 +129,7 @@ def read_metadata(workdir: str | epath.Path, step: int) -> Metadata:
     """
     values = _read_values(checkpoint_folder(workdir) / str(step) / METADATA / METADATA_FILE)
 
-    # The digest holds, so that what is missing was never there.
+    # The digest matches: a key that is missing was never saved.
     try:
         metadata = _from_values(values)
     except (KeyError, TypeError) as error:

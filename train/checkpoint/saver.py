@@ -1,4 +1,4 @@
-"""Saves a run while it trains: in the background, and again where that fails."""
+"""Saves a run while it trains: in the background, and again if that fails."""
 
 import contextlib
 import time

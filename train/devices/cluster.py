@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from train.errors import BadInput
 
-AUTO = "auto"  # the coordinator that jax finds, where the environment does not say
+# Stands for the coordinator that jax finds, if the environment names none.
+AUTO = "auto"
 
 FLAGS = "--coordinator, --num_processes and --process_id"
 _TPU_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # the first that is set counts
@@ -73,7 +74,7 @@ def _by_flags(
     if num_processes == 1:
         return None
 
-    # jax would ask the environment, too, which may belong to another program's processes.
+    # 'deactivate': jax is not to look for what the flags say in the environment, too.
     return Cluster("deactivate", coordinator, num_processes, process_id)
 
 

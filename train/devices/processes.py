@@ -27,7 +27,7 @@ from train.devices.cluster import (
 )
 from train.errors import BadInput, ProcessError, Stopped
 
-# When its time is up jax ends the whole process without a word of ours: ours must come first.
+# At its own timeout jax ends the process, without our message: ours must come first.
 _JAX_TIMEOUT_SECS = 86_400
 
 # The longest that a process which failed waits for the others to end, too. The first waits longer:
@@ -173,7 +173,7 @@ def _join(cluster: Cluster, timeout_secs: int) -> None:
 
 def _refusal(cluster: Cluster, error: Exception) -> Exception:
     """The error to report for one of jax's."""
-    # With --coordinator=auto jax raises ValueError where it finds no others.
+    # With --coordinator=auto jax raises ValueError if it finds no others.
     if cluster.method is None and isinstance(error, ValueError):
         return BadInput(
             f"--coordinator={AUTO}: jax finds no other processes here ({error}): give {FLAGS}"
