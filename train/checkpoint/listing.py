@@ -28,8 +28,8 @@ from train.state import TrainState, abstract_state
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
 UNFINISHED, RETIRED = "unfinished", "retired"
 
-# How often the folder is read, and for how long to wait in between: a run that is training may be
-# deleting what is being read.
+# How often the folder is read, and how long before a checkpoint that seems damaged is read again: a
+# run that is training may be deleting what is being read.
 ATTEMPTS, WAIT_SECS = 3, 1.0
 
 
@@ -132,7 +132,7 @@ def _measure(entry: Entry, parent: epath.Path) -> Entry:
     """The same entry with its date and its size."""
     folder, saved, size = parent / entry.name, None, None
 
-    # The date is in a file that orbax writes last: a save that was cut off lacks it.
+    # orbax keeps the date in a file of its own, which a save that was cut off may lack.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         values = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
         saved = datetime.datetime.fromtimestamp(values["commit_timestamp_nsecs"] / 1e9)
