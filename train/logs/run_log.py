@@ -109,8 +109,8 @@ class RunLog:
         )
 
     def write_pending(self) -> None:
-        """Writes and shows the metrics that are held, if they are due: before an evaluation, too."""
-        # So that the evaluation's time does not count, and no line is lost if it fails.
+        """Writes and shows the metrics that are held, if they are due."""
+        # Before an evaluation, too: its time does not count, and if it fails no line is lost.
         pending = self._throughput.take()
         if pending is not None:
             self._writer.write(*pending)
