@@ -134,23 +134,23 @@ def test_every_array_of_a_state_is_compared(workdir):
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
     target = abstract_state(config, optimizer, mesh)
     with Saver(workdir, config, examples=1) as saver:
-        saver.finish(init_state(config, optimizer, mesh), Position(1, 0), {})
+        saver.save(init_state(config, optimizer, mesh), Position(1, 0), {}, wait=True)
 
-    record = read_metadata(workdir, 1)
+    metadata = read_metadata(workdir, 1)
     (file,) = workdir.glob("checkpoints/1/*/record.json")
-    assert len(record.leaves) == len(jax.tree.leaves(target))
+    assert len(metadata.leaves) == len(jax.tree.leaves(target))
     for part in ("step", "params", "opt_state", "ema", "guard"):
         others = {
             name: dataclasses.replace(leaf, checksum=f"{int(leaf.checksum, 16) ^ 1:016x}")
-            for name, leaf in record.leaves.items()
+            for name, leaf in metadata.leaves.items()
             if name.split("/")[0] == part
         }
-        changed = dataclasses.replace(record, leaves=record.leaves | others)
+        changed = dataclasses.replace(metadata, leaves=metadata.leaves | others)
         file.write_text(json.dumps(changed.to_json()))
         with pytest.raises(Damaged, match=f"^{len(others)} of its arrays .* {part}.* is the first"):
             restore_step(workdir, 1, target)
 
-    file.write_text(json.dumps(record.to_json()))
+    file.write_text(json.dumps(metadata.to_json()))
     restore_step(workdir, 1, target)
 
 

@@ -56,9 +56,9 @@ def run(tmp_path_factory):
     """A workdir with checkpoints of STEPS, and what was saved: {step: {leaf's name: values}}."""
     saved = {}
 
-    def spying(state, position, *rest):
+    def spying(state, position, **rest):
         saved[position.step] = values(state)
-        return make_metadata(state, position, *rest)
+        return make_metadata(state, position, **rest)
 
     workdir = tmp_path_factory.mktemp("damage") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -159,10 +159,10 @@ def probe(workdir, saved, scratch, case, goes_on):
         found = restore_newest(copy, make_target())
     assert contents(copy) == before
     assert found is not None
-    state, record = found
-    step, lines = record.position.step, told.getvalue().splitlines()
+    state, metadata = found
+    step, lines = metadata.position.step, told.getvalue().splitlines()
     assert same(values(state), saved[step])
-    assert record == read_metadata(workdir, step)
+    assert metadata == read_metadata(workdir, step)
     if step == newest:
         assert lines == []
     else:
@@ -170,7 +170,7 @@ def probe(workdir, saved, scratch, case, goes_on):
         assert len(lines) == 1 and lines[0].startswith(f"warning: {damaged} is damaged"), lines
     if goes_on:
         config = from_config_dict(make_cfg(), {"train_steps": newest})
-        with Saver(copy, config, record.examples) as saver:
+        with Saver(copy, config, metadata.examples) as saver:
             saver.retire(step)
             if step != newest:
                 saver.save(state, Position(newest, 0), {}, wait=True)
@@ -295,9 +295,9 @@ def test_a_run_goes_on_behind_a_damage(run, tmp_path, capsys):
     assert f"warning: {newest} is damaged and not used" in told.err
     assert "resumed at step 4" in told.out
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "4", "6"]
-    state, record = restore_newest(tmp_path, make_target())
+    state, metadata = restore_newest(tmp_path, make_target())
     assert same(values(state), saved[6])
-    assert record == read_metadata(workdir, 6)
+    assert metadata == read_metadata(workdir, 6)
     lines, whole = (list(map(timeless, read_metrics(path))) for path in (tmp_path, workdir))
     assert lines == whole
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -335,7 +335,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     assert verified_config(tmp_path) == kept  # these may be changed
     other.depth.solver, other.eval.batch_size = "rk38", 64
     (tmp_path / "config.json").write_text(to_json(from_config_dict(other)))
-    told = r"config.json is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in it\nPut"
+    told = r"is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in config.json\nPut"
     for refuse in (
         lambda: evaluation_config(tmp_path, {}),
         lambda: check_origin(read_metadata(tmp_path, 6), tmp_path, 1257),
@@ -353,19 +353,19 @@ def test_a_tokenizer_that_is_not_the_runs(run, tmp_path):
     tokenizer = tmp_path / "tokenizer.json"
     assert tokenizer_digest(tmp_path) is None
     tokenizer.write_text(ByteTokenizer().to_json())
-    record = read_metadata(tmp_path, 6)
-    record = dataclasses.replace(record, tokenizer=tokenizer_digest(tmp_path))
+    metadata = read_metadata(tmp_path, 6)
+    metadata = dataclasses.replace(metadata, tokenizer=tokenizer_digest(tmp_path))
     path = tmp_path / "checkpoints/6/record/record.json"
-    path.write_text(json.dumps(record.to_json()))
+    path.write_text(json.dumps(metadata.to_json()))
     verified_config(tmp_path)
     damage(tmp_path, "flip", "tokenizer.json", 5, 1)
-    told = f"tokenizer.json is not what .*SHA-256 is {record.tokenizer}"
+    told = f"tokenizer.json is not what .*SHA-256 is {metadata.tokenizer}"
     with pytest.raises(BadInput, match=told):
         verified_config(tmp_path)
     with pytest.raises(BadInput, match=told):
-        check_origin(record, tmp_path, record.examples)
-    older = dataclasses.replace(record, versions=record.versions | {"tokenizers": "0.1"})
-    check_origin(older, tmp_path, record.examples)  # which may have written it in another way
+        check_origin(metadata, tmp_path, metadata.examples)
+    older = dataclasses.replace(metadata, versions=metadata.versions | {"tokenizers": "0.1"})
+    check_origin(older, tmp_path, metadata.examples)  # which may have written it in another way
 
 
 def test_metrics_that_are_damaged(run, tmp_path):

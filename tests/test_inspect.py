@@ -68,11 +68,11 @@ def rows(out):
     return {row[0]: row for row in cells}
 
 
-def rewrite_record(run, step, **changes):
-    """Replaces parts of a record, as if it had been saved so."""
-    record = dataclasses.replace(read_metadata(run, step), **changes)
+def rewrite_metadata(run, step, **changes):
+    """Replaces parts of the metadata, as if it had been saved like that."""
+    metadata = dataclasses.replace(read_metadata(run, step), **changes)
     path = run / "checkpoints" / str(step) / "record" / "record.json"
-    path.write_text(json.dumps(record.to_json()))
+    path.write_text(json.dumps(metadata.to_json()))
 
 
 def flip_bytes(run, step):
@@ -147,18 +147,18 @@ def test_another_config(run, look):
     code, out, err = look(run)
     assert [row[3] for row in rows(out).values()] == ["unfit"] * 3
     assert "is float32 [1, 32, 16] in the checkpoint and float32 [1, 64, 16] in the model" in out
-    assert code == 2 and "model.mlp: 32 in checkpoint 6, 64 in it" in err
+    assert code == 2 and "model.mlp: 32 in checkpoint 6, 64 in config.json" in err
 
 
 def test_a_state_of_another_form(run, look):
     leaves = read_metadata(run, 6).leaves
-    rewrite_record(run, 6, leaves={name: leaf for name, leaf in leaves.items() if name != "step"})
+    rewrite_metadata(run, 6, leaves={name: leaf for name, leaf in leaves.items() if name != "step"})
     code, out, err = look(run)
     assert code == 1 and rows(out)["6"][3] == "unfit"
     assert "step 6, is unfit: the newest sound one is of step 4" in err
 
 
-def test_what_is_unfinished_and_what_was_set_aside(run, look):
+def test_what_is_unfinished_and_what_was_retired(run, look):
     with Saver(epath.Path(run), read_config(run), 1) as saver:
         saver.retire(4)
     shutil.copytree(
@@ -167,9 +167,9 @@ def test_what_is_unfinished_and_what_was_set_aside(run, look):
     code, out, err = look(run)
     assert (code, err) == (0, "")
     table = rows(out)
-    assert [row[3] for row in table.values()] == ["sound", "sound", "set aside", "unfinished"]
+    assert [row[3] for row in table.values()] == ["sound", "sound", "retired", "unfinished"]
     assert "newest" in table["4"][5] and table["9"][1:2] == [""] and float(table["9"][2]) > 0.05
-    assert "6.aside is set aside: " in out and "9.orbax-checkpoint-tmp is unfinished: " in out
+    assert "6.aside is retired: " in out and "9.orbax-checkpoint-tmp is unfinished: " in out
     assert "saved at step 4 of 6" in out
 
 
@@ -180,9 +180,9 @@ def test_the_best_is_marked_and_is_sound(run, look):
 
 
 def test_the_order_and_the_versions_where_they_tell_something(run, look):
-    rewrite_record(run, 4, position=Position(4, 3))
+    rewrite_metadata(run, 4, position=Position(4, 3))
     versions = read_metadata(run, 6).versions
-    rewrite_record(run, 6, versions=versions | {"jax": "0.0.1", "no-such-package": "2.0"})
+    rewrite_metadata(run, 6, versions=versions | {"jax": "0.0.1", "no-such-package": "2.0"})
     _, out, _ = look(run)
     assert [row[4] for row in rows(out).values()] == ["", "3", ""]
     assert "step 6 was saved with jax 0.0.1, now " in out

@@ -226,7 +226,7 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
         ({"model.mlp": 31}, dict(tensor=2), "model.mlp=31 .* divisors of 31"),
         ({}, dict(fsdp=32), "model.width=16 does not divide over mesh.fsdp=32"),
         ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
-        ({"parallel.mode": "shard_map"}, dict(fsdp=2), "whole copies of the model"),
+        ({"parallel.mode": "shard_map"}, dict(fsdp=2), "replicas of the model"),
         ({"parallel.mode": "shard_map"}, dict(tensor=2), "mesh.tensor=2 were given"),
         (
             {"parallel.mode": "shard_map", "depth.adjoint": "recursive"},

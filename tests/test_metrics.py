@@ -81,7 +81,7 @@ def test_lines_of_a_full_disk_are_written_when_it_has_room(workdir, capsys):
             assert losses(workdir) == {step: 1 / step for step in range(1, first + 3)}
             failed, again = [line for line in warnings(capsys) if "metrics.jsonl" in line]
             assert "cannot be written: [Errno 27] File too large" in failed
-            assert "Training goes on" in failed and "is written again" in again
+            assert "Training continues" in failed and "is written again" in again
     assert sorted(os.listdir(workdir)) == ["config.json", "events", "metrics.jsonl"]
 
 

@@ -20,7 +20,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import train.__main__ as program
 from train.devices import processes
-from train.devices.processes import Group, find_group, is_primary
+from train.devices.cluster import Cluster, find_cluster
+from train.devices.processes import is_primary
 from train.errors import BadInput, ProcessError
 from train.logs import metrics
 from train.logs.metrics import MetricsWriter, read_metrics
@@ -46,7 +47,8 @@ TINY = [
 ]
 JOIN = """
 import sys
-from train import command_line, processes
+from train import command_line
+from train.devices import processes
 join = lambda argv: processes.start(argv[1], int(argv[2]), int(argv[3]), int(argv[4]))
 sys.exit(command_line.run(join, sys.argv, None, None))
 """
@@ -199,37 +201,40 @@ SLICES = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
 
 
 @pytest.mark.parametrize(
-    ("environ", "group"),
+    ("environ", "cluster"),
     [
         ({}, None),
-        (SRUN, Group("slurm", None, 4, 3)),
+        (SRUN, Cluster("slurm", None, 4, 3)),
         (SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),  # the shell of salloc
         ({k: v for k, v in SRUN.items() if "STEP" not in k}, None),  # the script of sbatch
-        (MPIRUN | URI, Group("ompi", None, 4, 2)),
-        (SRUN | MPIRUN | URI, Group("ompi", None, 4, 2)),
+        (MPIRUN | URI, Cluster("ompi", None, 4, 2)),
+        (SRUN | MPIRUN | URI, Cluster("ompi", None, 4, 2)),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, None),
-        (GKE, Group("gketpu", None, 2, 1)),
-        (GKE | SLICES, Group("gketpu", None, 4, 3)),
+        (GKE, Cluster("gketpu", None, 2, 1)),
+        (GKE | SLICES, Cluster("gketpu", None, 4, 3)),
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
         ({"TPU_WORKER_HOSTNAMES": "", "TPU_WORKER_ID": "0"}, None),
         (GKE | {"TPU_PROCESS_ADDRESSES": "localhost:8476"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"} | SLICES, Group("gketpu", None, 2, 1)),
+        (
+            {"TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"} | SLICES,
+            Cluster("gketpu", None, 2, 1),
+        ),
     ],
 )
-def test_environments_of_several_processes(environ, group):
-    assert find_group(None, None, None, environ) == group
+def test_environments_of_several_processes(environ, cluster):
+    assert find_cluster(None, None, None, environ) == cluster
 
 
 def test_flags_come_before_the_environment():
-    assert find_group("a:1", 2, 1, SRUN) == Group("deactivate", "a:1", 2, 1)
-    assert find_group("a:1", 1, 0, SRUN) is None
-    assert find_group("auto", None, None, {}) == Group(None)
+    assert find_cluster("a:1", 2, 1, SRUN) == Cluster("deactivate", "a:1", 2, 1)
+    assert find_cluster("a:1", 1, 0, SRUN) is None
+    assert find_cluster("auto", None, None, {}) == Cluster(None)
 
 
 def test_an_open_mpi_that_jax_cannot_ask():
     with pytest.raises(BadInput, match="mpirun started 4 processes.*OMPI_COMM_WORLD_RANK"):
-        find_group(None, None, None, MPIRUN)
+        find_cluster(None, None, None, MPIRUN)
 
 
 def test_a_process_alone_asks_nobody(monkeypatch):

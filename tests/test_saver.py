@@ -12,7 +12,7 @@ import pytest
 from conftest import full_disk, make_tiny
 
 from train import loop
-from train.checkpoint import restore, saver
+from train.checkpoint import arrays, saver
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import restore_newest
 from train.checkpoint.retention import best_step
@@ -58,7 +58,7 @@ def test_the_newest_and_the_best_are_kept(workdir, state):
 
 
 def test_the_workdir_is_not_blamed_for_what_is_none_of_its(workdir, state, monkeypatch):
-    def fail(*_):
+    def fail(**_):
         raise AttributeError("no mesh")
 
     with open_saver(workdir) as opened:
@@ -90,14 +90,14 @@ def test_which_is_the_best(metrics, best, step):
     assert best_step(metrics, best) == step
 
 
-def test_what_a_record_says(workdir, state):
+def test_what_the_metadata_says(workdir, state):
     with open_saver(workdir) as saver:
         saver.save(state[0], Position(5, 2), {"val/loss": 0.25}, wait=True)
-    record = read_metadata(workdir, 5)
-    assert (record.position, record.examples) == (Position(5, 2), 7)
-    assert record.config["seed"] == 3 and record.metrics == {"val/loss": 0.25}
-    assert record.versions["jax"] == jax.__version__ and "orbax-checkpoint" in record.versions
-    assert {leaf.dtype for leaf in record.leaves.values()} == {"float32", "int32"}
+    metadata = read_metadata(workdir, 5)
+    assert (metadata.position, metadata.examples) == (Position(5, 2), 7)
+    assert metadata.config["seed"] == 3 and metadata.metrics == {"val/loss": 0.25}
+    assert metadata.versions["jax"] == jax.__version__ and "orbax-checkpoint" in metadata.versions
+    assert {leaf.dtype for leaf in metadata.leaves.values()} == {"float32", "int32"}
 
 
 def test_when_a_save_is_due(workdir):
@@ -141,7 +141,7 @@ def test_a_workdir_that_vanishes_is_warned_of_and_tried_again(workdir, state, ca
 
 
 def test_a_disk_that_is_too_small(workdir, state, capsys, monkeypatch):
-    monkeypatch.setattr(saver.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     with open_saver(workdir) as writer:
         writer.save(state[0], Position(1, 0), {})
     assert re.search("STEP 1 .* 1 bytes left, and the state takes", capsys.readouterr().err)
@@ -159,8 +159,8 @@ def test_a_save_that_fails_in_the_background(workdir, state, capsys):
         assert saved_steps(workdir) == [1]
         saver.save(state[0], Position(3, 0), {}, wait=True)
     assert saved_steps(workdir) == [3]
-    restored, record = restore_newest(workdir, state[1])
-    assert record.position.step == 3
+    restored, metadata = restore_newest(workdir, state[1])
+    assert metadata.position.step == 3
     jax.tree.map(np.testing.assert_array_equal, restored, state[0])
 
 
@@ -169,7 +169,7 @@ def test_the_last_state_is_not_given_up_lightly(workdir, state, monkeypatch):
     monkeypatch.setattr(saver.time, "sleep", waits.append)
     with open_saver(workdir) as writer:
         away = workdir.rename(workdir.parent / "away")
-        said = "can no longer be written: saving failed 4 times.*no checkpoint to be seen"
+        said = "can no longer be written: saving failed 4 times.*No checkpoint can be seen"
         with pytest.raises(RunError, match=said):
             writer.save(state[0], Position(1, 0), {}, wait=True)
         assert waits == list(saver.WAITS_SECS)
@@ -178,7 +178,7 @@ def test_the_last_state_is_not_given_up_lightly(workdir, state, monkeypatch):
     assert saved_steps(workdir) == [1]
 
 
-def test_what_is_set_aside_is_deleted_when_it_is_replaced(workdir, state):
+def test_what_is_retired_is_deleted_when_it_is_replaced(workdir, state):
     names = lambda: sorted(entry.name for entry in (workdir / "checkpoints").iterdir())
     with open_saver(workdir, keep=4) as saver:
         for step in (1, 2, 3):
@@ -235,7 +235,7 @@ def test_a_checkpoint_under_another_steps_name(workdir, state, capsys):
 def test_one_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, state, capsys, monkeypatch):
     with open_saver(workdir) as saver:
         saver.save(state[0], Position(1, 0), {}, wait=True)
-    read, tried = restore.read_arrays, []
+    read, tried = arrays.read_arrays, []
 
     def read_at_second_try(*args):
         tried.append(1)
@@ -243,7 +243,7 @@ def test_one_that_cannot_be_read_for_a_moment_is_not_damaged(workdir, state, cap
             raise OSError(5, "Input/output error")
         return read(*args)
 
-    monkeypatch.setattr(restore, "read_arrays", read_at_second_try)
+    monkeypatch.setattr(arrays, "read_arrays", read_at_second_try)
     assert restore_newest(workdir, state[1]) is not None
     assert len(tried) == 2 and capsys.readouterr().err == ""
 

@@ -28,7 +28,7 @@ from train.logs.metrics import read_metrics
 from train.signals import StopSignals
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-TOLD = "the run stops behind its step, and saves itself; again: at once"
+TOLD = "the run saves its state after this step, and stops; a second signal stops it at once"
 APART_SECS = 0.7  # signals that are closer together are one
 
 

@@ -60,10 +60,10 @@ def digests(tree):
 def test_its_state_is_restored_bit_for_bit(workdir):
     config = read_config(workdir)
     optimizer, mesh = make_optimizer(config.optimizer, config.train_steps), device_mesh(config.mesh)
-    state, record = restore_newest(workdir, abstract_state(config, optimizer, mesh))
+    state, metadata = restore_newest(workdir, abstract_state(config, optimizer, mesh))
     expected = {STATE.get(name, name): sha for name, sha in EXPECTED["sha256"].items()}
     assert digests(state) == expected
-    assert record.position.step == int(state.step) == 6
+    assert metadata.position.step == int(state.step) == 6
 
     _, variables = load_model(workdir)
     average = {name: sha for name, sha in EXPECTED["sha256"].items() if name.startswith("ema/")}

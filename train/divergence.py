@@ -1,4 +1,4 @@
-"""What is told of a run that learns from no batch any more."""
+"""The report about a run that diverged: it accepts no batch any more."""
 
 import json
 import math
@@ -29,14 +29,16 @@ class Diverged(Exception):
 
     def __init__(self, step: int, batch: Batch, metrics: Mapping[str, Any], state: TrainState):
         super().__init__(f"batches were skipped in a row up to step {step}")
-        self.step = step  # of the last one
-        self.batch = batch  # that one, on the devices
+        self.step = step  # of the last skipped batch
+        self.batch = batch  # that batch, on the devices
         self.metrics = metrics  # of its step
-        self.state = state  # behind it, and as before it but for the guard's counts
+
+        # After the step; a skipped batch changes nothing in it but the guard's counts.
+        self.state = state
 
 
 def first_skipped(diverged: Diverged) -> int:
-    """Returns the step at which the batches began to be skipped."""
+    """Returns the first step of the skipped batches."""
     return diverged.step - int(diverged.metrics["skipped_in_a_row"]) + 1
 
 
@@ -49,18 +51,34 @@ def report(
     examples: int,
     shuffle: int,
 ) -> str:
-    """Writes divergence.json, and returns what it says in words.
+    """Writes divergence.json, and returns its content as text.
 
     Args:
-      diverged: what happened.
+      diverged: the last skipped batch, and the state after it.
       workdir: of the run.
       config: of the run.
-      task: what is learnt.
-      mesh: the devices.
-      examples: of the training split.
+      task: to be learnt.
+      mesh: of the devices.
+      examples: number of training examples.
       shuffle: number of the shuffle of the data.
     """
     gradients, parameters = norms(diverged.state, diverged.batch, config, task, mesh)
+    indices = _batch_indices(diverged.step, config, examples, shuffle)
+
+    path = workdir / "divergence.json"
+    if is_primary():
+        values = _as_json(diverged, gradients, parameters, indices)
+        # A run that diverged on a full disk is reported on the terminal all the same.
+        try:
+            write_atomic(path, json.dumps(values, indent=2) + "\n")
+        except OSError as error:
+            warn(f"{path} cannot be written: {error}")
+
+    return f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}."
+
+
+def _batch_indices(step: int, config: RunConfig, examples: int, shuffle: int) -> np.ndarray:
+    """The indices of the examples of a step's batch."""
     batches: Any = BatchOrder(
         examples,
         config.batch_size,
@@ -69,8 +87,17 @@ def report(
         repeats=config.data.repeats_per_batch,
         shuffle=shuffle,
     )
-    indices, _ = batches[diverged.step - 1]
-    values = {
+    indices, _ = batches[step - 1]
+    return indices
+
+
+def _as_json(
+    diverged: Diverged,
+    gradients: Mapping[str, float],
+    parameters: Mapping[str, float],
+    indices: np.ndarray,
+) -> dict[str, Any]:
+    return {
         "step": diverged.step,
         "loss": _number(diverged.metrics["loss"]),
         "grad_norm": _number(diverged.metrics["grad_norm"]),
@@ -79,61 +106,71 @@ def report(
         "parameter_norms": {name: _number(value) for name, value in parameters.items()},
         "batch_indices": indices.tolist(),
     }
-    path = workdir / "divergence.json"
-    if is_primary():
-        try:
-            write_atomic(path, json.dumps(values, indent=2) + "\n")
-        except OSError as error:
-            warn(f"{path} cannot be written: {error}")
-    width = max(map(len, gradients))
-    lines = "".join(
+
+
+def _as_text(
+    diverged: Diverged,
+    gradients: Mapping[str, float],
+    parameters: Mapping[str, float],
+    indices: np.ndarray,
+) -> str:
+    metrics, width = diverged.metrics, max(map(len, gradients))
+    rows = "".join(
         f"\n  {name:{width}}  gradient {gradients[name]:<12.4g} parameters {parameters[name]:.4g}"
         for name in gradients
     )
+
+    # The file has all of them.
+    examples = " ".join(map(str, indices[:16])) + (" ..." if len(indices) > 16 else "")
+
     return (
-        f"step {diverged.step}: loss {float(diverged.metrics['loss']):.4g}, gradient norm "
-        f"{float(diverged.metrics['grad_norm']):.4g}, "
-        f"{values['skipped_in_a_row']} batches skipped in a row\nnorms:{lines}\nexamples of the "
-        f"batch: {' '.join(map(str, indices[:16]))}{' ...' if len(indices) > 16 else ''}\n"
-        f"All of it is in {path}."
+        f"step {diverged.step}: loss {float(metrics['loss']):.4g}, gradient norm "
+        f"{float(metrics['grad_norm']):.4g}, {int(metrics['skipped_in_a_row'])} batches skipped "
+        f"in a row\nnorms:{rows}\nexamples of the batch: {examples}"
     )
 
 
 def norms(
     state: TrainState, batch: Batch, config: RunConfig, task: Task, mesh: Mesh
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns the norms of a batch's gradient and of the parameters, by group of parameters.
+    """Returns the norms of a batch's gradient and of the parameters, {name of a module: norm}.
 
-    A group is a module: what it holds, kernel and bias, say, counts together.
+    The arrays of a module, its kernel and bias, say, count together.
 
     Args:
       state: of the run.
       batch: on the devices.
       config: of the run.
-      task: what is learnt.
-      mesh: the devices.
+      task: to be learnt.
+      mesh: of the devices.
     """
     gradient = make_gradient(config, task)
 
-    def by_group(tree: Any) -> dict[str, jax.Array]:
+    def by_module(tree: Any) -> dict[str, jax.Array]:
         squares = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            group = leaf_name(path[:-1]) or leaf_name(path)
-            squares[group] = squares.get(group, 0.0) + jnp.sum(leaf**2)
-        return {group: jnp.sqrt(square) for group, square in squares.items()}
+            # A parameter of the model itself is a module of its own.
+            module = leaf_name(path[:-1]) or leaf_name(path)
+            squares[module] = squares.get(module, 0.0) + jnp.sum(leaf**2)
 
-    def both(state: TrainState, batch: Batch, given: Any):
-        key, keys = random_keys(given["seed"], state.step, batch)
-        grads, _ = gradient(state.params, *task.prepare(batch, keys, given), key)
-        return by_group(grads), by_group(state.params)
+        return {module: jnp.sqrt(square) for module, square in squares.items()}
 
-    given = task.constants() | {"seed": np.uint32(config.seed)}
+    def both(state: TrainState, batch: Batch, constants: Any):
+        # The keys of the step: dropout and augmentation are those of the batch that was skipped.
+        key, keys = random_keys(constants["seed"], state.step, batch)
+        grads, _ = gradient(state.params, *task.prepare(batch, keys, constants), key)
+        return by_module(grads), by_module(state.params)
+
+    constants = task.constants() | {"seed": np.uint32(config.seed)}
+
+    # Replicated, for every process to fetch: the report is also in each one's error.
     with on_mesh(mesh, config.model):
-        found = jax.jit(both, out_shardings=replicated(mesh))(state, batch, given)
-    gradients, parameters = jax.tree.map(float, jax.device_get(found))
+        values = jax.jit(both, out_shardings=replicated(mesh))(state, batch, constants)
+
+    gradients, parameters = jax.tree.map(float, jax.device_get(values))
     return gradients, parameters
 
 
 def _number(value: Any) -> float | str:
-    """A number as JSON has it; one that is not finite as its name."""
+    # JSON has no NaN and no infinity; here, where they are the news, they are given by name.
     return float(value) if math.isfinite(value) else str(float(value))

@@ -1,4 +1,4 @@
-"""Paths as a person gives them, and files that are whole whenever the process dies."""
+"""Paths as a person gives them, and files that are complete whenever the process dies."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from train.errors import BadInput
 
 
 def is_local(path: epath.Path) -> bool:
-    """Returns whether a path is one of a file system, not of a store such as gs://."""
+    """Returns whether a path is in a file system, not in a store such as gs://."""
     return "://" not in str(path)
 
 
@@ -17,13 +17,15 @@ def expand(path: str) -> str:
     """Returns a path with `~` and `~NAME` replaced by the folder they stand for.
 
     Args:
-      path: as a person gave it; an address such as gs:// is returned as it is.
+      path: as a person gave it; an address such as gs:// is returned unchanged.
 
     Raises:
-      BadInput: a home of no one's.
+      BadInput: a home folder of a user that does not exist.
     """
     if "://" in path:
         return path
+
+    # It leaves what it cannot expand unchanged, and a folder named '~x' would be made.
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         home = expanded.partition("/")[0]
@@ -31,68 +33,73 @@ def expand(path: str) -> str:
             f"{path}: {home} is nobody's home: give the whole path, or ./{path} for a name that "
             "begins with ~"
         )
+
     return expanded
 
 
 def absolute(path: str) -> str:
-    """Returns a path as `expand` does, from the root on, so that it holds in any current folder.
+    """Returns a path as `expand` does, and from the root on, so that it holds in any folder.
 
     Args:
-      path: as a person gave it; an address such as gs:// is returned as it is.
+      path: as a person gave it; an address such as gs:// is returned unchanged.
 
     Raises:
-      BadInput: a home of no one's.
+      BadInput: a home folder of a user that does not exist.
     """
     return path if "://" in path else os.path.abspath(expand(path))
 
 
 def as_path(path: str | os.PathLike[str]) -> epath.Path:
-    """Returns a path that a person gave, expanded, to be worked with.
-
-    Args:
-      path: of a file or a folder, or an address such as gs://.
+    """Returns a path that a person gave, or an address such as gs://, expanded, as an epath.Path.
 
     Raises:
-      BadInput: a home of no one's.
+      BadInput: a home folder of a user that does not exist.
     """
     return epath.Path(expand(os.fspath(path)))
 
 
 def write_atomic(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file that holds the new content or, whenever the process dies, what it held before.
+    """Writes a file that holds the new content or, whenever the process dies, the old content.
 
-    It is written beside the old one, as .NAME.tmp, and takes its place when it is on the disk. Such
-    a file of a process that was killed is overwritten by the next. Two processes that write one
-    file at the same time are not kept apart.
+    Two processes that write one file at the same time are not kept apart.
 
     Args:
-      path: of the file, in a folder that exists; what is at a gs:// address is always whole.
+      path: of the file, in a folder that exists.
       content: its bytes, or its text, which is written in UTF-8.
 
     Raises:
-      OSError: the file cannot be written; what was there is there still.
+      OSError: the file cannot be written; the old content is still there.
     """
     data = content.encode() if isinstance(content, str) else content
     if not is_local(path):
         _write_object(path, data)
         return
-    beside = path.parent / f".{path.name}.tmp"
+
+    # One fixed name: what a process that was killed has left is overwritten by the next.
+    temporary = path.parent / f".{path.name}.tmp"
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
+
+            # On the disk before it is renamed: a crash of the machine could else leave an empty
+            # file under the new name.
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 
 def _write_object(path: epath.Path, data: bytes) -> None:
+    # A store replaces an object only when all of it has arrived.
     try:
         path.write_bytes(data)
     except OSError:
         raise
-    except Exception as error:  # a store's client has errors of its own
+
+    # Its client has error types of its own.
+    except Exception as error:
         raise OSError(f"{path}: {error}") from error

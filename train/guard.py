@@ -1,4 +1,4 @@
-"""Which batches a run learns from: not those whose loss or gradient is out of all proportion."""
+"""Which batches a run learns from: not those whose loss or gradient norm is far too large."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,20 +9,21 @@ import jax.numpy as jnp
 
 from train.config.run import GuardConfig
 
-WINDOW = 128  # batches that a new one is compared with
+# Number of batches that a new one is compared with.
+WINDOW = 128
 
 
 @flax.struct.dataclass
 class Guard:
-    """What is known of the batches so far; a part of a run's state."""
+    """Statistics of the batches so far; a part of a run's state."""
 
-    recent: jax.Array  # float32 [WINDOW, 2]: loss and gradient norm of the newest ones learnt from
-    consecutive: jax.Array  # int32: batches that were skipped, up to the newest one
-    skipped: jax.Array  # int32: batches that were skipped in all
+    recent: jax.Array  # float32 [WINDOW, 2]: loss, gradient norm of the newest accepted batches
+    consecutive: jax.Array  # int32: skipped batches since the newest accepted one
+    skipped: jax.Array  # int32: skipped batches in all
 
 
 def init_guard() -> Guard:
-    """Returns what is known before the first batch."""
+    """Returns the statistics before the first batch."""
     return Guard(
         recent=jnp.zeros((WINDOW, 2), jnp.float32),
         consecutive=jnp.zeros((), jnp.int32),
@@ -33,27 +34,31 @@ def init_guard() -> Guard:
 def judge(
     guard: Guard, steps: jax.Array, loss: jax.Array, grad_norm: jax.Array, sigmas: float | None
 ) -> tuple[jax.Array, Guard]:
-    """Returns whether a batch is learnt from, and what is known behind it.
+    """Returns whether a batch is accepted, and the statistics after it.
 
-    It is if its loss and its gradient's norm are finite and, once WINDOW batches were learnt from,
-    neither is greater than
+    It is if its loss and its gradient's norm are finite and, once WINDOW batches were accepted,
 
-        mean + sigmas * standard deviation
+        value <= mean + sigmas * standard deviation
 
-    of the WINDOW newest ones. A batch that is skipped leaves no trace in these.
+    of the WINDOW newest ones, for both.
 
     Args:
-      guard: what is known.
-      steps: int32, batches that were learnt from.
+      guard: the statistics so far.
+      steps: int32, number of batches accepted so far.
       loss: of the batch, float32 (nats).
       grad_norm: of the batch's gradient, float32.
-      sigmas: how many standard deviations are too many; None for any number.
+      sigmas: the number of standard deviations; None: any finite value is accepted.
     """
     values = jnp.stack([loss, grad_norm])
     accepted = jnp.isfinite(values).all()
+
     if sigmas is not None:
         bound = guard.recent.mean(axis=0) + sigmas * guard.recent.std(axis=0)
+
+        # Until the window is full it holds zeros.
         accepted &= (steps < WINDOW) | (values <= bound).all()
+
+    # A skipped batch must leave no trace in the window: a single NaN would reject all that follow.
     recent = guard.recent.at[steps % WINDOW].set(values)
     return accepted, Guard(
         recent=jnp.where(accepted, recent, guard.recent),
@@ -63,15 +68,13 @@ def judge(
 
 
 class SkipMonitor:
-    """Reports skipped batches a step late, so that the device never waits for the host.
+    """Reports skipped batches one step late, so that the device never waits for the host.
 
-    While batches are being skipped, and where the run is about to be saved, it waits for the newest
-    step. It also does so at first: a run may be resumed amid skipped batches, and the batch that is
-    one too many is to be noticed at its own step.
+    While batches are being skipped, and before the run is saved, it waits for the newest step.
     """
 
     def __init__(self, config: GuardConfig, report: Callable[[int, Mapping[str, Any]], None]):
-        """Takes what is too much, and whom to tell.
+        """Starts with no batch reported.
 
         Args:
           config: how many consecutive skipped batches are too many.
@@ -88,12 +91,14 @@ class SkipMonitor:
         Args:
           step: that was dispatched.
           metrics: of that step.
-          wait: for the step itself.
+          wait: whether to wait for this step, instead of reading the previous one alone.
         """
         previous, self._held = self._held, (step, metrics)
         if previous is not None:
             self._read(*previous)
 
+        # At first, too: a run may be resumed amid skipped batches, and the batch that is one too
+        # many must be noticed at its own step.
         limit = self._config.max_consecutive
         if wait or self._is_first or self._consecutive or limit == 1:
             self._held, self._is_first = None, False

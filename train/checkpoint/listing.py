@@ -1,4 +1,4 @@
-"""What lies in a run's folder of checkpoints, each of them verified."""
+"""What a run's folder of checkpoints holds, every checkpoint verified."""
 
 import contextlib
 import dataclasses
@@ -26,110 +26,123 @@ from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
 
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
-UNFINISHED, SET_ASIDE = "unfinished", "set aside"
-LOOKS, WAIT_SECS = 3, 1.0  # at what a run that trains may be changing, and between them
+UNFINISHED, RETIRED = "unfinished", "retired"
+
+# How often the folder is read, and how long before a checkpoint that seems damaged is read again: a
+# run that is training may be deleting what is being read.
+ATTEMPTS, WAIT_SECS = 3, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """A folder of checkpoints/, and what it was found to be."""
+class Entry:
+    """A folder of checkpoints/, and the state it is in."""
 
     name: str
     step: int
-    state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or SET_ASIDE
-    reason: str = ""  # why it is neither sound nor finished
-    record: Metadata | None = None  # where it can be read
-    saved: datetime.datetime | None = None  # where that is known
-    size: int | None = None  # on disk, bytes; None: it changed while it was counted
+    state: str  # SOUND, DAMAGED, UNFIT, UNFINISHED or RETIRED
+    reason: str = ""  # why it is in any state but SOUND
+    metadata: Metadata | None = None  # None if it cannot be read
+    saved: datetime.datetime | None = None  # None if the save did not end
+    size: int | None = None  # on disk, bytes; None if it changed while it was counted
 
     @property
     def is_finished(self) -> bool:
         """Whether it is one of the run's checkpoints."""
-        return self.state not in (UNFINISHED, SET_ASIDE)
+        return self.state not in (UNFINISHED, RETIRED)
 
 
-def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Found]:
-    """Returns what lies in a run's folder of checkpoints, every finished one of them verified.
+def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Entry]:
+    """Returns what a run's folder of checkpoints holds, every finished checkpoint verified.
 
-    What a run that trains deletes or renames meanwhile is left out.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
+    What a run that is training deletes or renames in the meantime is left out.
 
     Returns:
-      Every checkpoint, those that are unfinished or set aside too, by step in ascending order.
+      Every checkpoint, unfinished and retired ones included, by step in ascending order.
     """
     mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
     target = abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
     folder = checkpoint_folder(workdir)
-    for _ in range(LOOKS):
-        steps, others = _folders(workdir)
-        # The newest first: it is the oldest that are deleted while the others are read.
-        found = [_verify(workdir, step, target) for step in reversed(steps)] + others
-        found = [_measured(one, folder) for one in found if (folder / one.name).exists()]
-        if any(one.is_finished for one in found) or not steps:
+
+    entries: list[Entry] = []
+    for _ in range(ATTEMPTS):
+        steps, others = saved_steps(workdir), _not_checkpoints(workdir)
+
+        # The newest first: a run that is training deletes the oldest.
+        entries = [_verify(workdir, step, target) for step in reversed(steps)] + others
+        entries = [_measure(entry, folder) for entry in entries if (folder / entry.name).exists()]
+
+        # A run that keeps few checkpoints may have replaced all of them while they were read.
+        if any(entry.is_finished for entry in entries) or not steps:
             break
-    return sorted(found, key=lambda one: (one.step, one.is_finished))
+
+    return sorted(entries, key=lambda entry: (entry.step, entry.is_finished))
 
 
-def find_best(found: Sequence[Found], best: str | None) -> int | None:
-    """Returns the step of the best sound checkpoint; None where none was scored.
+def find_best(entries: Sequence[Entry], best: str | None) -> int | None:
+    """Returns the step of the best sound checkpoint; None if none was scored.
 
     Args:
-      found: of `list_checkpoints`.
+      entries: of `list_checkpoints`.
       best: the metric's name, config.checkpoint.best.
     """
-    sound = {one.step: one.record for one in found if one.state == SOUND}
-    return best_step({step: r.metrics.get(best or "") for step, r in sound.items() if r}, best)
+    sound = {entry.step: entry.metadata for entry in entries if entry.state == SOUND}
+    scores = {step: m.metrics.get(best or "") for step, m in sound.items() if m}
+    return best_step(scores, best)
 
 
-def _folders(workdir: str | epath.Path) -> tuple[list[int], list[Found]]:
-    """The steps of the finished checkpoints, and what else lies beside them."""
-    others = [
-        Found(name, step, state, reason)
+def _not_checkpoints(workdir: str | epath.Path) -> list[Entry]:
+    """The folders next to the checkpoints that are none, or are none any longer."""
+    return [
+        Entry(name, step, state, reason)
         for saves, state, reason in (
-            (unfinished_saves(workdir), UNFINISHED, "its save was cut off, or is on its way"),
-            (retired_saves(workdir), SET_ASIDE, "the run went back behind it"),
+            (unfinished_saves(workdir), UNFINISHED, "its save was cut off, or is in progress"),
+            (retired_saves(workdir), RETIRED, "the run was rolled back to an earlier step"),
         )
         for name, step in saves.items()
     ]
-    return saved_steps(workdir), others
 
 
-def _verify(workdir: str | epath.Path, step: int, target: TrainState) -> Found:
-    """A finished checkpoint, read whole; what seems damaged is read again, if it is still there."""
+def _verify(workdir: str | epath.Path, step: int, target: TrainState) -> Entry:
+    """Reads a finished checkpoint in full, and a second time if it seems damaged."""
     folder, state, reason = checkpoint_folder(workdir) / str(step), SOUND, ""
+
     for wait_secs in (WAIT_SECS, None):
         try:
-            _, record = restore_step(workdir, step, target)
-            return Found(folder.name, step, SOUND, record=record)
+            _, metadata = restore_step(workdir, step, target)
+            return Entry(folder.name, step, SOUND, metadata=metadata)
         except Damaged as error:
             state, reason = DAMAGED, str(error)
         except BadInput as error:
             state, reason = UNFIT, str(error)
+
+        # It may be in the middle of being deleted.
         if wait_secs is not None and folder.exists():
-            time.sleep(wait_secs)  # it may be on its way out
+            time.sleep(wait_secs)
+
+    # Even of a damaged checkpoint the metadata, with its metrics, may be sound.
     try:
-        record = read_metadata(workdir, step)
+        metadata = read_metadata(workdir, step)
     except Damaged:
-        record = None
-    return Found(folder.name, step, state, reason, record)
+        metadata = None
+
+    return Entry(folder.name, step, state, reason, metadata)
 
 
-def _measured(found: Found, parent: epath.Path) -> Found:
-    """The same with its date and its size."""
-    folder, saved, size = parent / found.name, None, None
-    # The date stands in a file of orbax's, and not where the save was cut off.
+def _measure(entry: Entry, parent: epath.Path) -> Entry:
+    """The same entry with its date and its size."""
+    folder, saved, size = parent / entry.name, None, None
+
+    # orbax keeps the date in a file of its own, which a save that was cut off may lack.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-        metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
-        saved = datetime.datetime.fromtimestamp(metadata["commit_timestamp_nsecs"] / 1e9)
+        values = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
+        saved = datetime.datetime.fromtimestamp(values["commit_timestamp_nsecs"] / 1e9)
+
+    # A folder that is deleted while it is measured has no size.
     with contextlib.suppress(OSError):
         size = _size(folder)
-    return dataclasses.replace(found, saved=saved, size=size)
+
+    return dataclasses.replace(entry, saved=saved, size=size)
 
 
 def _size(folder: epath.Path) -> int:
-    return sum(
-        _size(entry) if entry.is_dir() else entry.stat().length for entry in folder.iterdir()
-    )
+    return sum(_size(path) if path.is_dir() else path.stat().length for path in folder.iterdir())

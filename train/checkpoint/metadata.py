@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, and whether the files beside it are still those of its run.
+"""Checkpoint metadata, and whether a workdir's other files are still those of its run.
 
 checkpoints/<step>/state/ is orbax's, and holds the arrays; checkpoints/<step>/record/record.json
 says what they must be.
@@ -27,6 +27,8 @@ from train.files import as_path
 from train.state import TrainState
 
 STATE, METADATA, METADATA_FILE = "state", "record", "record.json"
+
+# Those whose version may change a bit of what is computed, or of how it is stored.
 _PACKAGES = (
     "jax",
     "jaxlib",
@@ -55,25 +57,27 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint holds beside the arrays of the state.
+    """What a checkpoint holds in addition to the arrays of the state.
 
-    Random keys and the data of every process are functions of it: of the seed, which the config
-    holds, of the state's step, and of the position.
+    Random keys and the data of every process are functions of it: of the seed, which is in the
+    config, of the state's step, and of the position.
     """
 
     position: Position  # in the data
     examples: int  # of the training split
     config: dict[str, Any]  # of the run
     versions: dict[str, str]  # of Python and of the packages
-    metrics: dict[str, float]  # of the validation split, where it was scored behind this step
+    metrics: dict[str, float]  # of the validation split, empty if it was not scored at this step
     leaves: dict[str, Leaf]  # by name
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values, with a digest of all of them."""
+        """Returns the metadata as JSON values, with a digest of all of them."""
+        # The digest is that of what a reader gets: JSON turns tuples into lists.
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         del values["former"]
+
         return values | {"digest": _digest(values)}
 
 
@@ -85,37 +89,61 @@ def make_metadata(
     metrics: Mapping[str, float],
     tokenizer: str | None = None,
 ) -> Metadata:
-    """Returns the record of a state, whose checksums are taken here.
+    """Returns the metadata of a state, whose checksums are computed here.
 
     Args:
       state: to be saved.
       position: of the run in its data.
-      examples: of the training split.
-      config: of the run, as a nested dict.
-      metrics: of the validation split; none where it was not scored behind this step.
+      examples: number of training examples.
+      config: the run's config, as a nested dict.
+      metrics: of the validation split; empty if it was not scored at this step.
       tokenizer: `tokenizer_digest` of the workdir.
     """
-    found = checksums(state)
+    sums = checksums(state)
     leaves = {
-        leaf_name(path): Leaf(tuple(leaf.shape), str(leaf.dtype), found[leaf_name(path)])
+        leaf_name(path): Leaf(tuple(leaf.shape), str(leaf.dtype), sums[leaf_name(path)])
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
-    return Metadata(position, examples, dict(config), _versions(), dict(metrics), leaves, tokenizer)
+    return Metadata(
+        position=position,
+        examples=examples,
+        config=dict(config),
+        versions=_versions(),
+        metrics=dict(metrics),
+        leaves=leaves,
+        tokenizer=tokenizer,
+    )
 
 
 def tokenizer_digest(workdir: str | epath.Path) -> str | None:
-    """Returns the SHA-256 of a workdir's tokenizer.json; None where there is none."""
+    """Returns the SHA-256 of a workdir's tokenizer.json; None if there is none."""
     path = as_path(workdir) / "tokenizer.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def read_metadata(workdir: str | epath.Path, step: int) -> Metadata:
-    """Returns the record of a checkpoint.
+    """Returns the metadata of a checkpoint.
 
     Raises:
       Damaged: it is missing, or not what was saved.
     """
-    path = checkpoint_folder(workdir) / str(step) / METADATA / METADATA_FILE
+    values = _read_values(checkpoint_folder(workdir) / str(step) / METADATA / METADATA_FILE)
+
+    # The digest matches: a key that is missing was never saved.
+    try:
+        metadata = _from_values(values)
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"its {METADATA_FILE} is of another version of the trainer") from error
+
+    # A folder that was copied or renamed by hand holds a sound state of another step.
+    if metadata.position.step != step:
+        raise Damaged(f"it is the checkpoint of step {metadata.position.step}")
+
+    return metadata
+
+
+def _read_values(path: epath.Path) -> dict[str, Any]:
+    """The JSON values of a metadata file, verified by their digest."""
     try:
         values = json.loads(path.read_text())
         digest = values.pop("digest")
@@ -123,101 +151,111 @@ def read_metadata(workdir: str | epath.Path, step: int) -> Metadata:
         raise Damaged(f"its {METADATA_FILE} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its {METADATA_FILE} cannot be read: {first_line(error)}") from error
+
     if digest != _digest(values):
         raise Damaged(f"its {METADATA_FILE} is not what was saved")
 
-    try:
-        stored = values.pop("leaves")
-        leaves = {
-            names.STATE.get(name, name): Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
-            for name, leaf in stored.items()
-        }
-        position = {
-            names.POSITION.get(name, name): value for name, value in values["position"].items()
-        }
-        values |= {"position": Position(**position), "leaves": leaves}
-        record = Metadata(
-            **values, former={names.STATE[name]: name for name in stored if name in names.STATE}
-        )
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"its {METADATA_FILE} is of another version of the trainer") from error
-    if record.position.step != step:
-        raise Damaged(f"it is the checkpoint of step {record.position.step}")
-    return record
+    return values
 
 
-def check_origin(record: Metadata, workdir: str | epath.Path, examples: int) -> None:
-    """Makes sure that a run goes on with its own config and data; tells of other versions.
+def _from_values(values: dict[str, Any]) -> Metadata:
+    """The metadata from its JSON values, names of earlier versions replaced by today's."""
+    leaves = {
+        names.STATE.get(name, name): Leaf(tuple(leaf["shape"]), leaf["dtype"], leaf["checksum"])
+        for name, leaf in values["leaves"].items()
+    }
+    position = {names.POSITION.get(name, name): value for name, value in values["position"].items()}
+
+    # The arrays are still stored under their former names, by which they are read.
+    former = {names.STATE[name]: name for name in values["leaves"] if name in names.STATE}
+    others = {"position": Position(**position), "leaves": leaves, "former": former}
+    return Metadata(**(values | others))
+
+
+def check_origin(metadata: Metadata, workdir: str | epath.Path, examples: int) -> None:
+    """Makes sure that a run is resumed with its own config and data; warns of other versions.
 
     Args:
-      record: of the checkpoint that is gone on with.
+      metadata: of the checkpoint to resume from.
       workdir: of the run.
-      examples: of the training split, as it is now.
+      examples: number of training examples, as of now.
 
     Raises:
       BadInput: another config, another tokeniser, or another number of training examples.
     """
-    _check_files(record, workdir)
-    if record.examples != examples:
+    _check_files(metadata, workdir)
+
+    # Another number of examples would shuffle into other batches from here on.
+    if metadata.examples != examples:
         raise BadInput(
             f"the training split has {examples} examples, and {workdir} was trained on one of "
-            f"{record.examples}: give it the data it had, or take another --workdir"
+            f"{metadata.examples}: give it the data it had, or take another --workdir"
         )
-    other = other_versions(record)
+
+    other = other_versions(metadata)
     if other and is_primary():
-        warn(f"{workdir} was saved with {', '.join(other)}: it need not go on bit for bit")
+        warn(
+            f"{workdir} was saved with {', '.join(other)}: what follows may differ from an "
+            "uninterrupted run"
+        )
 
 
-def other_versions(record: Metadata) -> list[str]:
-    """Returns 'NAME THEN, now NOW' of what has another version now than when it was saved."""
+def other_versions(metadata: Metadata) -> list[str]:
+    """Returns 'NAME THEN, now NOW' for each version that has changed since the save."""
     now = _versions()
     return [
         f"{name} {was}, now {now.get(name, 'absent')}"
-        for name, was in record.versions.items()
+        for name, was in metadata.versions.items()
         if was != now.get(name)
     ]
 
 
 def verified_config(workdir: str | epath.Path) -> RunConfig:
-    """Returns the config of a run, having compared it with the newest record that can be read.
+    """Returns the config of a run, compared with the newest metadata that can be read.
 
     Raises:
       BadInput: no run, or a config.json or tokenizer.json that is not the run's.
     """
     config = read_config(workdir)
+
     for step in reversed(saved_steps(workdir)):
+        # An older checkpoint of the same run has the same config.
         try:
-            record = read_metadata(workdir, step)
+            metadata = read_metadata(workdir, step)
         except Damaged:
             continue
-        _check_files(record, workdir)
+
+        _check_files(metadata, workdir)
         break
+
     return config
 
 
-def _check_files(record: Metadata, workdir: str | epath.Path) -> None:
-    """Raises BadInput where what stands beside the checkpoints is not what they were made with."""
-    changed = differences(from_stored(record.config), read_config(workdir))
-    other = [
-        f"{key}: {was!r} in checkpoint {record.position.step}, {now!r} in it"
+def _check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
+    """Refuses a config.json or a tokenizer.json that the checkpoint was not made with."""
+    changed = differences(from_stored(metadata.config), read_config(workdir))
+    lines = [
+        f"{key}: {was!r} in checkpoint {metadata.position.step}, {now!r} in config.json"
         for key, (was, now) in changed.items()
     ]
-    if other:
+    if lines:
         raise BadInput(
             f"{workdir}/config.json is not what the run was trained with:\n  "
-            + "\n  ".join(other)
+            + "\n  ".join(lines)
             + "\nPut these values back, or take another --workdir"
         )
+
     # Other versions of the library may write the same tokeniser in another way.
-    same_library = record.versions.get("tokenizers") == _versions()["tokenizers"]
-    if same_library and record.tokenizer not in (None, tokenizer_digest(workdir)):
+    same_library = metadata.versions.get("tokenizers") == _versions()["tokenizers"]
+    if same_library and metadata.tokenizer not in (None, tokenizer_digest(workdir)):
         raise BadInput(
             f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
-            f"copy whose SHA-256 is {record.tokenizer}, or take another --workdir"
+            f"copy whose SHA-256 is {metadata.tokenizer}, or take another --workdir"
         )
 
 
 def _digest(values: Mapping[str, Any]) -> str:
+    # Sorted: the order of the keys is no part of the values.
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

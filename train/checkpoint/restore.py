@@ -1,7 +1,6 @@
 """Reads checkpoints: verified, or not at all."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from odeformer import make_model
-from train.checkpoint.arrays import read_arrays
+from train.checkpoint.arrays import read_state
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
 from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
@@ -18,7 +17,7 @@ from train.config.run import MeshConfig, RunConfig
 from train.config.stored import for_evaluation
 from train.devices.mesh import device_mesh
 from train.devices.processes import all_agree, is_primary
-from train.errors import BadInput, first_line, warn
+from train.errors import BadInput, warn
 from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
 
@@ -32,15 +31,21 @@ def restore_step(
       Damaged: it is not what was saved.
       BadInput: it has other arrays than the target; names the first that differs.
     """
-    record = _on_all(lambda: read_metadata(workdir, step))
     folder = checkpoint_folder(workdir) / str(step)
-    check_fits(record, target, str(folder))
-    state = _on_all(lambda: _read_arrays(folder / STATE, target, record.former))
-    found = checksums(state)
-    wrong = [name for name, leaf in record.leaves.items() if found[name] != leaf.checksum]
+    metadata = _on_all(lambda: read_metadata(workdir, step))
+
+    # Before any array is read, so that the message names the first one that differs.
+    check_fits(metadata, target, str(folder))
+
+    state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
+
+    # orbax restores a flipped byte of the arrays without an error.
+    sums = checksums(state)
+    wrong = [name for name, leaf in metadata.leaves.items() if sums[name] != leaf.checksum]
     if wrong:
         raise Damaged(f"{len(wrong)} of its arrays are not what was saved, {wrong[0]} is the first")
-    return state, record
+
+    return state, metadata
 
 
 def restore_newest(
@@ -48,52 +53,61 @@ def restore_newest(
 ) -> tuple[TrainState, Metadata] | None:
     """Returns the newest sound state, laid out as the abstract target says; None if there is none.
 
-    What is damaged or unfinished is reported by name, and left as it is.
+    What is damaged or unfinished is reported by name, and not changed.
 
     Args:
       workdir: of the run.
       target: the state's shapes, dtypes and shardings.
-      before: a step that the checkpoint is to lie before, if one that is sound does; None for any.
+      before: checkpoints of earlier steps than this one are preferred; None: no preference.
 
     Raises:
       BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
     """
     folder = checkpoint_folder(workdir)
     for name in unfinished_saves(workdir):
-        _report(f"{folder / name} is unfinished: its save was cut off, and it is left out")
+        _report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
+
+    # The sort is stable: on either side of `before` the newest comes first.
     steps = saved_steps(workdir)[::-1]
     if before is not None:
-        steps.sort(key=lambda step: step >= before)  # and in descending order as they were
+        steps.sort(key=lambda step: step >= before)
+
     damaged = {}
     for step in steps:
-        for is_last in (False, True):  # what could not be read for a moment is not damaged
+        # Twice: what could not be read for a moment is not damaged.
+        for is_last in (False, True):
             try:
                 return restore_step(workdir, step, target)
             except Damaged as error:
                 damaged[step] = str(error)
+
             if is_last:
                 _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
+
+    # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
     if damaged:
-        listed = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
+        reasons = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
         raise BadInput(
-            f"{folder} holds no sound checkpoint:{listed}\nPut one back from a copy, or take "
+            f"{folder} holds no sound checkpoint:{reasons}\nPut one back from a copy, or take "
             "another --workdir; none of them was changed"
         )
+
     return None
 
 
-def check_fits(record: Metadata, target: TrainState, where: str) -> None:
-    """Raises BadInput naming the first array whose presence, shape or dtype differs."""
-    have = {name: _form(leaf) for name, leaf in record.leaves.items()}
-    want = {
+def check_fits(metadata: Metadata, target: TrainState, where: str) -> None:
+    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
+    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
+    wanted = {
         leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }
-    for name in want | have:
-        if have.get(name) != want.get(name):
+
+    for name in wanted | stored:
+        if stored.get(name) != wanted.get(name):
             raise BadInput(
                 f"the checkpoint {where} does not fit the model: {name} is "
-                f"{have.get(name, 'absent')} in the checkpoint and {want.get(name, 'absent')} in "
-                "the model; give the config that the run was trained with"
+                f"{stored.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} "
+                "in the model; give the config that the run was trained with"
             )
 
 
@@ -101,53 +115,18 @@ def _form(leaf: Any) -> str:
     return f"{leaf.dtype} {list(leaf.shape)}"
 
 
-def _read_arrays(folder: epath.Path, target: TrainState, former: Mapping[str, str]) -> TrainState:
-    try:
-        if not former:
-            return read_arrays(folder, target)
-
-        return _from_fields(read_arrays(folder, _to_fields(target, former)), target, former)
-    except Exception as error:  # orbax and tensorstore raise whatever a broken file leads to
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-            raise  # the device is full
-        raise Damaged(f"its arrays cannot be read: {first_line(error)}") from error
-
-
-def _to_fields(state: TrainState, former: Mapping[str, str]) -> dict[str, Any]:
-    """The state as a dict of its parts; a part with leaves of other names is a dict, too."""
-    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    for name in {name.partition("/")[0] for name in former}:
-        part = fields[name]
-        fields[name] = {
-            former.get(f"{name}/{leaf.name}", f"{name}/{leaf.name}").partition("/")[2]: getattr(
-                part, leaf.name
-            )
-            for leaf in dataclasses.fields(part)
-        }
-    return fields
-
-
-def _from_fields(fields: dict[str, Any], like: TrainState, former: Mapping[str, str]) -> TrainState:
-    """The reverse of `_to_fields`."""
-    names = {old: new for new, old in former.items()}
-    for name in {name.partition("/")[0] for name in former}:
-        values = {
-            names.get(f"{name}/{leaf}", f"{name}/{leaf}").partition("/")[2]: value
-            for leaf, value in fields[name].items()
-        }
-        fields[name] = type(getattr(like, name))(**values)
-    return TrainState(**fields)
-
-
-def _on_all(read: Any) -> Any:
-    """What was read, where every process could; else all of them find the checkpoint damaged."""
+def _on_all(read: Callable[[], Any]) -> Any:
+    """What was read if every process could; else all of them find the checkpoint damaged."""
     value, error = None, None
     try:
         value = read()
     except Damaged as caught:
         error = caught
+
+    # A process that took an older checkpoint alone would train on another state than the others.
     if not all_agree(error is None):
         raise error or Damaged("another process cannot read it")
+
     return value
 
 
@@ -161,7 +140,7 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     step: int | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns a trained model and its weights: the averaged ones where the run keeps them.
+    """Returns a trained model and its weights: the averaged ones if the run keeps them.
 
     Args:
       workdir: of a run; a local folder or a gs:// address.
@@ -198,16 +177,16 @@ def load_params(
     mesh: jax.sharding.Mesh | None = None,
     step: int | None = None,
 ) -> Any:
-    """Returns the weights to evaluate with, of a run's checkpoint.
+    """Returns the weights to evaluate with, from a run's checkpoint.
 
     Args:
       workdir: of the run.
       config: of a model that the weights fit.
-      mesh: the devices that they come to lie on; by default one device.
+      mesh: the devices to lay them out on; by default one device.
       step: of the checkpoint; None for the newest sound one.
 
     Returns:
-      The averaged weights where the run keeps them, else the newest: the tree of
+      The averaged weights if the run keeps them, else the newest: the tree of
       `model.init(...)['params']`.
 
     Raises:
@@ -215,24 +194,41 @@ def load_params(
     """
     if mesh is None:
         mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+
+    # The whole state is restored, optimiser included: the checksums are those of all its arrays.
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     target = abstract_state(config, optimizer, mesh)
+
+    if step is None:
+        restored = restore_newest(workdir, target)
+    else:
+        restored = _restore_only(workdir, step, target)
+
+    if restored is None:
+        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
+
+    return restored[0].eval_params
+
+
+def _restore_only(
+    workdir: str | epath.Path, step: int, target: TrainState
+) -> tuple[TrainState, Metadata] | None:
+    """The checkpoint of a step, for which no other is substituted; None if there is none at all."""
     steps = saved_steps(workdir)
     if not steps:
-        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
+        return None
+
     listed = ", ".join(map(str, steps))
-    if step is not None and step not in steps:
+    if step not in steps:
         raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
+
     try:
-        restored: Any = (
-            restore_newest(workdir, target) if step is None else restore_step(workdir, step, target)
-        )
+        return restore_step(workdir, step, target)
     except Damaged as error:
         raise BadInput(
             f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
             f"{listed}"
         ) from error
-    return restored[0].eval_params
 
 
 def count_parameters(params: Any) -> int:

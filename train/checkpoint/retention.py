@@ -16,14 +16,9 @@ class Retention(PreservationPolicy):
     """Keeps the newest checkpoints, and the best one by a metric."""
 
     def __init__(self, workdir: epath.Path, config: CheckpointConfig):
-        """Reads the metrics of the checkpoints that are there.
-
-        Args:
-          workdir: of the run.
-          config: how many are kept, and by which metric the best one.
-        """
+        """Reads the metrics of the existing checkpoints."""
         self._keep, self._best = config.keep, config.best
-        self._metrics = scored_steps(workdir, config.best)
+        self._metrics = _read_scores(workdir, config.best)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records the metric of a checkpoint."""
@@ -31,42 +26,50 @@ class Retention(PreservationPolicy):
             self._metrics[step] = metrics[self._best]
 
     def forget(self, step: int) -> None:
-        """Drops the metric of a checkpoint that is gone."""
+        """Drops the metric of a checkpoint that was not saved, or was retired."""
         self._metrics.pop(step, None)
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: PreservationContext
     ) -> Sequence[bool]:
         """Returns for each checkpoint whether it is kept."""
+        # Sorted: orbax names no order of the checkpoints that it asks about.
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        kept = {
-            *steps[-self._keep :],
-            best_step({s: self._metrics.get(s) for s in steps}, self._best),
-        }
+        best = best_step({step: self._metrics.get(step) for step in steps}, self._best)
+
+        kept = {*steps[-self._keep :], best}
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def best_step(metrics: Mapping[int, float | None], best: str | None) -> int | None:
-    """Returns the step of the best checkpoint, the newest of several; None where none was scored.
+    """Returns the step of the best checkpoint, the newest of equals; None if none was scored.
 
     Args:
       metrics: the checkpoints' values of the metric, by step.
-      best: the metric's name; None: no checkpoint is the best one.
+      best: the metric's name; if it is None, no checkpoint is the best one.
     """
-    scored = {step: v for step, v in metrics.items() if v is not None and math.isfinite(v)}
+    # A comparison with NaN is always false, so that NaN could win.
+    scored = {
+        step: value for step, value in metrics.items() if value is not None and math.isfinite(value)
+    }
     if best is None or not scored:
         return None
+
     return max(scored, key=lambda step: (BEST[best] * scored[step], step))
 
 
-def scored_steps(workdir: epath.Path, best: str | None) -> dict[int, float]:
-    """The metric of each checkpoint that was scored and whose record can be read, by step."""
-    known = {}
+def _read_scores(workdir: epath.Path, best: str | None) -> dict[int, float]:
+    """The metric of each checkpoint that was scored and whose metadata can be read, by step."""
+    scores = {}
+
     for step in saved_steps(workdir):
+        # What is damaged is reported when it is restored.
         try:
             metrics = read_metadata(workdir, step).metrics
         except Damaged:
             continue
+
         if best in metrics:
-            known[step] = metrics[best]
-    return known
+            scores[step] = metrics[best]
+
+    return scores

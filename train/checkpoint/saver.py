@@ -1,7 +1,6 @@
-"""Saves a run while it trains: in the background, and again where that fails."""
+"""Saves a run while it trains: in the background, and again if that fails."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Mapping
 
@@ -9,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from train.checkpoint.disk import check_disk
 from train.checkpoint.metadata import (
     METADATA,
     METADATA_FILE,
@@ -18,22 +18,20 @@ from train.checkpoint.metadata import (
 )
 from train.checkpoint.retention import Retention
 from train.checkpoint.workdir import (
-    ASIDE,
+    RETIRED,
     checkpoint_folder,
-    has_vanished,
-    retired_saves,
+    delete_replaced,
     saved_steps,
-    unfinished_saves,
 )
 from train.config.border import to_dict
 from train.config.run import RunConfig
 from train.data.pipeline import Position
 from train.devices.processes import all_agree, barrier, is_primary
 from train.errors import RunError, first_line, warn
-from train.files import is_local
 from train.state import TrainState
 
-WAITS_SECS = (1, 4, 15)  # between the attempts of a save that is waited for
+# Between the attempts of a save that is waited for.
+WAITS_SECS = (1, 4, 15)
 
 
 class Saver:
@@ -59,7 +57,7 @@ class Saver:
         self._manager: ocp.CheckpointManager | None = self._open()
         self._tokenizer = tokenizer_digest(workdir)
 
-        self._pending: int | None = None  # the step whose save is in progress
+        self._pending: int | None = None  # step whose save is in progress
         self._saved: int | None = None  # the newest step that this saver has saved
         self._failures = 0  # since the last save that succeeded
         self._retry_at: int | None = None
@@ -93,14 +91,16 @@ class Saver:
         Args:
           state: after `position.step` batches.
           position: of the run in its data.
-          metrics: of the validation split; none where it was not scored at this step.
-          wait: for the end of the save, which is attempted several times; else the save is started
-            and a failure is reported and followed by another attempt at a later step.
+          metrics: of the validation split; empty if it was not scored at this step.
+          wait: whether to wait for the end of the save, and to attempt it several times. Otherwise
+            it is only started; a failure is reported, and attempted again at a later step.
 
         Raises:
           RunError: the save was waited for, and every attempt failed.
         """
         self._collect()
+
+        # Saved before without waiting, say: orbax refuses a step that it holds already.
         if self._saved == position.step:
             return
 
@@ -135,16 +135,20 @@ class Saver:
         later = [s for s in saved_steps(self._workdir) if s > step]
         barrier("checkpoints to retire are known")
 
-        # In descending order: what a kill leaves is older than what it took.
+        # In descending order: what a kill in between leaves is older than what was retired.
         for newer in reversed(later):
             self._retention.forget(newer)
+
             if is_primary():
-                aside = self._folder / f"{newer}{ASIDE}"
-                if aside.exists():
-                    aside.rmtree()  # retired before, and replaced by this one since
-                (self._folder / str(newer)).rename(aside)
+                retired = self._folder / f"{newer}{RETIRED}"
+                # One that was retired before, and replaced by this one since.
+                if retired.exists():
+                    retired.rmtree()
+                (self._folder / str(newer)).rename(retired)
 
         barrier("checkpoints were retired")
+
+        # orbax keeps a list of checkpoints, and refuses to save a step that is on it.
         if later and self._manager is not None:
             self._manager.reload()
 
@@ -154,21 +158,32 @@ class Saver:
     def _start(self, state: TrainState, position: Position, metrics: Mapping[str, float]) -> None:
         """Starts a save, or notes that it failed."""
         step, self._retry_at = position.step, None
-        # What fails here is no fault of the workdir's: it is raised as it is.
-        config = to_dict(self._config)
-        record = make_metadata(state, position, self._examples, config, metrics, self._tokenizer)
-        trouble: Exception | None = None
 
+        # Outside of the `try`: what fails here is not the workdir's fault, and is not retried.
+        metadata = make_metadata(
+            state=state,
+            position=position,
+            examples=self._examples,
+            config=to_dict(self._config),
+            metrics=metrics,
+            tokenizer=self._tokenizer,
+        )
+
+        trouble: Exception | None = None
         try:
-            self._check_disk(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            check_disk(self._workdir, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._manager = self._manager or self._open()
-            self._retention.add(step, record.metrics)
+
+            # orbax decides what to delete while it saves: the metric must be there before.
+            self._retention.add(step, metadata.metrics)
             items = {
                 STATE: ocp.args.StandardSave(state),
-                METADATA: ocp.args.JsonSave(record.to_json()),
+                METADATA: ocp.args.JsonSave(metadata.to_json()),
             }
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # orbax and tensorstore raise whatever a broken disk leads to
+
+        # A broken disk makes orbax and tensorstore raise errors of any type.
+        except Exception as error:
             trouble = error
 
         if all_agree(trouble is None):
@@ -180,11 +195,12 @@ class Saver:
         """Records how the save in progress has ended.
 
         Args:
-          wait: for its end; else nothing is done before its end, nor ever where several processes
-            have to agree on it.
+          wait: for its end; otherwise nothing is done before its end.
         """
         if self._pending is None or self._manager is None:
             return
+
+        # Several processes see the end at different times, and would not agree on it here.
         if not wait and (jax.process_count() > 1 or self._manager.is_saving_in_progress()):
             return
 
@@ -193,8 +209,10 @@ class Saver:
 
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # as above
+        except Exception as error:
             trouble = error
+
+            # orbax deletes old checkpoints after the new one is committed.
             if self._is_saved(step):
                 warn(f"step {step} is saved, and an older one cannot be deleted: {error}")
                 self._close()
@@ -209,15 +227,7 @@ class Saver:
 
         self._saved, self._failures, self._retry_at = step, 0, None
         if is_primary():
-            self._tidy(step)
-
-    def _tidy(self, step: int) -> None:
-        """Deletes what a save replaced: older ones that were cut off, or retired."""
-        # What is left over is harmless, and is deleted the next time.
-        with contextlib.suppress(OSError):
-            left = unfinished_saves(self._workdir) | retired_saves(self._workdir)
-            for name in [name for name, at in left.items() if at <= step]:
-                (self._folder / name).rmtree()
+            delete_replaced(self._workdir, step)
 
     def _failed(self, step: int, error: Exception | None) -> None:
         """Reports a failed save, and sets the step of the next attempt."""
@@ -251,48 +261,31 @@ class Saver:
         }
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._retention,
-            lightweight_initialize=True,  # it would read what may be damaged
+            # Otherwise it reads the metadata of every checkpoint, one of which may be damaged.
+            lightweight_initialize=True,
         )
         return ocp.CheckpointManager(self._folder, item_handlers=handlers, options=options)
 
     def _close(self) -> None:
         manager, self._manager = self._manager, None
-        if manager is not None:
-            with contextlib.suppress(Exception):  # of a save whose failure was reported
-                manager.close()
+        if manager is None:
+            return
 
-    def _check_disk(self, size: int) -> None:
-        """Raises OSError where a local workdir cannot take a state of `size` bytes.
-
-        Otherwise threads of orbax would wait for one another for minutes until they fail. A workdir
-        that has vanished is not made again: it may be a disk that is no longer mounted.
-        """
-        trouble: OSError | None = None
-
-        if is_primary() and is_local(self._workdir):
-            probe = self._folder / ".probe"
-            try:
-                if has_vanished(self._workdir):
-                    raise FileNotFoundError(f"{self._workdir} has vanished")
-                self._folder.mkdir(exist_ok=True)
-                probe.write_text("can this be written?")
-                probe.unlink()
-                free = shutil.disk_usage(self._folder).free
-                if free < size:
-                    raise OSError(f"the disk has {free:,} bytes left, and the state takes {size:,}")
-            except OSError as error:
-                trouble = error
-
-        if not all_agree(trouble is None):
-            raise trouble or OSError(f"the first process cannot write into {self._workdir}")
+        # It raises the error of a failed save, which was reported.
+        with contextlib.suppress(Exception):
+            manager.close()
 
     def _newest(self) -> str:
         try:
             steps = saved_steps(self._workdir)
         except OSError:
             steps = []
+
         if steps:
             return f"The newest checkpoint is of step {steps[-1]}."
+
+        # The disk may be gone: the checkpoint need not be lost.
         if self._saved is not None:
-            return f"That of step {self._saved} cannot be seen now."
-        return "There is no checkpoint to be seen."
+            return f"The checkpoint of step {self._saved} cannot be seen now."
+
+        return "No checkpoint can be seen."

@@ -1,6 +1,6 @@
-"""The folder of a run: whose it is, who writes into it, what stands beside its checkpoints.
+"""The folder of a run: owner, lock and layout.
 
-A workdir holds config.json, checkpoints/<step>/ and, of a run on text, tokenizer.json.
+A workdir holds config.json, checkpoints/<step>/ and, for a run on text, tokenizer.json.
 """
 
 import contextlib
@@ -24,13 +24,15 @@ from train.devices.processes import is_primary
 from train.errors import BadInput, warn
 from train.files import as_path, is_local, write_atomic
 
-ASIDE = ".aside"  # behind the name of a checkpoint that its run went back behind
-_SET_ASIDE = re.compile(rf"(\d+){re.escape(ASIDE)}")
-_UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
+# Ends the name of a checkpoint that its run was rolled back from: orbax sees no step in it.
+RETIRED = ".aside"
+
+_RETIRED_NAME = re.compile(rf"(\d+){re.escape(RETIRED)}")
+_UNFINISHED_NAME = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
 
 
 def check_workdir(workdir: str | epath.Path, config: RunConfig) -> epath.Path:
-    """Returns the workdir's path, having made sure that it holds this run or none; writes nothing.
+    """Returns the workdir's path after a check that it holds this run or none; writes nothing.
 
     A workdir without a checkpoint holds no run yet, whatever config was recorded.
 
@@ -41,33 +43,18 @@ def check_workdir(workdir: str | epath.Path, config: RunConfig) -> epath.Path:
     with _reported(workdir):
         path = as_path(workdir)
         _check_name(path)
+
         if _holds_run(path):
             _check_same_run(path, config, max(saved_steps(path), default=0))
+
         return path
-
-
-def _check_name(path: epath.Path) -> None:
-    """Refuses a folder in which orbax would save checkpoints and not find them again.
-
-    It looks for the files of each process by a pattern of the whole path, which '[1]' is part of.
-    """
-    for part in path.resolve().parts if is_local(path) else ():
-        if not fnmatch.fnmatchcase(part, part):
-            raise BadInput(
-                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
-                f"its name, as {part!r}: take a --workdir without"
-            )
 
 
 @contextlib.contextmanager
 def locked(path: epath.Path) -> Iterator[None]:
-    """Keeps every other trainer out of a local workdir, which is made where it is missing.
+    """Keeps every other trainer out of a local workdir, which is made if it is missing.
 
-    The lock is the kernel's and ends with this process, however it ends; the file stays. Of several
-    processes the first holds it. A gs:// address has no locks.
-
-    Args:
-      path: of the workdir.
+    Of several processes the first holds the lock. A gs:// address has no locks.
 
     Raises:
       BadInput: another trainer is at work in it, or it cannot be written.
@@ -75,9 +62,12 @@ def locked(path: epath.Path) -> Iterator[None]:
     if not is_local(path) or not is_primary():
         yield
         return
+
     with _reported(path):
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115, closed below: only opening is reported
+
+    # The lock is the kernel's and ends with this process, however it ends; the file stays.
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,18 +77,23 @@ def locked(path: epath.Path) -> Iterator[None]:
                 f"{path} is in use: {file.read().strip() or 'another process'} trains there; wait "
                 "for it, stop it, or take another --workdir"
             ) from None
+
+        # Some network file systems have no locks.
         except OSError as error:
             warn(f"{path} cannot be locked ({error.strerror}): start no second trainer there")
-        with contextlib.suppress(OSError):  # who holds it is good to know, and no more than that
+
+        # The text is for people: the lock holds without it, as on a disk that is full.
+        with contextlib.suppress(OSError):
             file.truncate(0)
             now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
             file.flush()
+
         yield
 
 
 def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
-    """Makes the workdir where it is missing, and records the run in it.
+    """Makes the workdir if it is missing, and records the run in it.
 
     Args:
       path: of the workdir.
@@ -108,9 +103,11 @@ def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
       BadInput: the workdir cannot be written.
     """
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
+
     with _reported(path):
         path.mkdir(parents=True, exist_ok=True)
         _record(path / "config.json", to_json(config))
+
         if tokenizer is not None:
             _record(path / "tokenizer.json", tokenizer.to_json())
 
@@ -118,6 +115,105 @@ def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
 def _record(path: epath.Path, text: str) -> None:
     if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)
+
+
+def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
+    """Returns the folder of a workdir's checkpoints, as an absolute path."""
+    # orbax refuses relative paths.
+    return as_path(workdir).resolve() / "checkpoints"
+
+
+def saved_steps(workdir: str | epath.Path) -> list[int]:
+    """Returns the steps of a workdir's finished checkpoints, sound or not, in ascending order."""
+    folder = checkpoint_folder(workdir)
+    return sorted(
+        int(name)
+        for name in _names(folder)
+        if name.isdigit() and ocp.utils.is_checkpoint_finalized(folder / name)
+    )
+
+
+def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of saves that were cut off before their end."""
+    names = _names(checkpoint_folder(workdir))
+    finished = {str(step) for step in saved_steps(workdir)}
+
+    # A local file system renames a checkpoint when it is finished; gs:// has no renames, and a
+    # file in the folder says whether it is.
+    renamed = {name: int(match[1]) for name in names if (match := _UNFINISHED_NAME.fullmatch(name))}
+    return renamed | {name: int(name) for name in names if name.isdigit() and name not in finished}
+
+
+def retired_saves(workdir: str | epath.Path) -> dict[str, int]:
+    """Returns {name in checkpoints/: step} of checkpoints that their run was rolled back from."""
+    names = _names(checkpoint_folder(workdir))
+    return {name: int(match[1]) for name in names if (match := _RETIRED_NAME.fullmatch(name))}
+
+
+def _names(folder: epath.Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()] if folder.exists() else []
+
+
+def delete_replaced(workdir: str | epath.Path, step: int) -> None:
+    """Deletes what the checkpoint of `step` replaces: unfinished and retired saves up to it."""
+    # What cannot be deleted is harmless, and is tried again after the next save.
+    with contextlib.suppress(OSError):
+        for name, saved in (unfinished_saves(workdir) | retired_saves(workdir)).items():
+            if saved <= step:
+                (checkpoint_folder(workdir) / name).rmtree()
+
+
+def has_vanished(path: epath.Path) -> bool:
+    """Returns whether a local workdir, in which the run was recorded, no longer exists."""
+    return is_local(path) and not (path / "config.json").exists()
+
+
+def read_config(workdir: str | epath.Path) -> RunConfig:
+    """Returns the config of the run in a workdir.
+
+    Raises:
+      BadInput: the workdir holds no run, or its config cannot be read.
+    """
+    path = as_path(workdir) / "config.json"
+    with _reported(workdir):
+        content = path.read_bytes() if path.exists() else None
+
+    if content is None and _holds_run(as_path(workdir)):
+        raise BadInput(
+            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        )
+    if content is None:
+        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
+
+    try:
+        return from_json(content.decode())
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{path} is not the config of a run ({error}): put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        ) from error
+
+
+def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
+    """Returns the tokeniser of the run in a workdir; None if it has none, or no checkpoint yet.
+
+    Raises:
+      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
+    """
+    # Before the first checkpoint another config may still replace the one that was recorded, and
+    # its tokeniser with it.
+    if not _holds_run(as_path(workdir)) or read_config(workdir).task == "images":
+        return None
+
+    path = as_path(workdir) / "tokenizer.json"
+    if not path.exists():
+        raise BadInput(f"{path} is missing, without which no text can be read: restore it")
+
+    try:
+        return tokenizers.from_json(path.read_text())
+    except ValueError as error:
+        raise BadInput(f"{path} is not the tokeniser of a run ({error}): restore it") from error
 
 
 @contextlib.contextmanager
@@ -132,53 +228,30 @@ def _reported(workdir: str | epath.Path) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise BadInput(
-            f"workdir {workdir} needs a package that is not there ({error}): for gs:// addresses "
-            "pip install 'etils[epath-gcs]'"
+            f"workdir {workdir} needs a package that is not installed ({error}): for gs:// "
+            "addresses pip install 'etils[epath-gcs]'"
         ) from error
 
 
-def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
-    """Returns the folder of a workdir's checkpoints, as an absolute path."""
-    return as_path(workdir).resolve() / "checkpoints"
-
-
-def saved_steps(workdir: str | epath.Path) -> list[int]:
-    """Returns the steps of a workdir's finished checkpoints, sound or not, in ascending order."""
-    folder = checkpoint_folder(workdir)
-    entries = list(folder.iterdir()) if folder.exists() else []
-    return sorted(
-        int(entry.name)
-        for entry in entries
-        if entry.name.isdigit() and ocp.utils.is_checkpoint_finalized(entry)
-    )
-
-
-def unfinished_saves(workdir: str | epath.Path) -> dict[str, int]:
-    """Returns {name in checkpoints/: step} of saves that were cut off before their end."""
-    folder = checkpoint_folder(workdir)
-    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    finished = {str(step) for step in saved_steps(workdir)}
-    cut = {name: int(match[1]) for name in names if (match := _UNFINISHED.fullmatch(name))}
-    return cut | {name: int(name) for name in names if name.isdigit() and name not in finished}
-
-
-def retired_saves(workdir: str | epath.Path) -> dict[str, int]:
-    """Returns {name in checkpoints/: step} of checkpoints that their run went back behind."""
-    folder = checkpoint_folder(workdir)
-    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    return {name: int(match[1]) for name in names if (match := _SET_ASIDE.fullmatch(name))}
-
-
-def has_vanished(path: epath.Path) -> bool:
-    """Returns whether a local workdir, in which the run was recorded, is not there any more."""
-    return is_local(path) and not (path / "config.json").exists()
-
-
 def _holds_run(path: epath.Path) -> bool:
+    # Retired ones count: a run that was rolled back to its start is still the owner.
     return bool(saved_steps(path) or retired_saves(path))
 
 
-def _check_same_run(path: epath.Path, config: RunConfig, done: int) -> None:
+def _check_name(path: epath.Path) -> None:
+    """Refuses a folder in which orbax would save checkpoints and not find them again."""
+    # orbax finds the files of each process by a pattern that the whole path is part of, and there
+    # '[1]' stands for '1'.
+    for part in path.resolve().parts if is_local(path) else ():
+        if not fnmatch.fnmatchcase(part, part):
+            raise BadInput(
+                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
+                f"its name, as {part!r}: take a --workdir without"
+            )
+
+
+def _check_same_run(path: epath.Path, config: RunConfig, saved_step: int) -> None:
+    """Refuses a config that the run in the workdir cannot be resumed with."""
     conflicts = resume_conflicts(read_config(path), config)
     if conflicts:
         raise BadInput(
@@ -186,51 +259,8 @@ def _check_same_run(path: epath.Path, config: RunConfig, done: int) -> None:
             f"Take another --workdir, or delete this one. On resume only "
             f"{', '.join(CHANGEABLE_ON_RESUME)} may differ."
         )
-    if config.train_steps < done:
+    if config.train_steps < saved_step:
         raise BadInput(
-            f"{path} holds a run of {done} steps, config.train_steps={config.train_steps} was "
-            "given: give as many or more, or take another --workdir"
+            f"{path} holds a run of {saved_step} steps, config.train_steps={config.train_steps} "
+            "was given: give as many or more, or take another --workdir"
         )
-
-
-def read_config(workdir: str | epath.Path) -> RunConfig:
-    """Returns the config of the run in a workdir.
-
-    Raises:
-      BadInput: the workdir holds no run, or its config cannot be read.
-    """
-    with _reported(workdir):
-        record = as_path(workdir) / "config.json"
-        content = record.read_bytes() if record.exists() else None
-    if content is None and _holds_run(as_path(workdir)):
-        raise BadInput(
-            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
-            "record/record.json holds it, too"
-        )
-    if content is None:
-        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
-    try:
-        return from_json(content.decode())
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"{record} is not the config of a run ({error}): put it back; a checkpoint's "
-            "record/record.json holds it, too"
-        ) from error
-
-
-def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
-    """Returns the tokeniser of the run in a workdir; None where it has none, or no checkpoint yet.
-
-    Raises:
-      BadInput: the run is one on text, and its tokeniser is missing or cannot be read.
-    """
-    path = as_path(workdir)
-    record = path / "tokenizer.json"
-    if not _holds_run(path) or read_config(path).task == "images":
-        return None
-    if not record.exists():
-        raise BadInput(f"{record} is missing, without which no text can be read: restore it")
-    try:
-        return tokenizers.from_json(record.read_text())
-    except ValueError as error:
-        raise BadInput(f"{record} is not the tokeniser of a run ({error}): restore it") from error

@@ -1,4 +1,4 @@
-"""What accelerators can do at most, by their makers' figures."""
+"""The peaks of accelerators, by their makers' figures."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ class Chip(NamedTuple):
 
     Attributes:
       name: as people say it.
-      peak_flops: of dense matrix products in bfloat16 with sums in float32, a second.
-      hbm_bytes: its memory, of which the runtime keeps a part for itself.
+      peak_flops: of dense matrix products in bfloat16 with sums in float32, FLOP/s.
+      hbm_bytes: its memory, a part of which the runtime reserves.
     """
 
     name: str
@@ -57,7 +57,7 @@ _BY_KIND = {
 
 
 def find(device_kind: str) -> Chip | None:
-    """Returns the chip that a device is, None where it is not among `CHIPS`.
+    """Returns the chip of a device; None if it is not among `CHIPS`.
 
     Args:
       device_kind: what JAX calls it, `jax.Device.device_kind`.

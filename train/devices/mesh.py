@@ -1,8 +1,6 @@
-"""The device mesh, and how the state and the batches lie on it.
+"""The device mesh, and how the state and the batches are laid out on it.
 
-Three axes, all Auto, so that the compiler places what is communicated (diffrax refuses the Explicit
-axes that `jax.make_mesh` makes by itself): the batch is split over 'data' and 'fsdp', the state
-over 'fsdp' and 'tensor'.
+The batch is split over the axes 'data' and 'fsdp', the state over 'fsdp' and 'tensor'.
 """
 
 import contextlib
@@ -27,8 +25,9 @@ from train.errors import BadInput
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+
 # The library's names of axes -> the mesh's. The first rule wins: of a state [batch, tokens, width]
-# the batch is split, and only of a parameter the width.
+# the batch is split over fsdp, and the width only of a parameter.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": BATCH_AXES,
     "vocabulary": ("tensor",),
@@ -46,37 +45,50 @@ def device_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
       devices: by default all of them, of all processes.
 
     Raises:
-      BadInput: sizes that are not those of the devices.
+      BadInput: sizes that do not fit the number of devices.
     """
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    shape = _complete_shape(config, len(devices))
+
+    # Auto, so that the compiler places the communication: under the Explicit axes that
+    # `jax.make_mesh` makes by default diffrax fails.
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _complete_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
+    """The sizes of the axes, the open one such that all devices are used."""
     sizes = [getattr(config, axis) for axis in AXES]
-    given = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    known = math.prod(size for size in sizes if size != -1)
+    text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1:
-        raise BadInput(f"config.mesh ({given}) leaves several axes open: -1 stands for one at most")
-    if count % known or (-1 not in sizes and known != count):
+        raise BadInput(f"config.mesh ({text}) leaves several axes open: -1 stands for one at most")
+
+    fixed = math.prod(size for size in sizes if size != -1)
+    if count % fixed or (-1 not in sizes and fixed != count):
         wanted = "divides" if -1 in sizes else "is"
         raise BadInput(
-            f"config.mesh ({given}) does not fit the {count} devices: give sizes whose product "
+            f"config.mesh ({text}) does not fit the {count} devices: give sizes whose product "
             f"{wanted} {count}, one of them -1 for the devices that the others leave"
         )
-    shape = tuple(count // known if size == -1 else size for size in sizes)
-    arranged = _arrange(shape, jax.devices() if devices is None else devices)
-    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    return tuple(count // fixed if size == -1 else size for size in sizes)
 
 
 def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """The devices so that neighbours on the mesh are near; slices are joined along 'data'."""
-    data, *inner = shape
-    tpus = devices[0].platform == "tpu"  # among GPUs each host would be a slice
-    slices = len({getattr(device, "slice_index", 0) for device in devices}) if tpus else 1
+    """The devices, so that neighbours on the mesh are close; slices are joined along 'data'."""
+    # Of TPUs alone: among GPUs jax gives each host a slice_index of its own.
+    is_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if is_tpu else 1
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+
+    data, *inner = shape
     if data % slices:
         raise BadInput(
             f"config.mesh.data={data} does not divide over the {slices} slices, between which "
-            f"only gradients may travel: take a multiple of {slices}"
+            f"only gradients may be exchanged: take a multiple of {slices}"
         )
+
+    # The network between slices is slow: only the sum of the gradients over 'data' crosses it.
     within, across = (data // slices, *inner), (slices, *(1 for _ in inner))
     return mesh_utils.create_hybrid_device_mesh(
         within, across, devices, allow_split_physical_axes=True
@@ -84,27 +96,27 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 def check_fits(config: RunConfig, mesh: Mesh) -> None:
-    """Raises BadInput where a run cannot be spread over a mesh.
-
-    Args:
-      config: of the run.
-      mesh: of its devices.
-    """
+    """Raises BadInput if a run cannot be split over a mesh."""
     check_model_fits(config.model, mesh)
     parallel, parts = config.parallel, batch_shards(mesh)
     tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+
     if config.batch_size % (parts * parallel.accumulate):
         raise BadInput(
             f"config.batch_size={config.batch_size} does not divide into "
             f"parallel.accumulate={parallel.accumulate} parts over mesh.data x mesh.fsdp = {parts} "
             f"devices: take a multiple of {parts * parallel.accumulate}"
         )
+
+    # Inside shard_map the step communicates the gradients over 'data', and nothing else.
     if parallel.mode == "shard_map" and (tensor > 1 or fsdp > 1):
         raise BadInput(
-            f"config.parallel.mode='shard_map' works on whole copies of the model, along mesh.data "
+            f"config.parallel.mode='shard_map' works on replicas of the model, along mesh.data "
             f"alone; mesh.fsdp={fsdp} and mesh.tensor={tensor} were given: take 1 for both, or "
             "parallel.mode='jit'"
         )
+
+    # A limit of diffrax: its recursive adjoint has no gradient inside shard_map (diffrax#735).
     if parallel.mode == "shard_map" and config.model.depth.adjoint == "recursive":
         raise BadInput(
             "config.depth.adjoint='recursive' has no gradient under parallel.mode='shard_map': "
@@ -113,17 +125,13 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 
 
 def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
-    """Raises BadInput where a model cannot be computed here, or be split over a mesh.
-
-    Args:
-      model: the model's config.
-      mesh: of the devices.
-    """
+    """Raises BadInput if a model cannot be computed on this backend, or split over a mesh."""
     try:
         param_dtype(model.dtype)
         check_backend(model.attention)
     except ValueError as error:
         raise BadInput(f"config.model: {error}") from error
+
     for key, axis in (("heads", "tensor"), ("mlp", "tensor"), ("width", "fsdp")):
         size, parts = getattr(model, key), mesh.shape[axis]
         if size % parts:
@@ -131,6 +139,7 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
                 f"config.model.{key}={size} does not divide over mesh.{axis}={parts} devices: take "
                 f"mesh.{axis} from the divisors of {size}"
             )
+
     if model.fused and mesh.shape["tensor"] > 1:
         raise BadInput(
             f"config.model.fused=True joins kernels that mesh.tensor={mesh.shape['tensor']} "
@@ -140,22 +149,16 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh, model: ModelConfig) -> Iterator[None]:
-    """A context in which the library's constraints act: of every call of a jitted step.
-
-    The step's shardings say which devices these are; here only the mesh's shape is in force, for
-    under a mesh of devices JAX would run on all of them what diffrax computes while it is traced.
-
-    Args:
-      mesh: the devices.
-      model: whose axes are laid out.
-    """
+    """A context in which the library's sharding constraints act: for calls of a jitted step."""
+    # The step's shardings name the devices, and here only the mesh's shape is active: under a mesh
+    # of devices JAX would run on all of them what diffrax computes while it is traced.
     shape = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
     with shape, logical_axis_rules(_rules(mesh, model)):
         yield
 
 
 def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
-    """Returns how a model's parameters lie on a mesh, a tree of their structure.
+    """Returns the shardings of a model's parameters on a mesh, a tree of their structure.
 
     Args:
       mesh: the devices.
@@ -166,19 +169,22 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
 
 
 def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
-    """RULES as flax takes them; classes or tokens that do not divide stay whole."""
-    sizes = [getattr(model, name, 0) for name in ("vocabulary", "classes")]  # a classifier has both
-    whole = {"vocabulary"} if any(size % mesh.shape["tensor"] for size in sizes) else set()
-    return [(name, axes) for name, axes in RULES.items() if name not in whole]
+    """RULES as flax takes them."""
+    # The sizes of vocabularies and of sets of classes are given by the data: where they do not
+    # divide, they are replicated instead of refused. A text classifier has both.
+    sizes = [getattr(model, name, 0) for name in ("vocabulary", "classes")]
+    undivided = any(size % mesh.shape["tensor"] for size in sizes)
+
+    return [(name, axes) for name, axes in RULES.items() if name != "vocabulary" or not undivided]
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Returns into how many parts a mesh splits a batch."""
+    """Returns the number of parts that a mesh splits a batch into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that puts a whole copy on every device."""
+    """Returns the sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -189,11 +195,9 @@ def split_by_batch(mesh: Mesh) -> NamedSharding:
 
 @functools.lru_cache(maxsize=8)
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns which rows of a global batch lie on this process's devices, in ascending order.
-
-    On a mesh whose batch axes follow the processes it is one contiguous part; processes that a
-    tensor axis spans read the same rows.
-    """
+    """Returns the rows of a global batch that belong to this process's devices, ascending."""
+    # If the batch axes follow the processes, they are one contiguous part; processes that a tensor
+    # axis spans read the same rows.
     parts = split_by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
 
@@ -210,6 +214,7 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> d
 
     def put(array: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
+            # jax asks for rows of the global batch, of which this process holds `rows`.
             start, stop, _ = index[0].indices(batch_size)
             first = np.searchsorted(rows, start)
             return array[first : first + stop - start]

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
 from collections.abc import Mapping
@@ -15,12 +15,15 @@ from rich.progress import (
 
 
 class RunProgress:
-    """Shows the step, the newest metrics and the time left, where it is visible."""
+    """Shows the step, the newest metrics and the time left."""
 
     def __init__(self, start_step: int, train_steps: int, visible: bool = True):
         self._console = Console(quiet=not visible)
         self._train_steps = train_steps
-        self._bar = Progress(
+
+        # Disabled, and not only unseen: a bar redirects standard output and error.
+        is_shown = visible and self._console.is_terminal
+        columns = [
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -28,10 +31,8 @@ class RunProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self._console,
-            # A bar takes over standard output and error, even one that is not seen.
-            disable=not (visible and self._console.is_terminal),
-        )
+        ]
+        self._bar = Progress(*columns, console=self._console, disable=not is_shown)
         self._task = self._bar.add_task("", completed=start_step, total=train_steps, metrics="")
 
     def __enter__(self) -> "RunProgress":
@@ -46,15 +47,17 @@ class RunProgress:
         self._bar.update(self._task, completed=step)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows training metrics: on the bar, or as a line where there is no terminal."""
+        """Shows training metrics: on the bar, or as a line if there is no terminal."""
         text = describe(metrics)
         self._bar.update(self._task, metrics=text)
+
         if not self._console.is_terminal:
             self.note(f"step {step:>6}/{self._train_steps}  {text}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
-        with contextlib.suppress(OSError):  # standard output may be a file on a full disk
+        # Standard output may be a file on a full disk.
+        with contextlib.suppress(OSError):
             self._console.print(text, highlight=False, soft_wrap=True)
 
 
@@ -65,11 +68,13 @@ def describe(metrics: Mapping[str, float]) -> str:
         "accuracy": "accuracy {:.1%}",
         "f1": "F1 {:.1%}",
         "perplexity": "perplexity {:.2f}",
-        "bits_per_byte": "{:.3f} bits a byte",
+        "bits_per_byte": "{:.3f} bits per byte",
         "images_per_sec": "{:,.0f} images/s",
         "sentences_per_sec": "{:,.0f} sentences/s",
         "tokens_per_sec": "{:,.0f} tokens/s",
         "mfu": "MFU {:.1%}",
     }
+
+    # The table's order, whatever the metrics' own; one that is not in the table is left out.
     by_name = {name.rpartition("/")[2]: value for name, value in metrics.items()}
     return "  ".join(form.format(by_name[name]) for name, form in forms.items() if name in by_name)

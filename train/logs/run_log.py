@@ -1,4 +1,4 @@
-"""What watches a run while it trains, behind one face."""
+"""The log of a run: everything that watches it while it trains."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,8 @@ from train.tasks.task import Task
 class RunLog:
     """Metrics, TensorBoard events, progress, throughput, traces and curves of a run.
 
-    The metrics of a training step are fetched once the next step is on its way to the devices, so
-    that these never wait for the host. Only the first process prints and writes.
+    The metrics of a training step are fetched after the next step was dispatched, so that the
+    devices never wait for the host. Only the first process prints and writes.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class RunLog:
         """Opens the files; the log is a context, which closes them.
 
         Args:
-          path: the workdir.
-          config: the run's config.
-          task: what is learnt.
-          mesh: the devices.
+          path: of the workdir.
+          config: of the run.
+          task: to be learnt.
+          mesh: of the devices.
           start_step: steps that are done already.
           traced: steps of this start to trace.
 
@@ -59,6 +59,7 @@ class RunLog:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "RunLog":
+        # Closed in reverse: a trace that is written at the end is still reported by the progress.
         for part in (self._progress, self._trace, self._writer):
             self._stack.enter_context(part)
 
@@ -70,8 +71,7 @@ class RunLog:
     def start(self, mesh: Mesh, parameters: int, start_step: int) -> None:
         """Prints what is trained, and on what."""
         depth = dataclasses.asdict(self._config.model.depth)
-        given = {name: value for name, value in depth.items() if value is not None}
-        settings = ", ".join(f"{name} {value}" for name, value in given.items())
+        settings = ", ".join(f"{key} {value}" for key, value in depth.items() if value is not None)
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
         resumed = f"resumed at step {start_step}" if start_step else "from the start"
 
@@ -89,14 +89,17 @@ class RunLog:
         self.write_pending()
         self._throughput.hold(step, metrics)
 
+        # Writing a trace takes time in which nothing is trained.
         if self._trace.finish(step, metrics):
-            self._throughput.restart_clock(step)  # writing the trace is no training
+            self._throughput.restart_clock(step)
 
         self._progress.advance(step)
 
     def skipped(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Reports a skipped batch, and writes its step's metrics where they are not due anyway."""
+        """Reports a skipped batch, and writes its step's metrics unless they are due anyway."""
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
+
+        # Where they are due they are held, and would be written twice.
         if not self._throughput.is_due(step):
             self._writer.write(step, values)
 
@@ -106,12 +109,8 @@ class RunLog:
         )
 
     def write_pending(self) -> None:
-        """Writes and shows the metrics that are held, if they are due.
-
-        To be called before anything that takes its time: an evaluation is no training, and one that
-        fails takes no line of metrics with it. Metrics that are not due are never shown, so that an
-        interrupted run logs the steps of one that was not interrupted.
-        """
+        """Writes and shows the metrics that are held, if they are due."""
+        # Before an evaluation, too: its time does not count, and if it fails no line is lost.
         pending = self._throughput.take()
         if pending is not None:
             self._writer.write(*pending)
@@ -128,8 +127,9 @@ class RunLog:
           warnings: of `find_warnings`, written with them.
         """
         scores = self._write(step, "val", f"step {step:>6}  validation", metrics, warnings)
-        self._throughput.restart_clock(step)  # evaluating is no training
 
+        # Nor does evaluation count as time in which the run trains.
+        self._throughput.restart_clock(step)
         return scores
 
     def test(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -174,7 +174,8 @@ class RunLog:
         return named
 
     def _warn_at_end(self) -> None:
-        """Warns of what the last evaluation found, which an earlier start may have made."""
+        """Warns of what the last evaluation found."""
+        # From the file: an earlier start may have made the evaluation.
         for line in read_metrics(self._path):
             if line["step"] == self._config.train_steps and "val/loss" in line:
                 for text in describe_warnings(self._config.model, line):

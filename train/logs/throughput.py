@@ -1,4 +1,4 @@
-"""How fast a run trains: its metrics, and what the devices do a second."""
+"""How fast a run trains: examples, steps and model FLOPs per second."""
 
 import time
 from collections.abc import Mapping
@@ -13,30 +13,27 @@ from train.tasks.task import Task
 
 
 class Throughput:
-    """The newest train metrics, held until the next step is on its way to the device.
+    """The newest train metrics, held until the next step was dispatched, with the speed.
 
-    With them goes what was done a second since the last ones: train/steps_per_sec; the task's
-    units, as train/images_per_sec; train/tflops_per_sec, model TFLOP/s of one device; and where the
-    device's peak is known train/mfu, the fraction of it that these are. Model FLOPs are those of
-    `flops.training`: what an adjoint recomputes is time, not work. The peak is that of bfloat16,
-    whatever the run computes in.
+    train/steps_per_sec; the task's units, as train/images_per_sec; train/tflops_per_sec, model
+    TFLOP/s per device; and if the device's peak is known
+
+        train/mfu = model FLOP/s / peak FLOP/s
+
+    Model FLOPs are those of `flops.training`: what an adjoint recomputes is time, not work. The
+    peak is that of bfloat16, whatever the run computes in.
     Source of train/mfu: Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B.
     """
 
     def __init__(self, config: RunConfig, task: Task, mesh: Mesh, start: int):
-        """Starts the clock.
-
-        Args:
-          config: of the run.
-          task: what is learnt.
-          mesh: the devices; all of them are of one kind.
-          start: steps done before.
-        """
+        """Starts the clock, after `start` steps."""
         self._config, self._task = config, task
         self._devices = mesh.size
+
+        # All devices of a mesh are of one kind.
         self._chip = chips.find(mesh.devices.flat[0].device_kind)
         self._held: tuple[int, Mapping[str, Any]] | None = None
-        self._compiled = False
+        self._has_compiled = False
         self.restart_clock(start)
 
     def restart_clock(self, step: int) -> None:
@@ -44,34 +41,33 @@ class Throughput:
         self._clock = (step, time.perf_counter())
 
     def is_due(self, step: int) -> bool:
-        """Returns whether a step's metrics are logged: the run's first step and every so many."""
+        """Returns whether a step's metrics are logged: the first, and every `log.every_steps`."""
         return step == 1 or step % self._config.log.every_steps == 0
 
     def hold(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Keeps the metrics of a step that is logged, or that compiled the program."""
-        if self.is_due(step) or not self._compiled:
+        # The first step of a start is held only for the clock, which restarts when it is done.
+        if self.is_due(step) or not self._has_compiled:
             self._held = (step, metrics)
 
     def take(self) -> tuple[int, dict[str, float]] | None:
-        """Fetches what is held: returns the step and its metrics; None if it is not to be logged.
-
-        What is not due is never returned, so that an interrupted run logs the steps of one that
-        was not interrupted.
-        """
+        """Fetches what is held: its step and metrics; None if they are not to be logged."""
         if self._held is None:
             return None
 
         step, metrics = self._held
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
 
-        # The time of the first step of a start is the compiler's.
+        # The first step of a start takes the time of the compilation.
         since_step, since = self._clock
         now = time.perf_counter()
-        if self._compiled and step > since_step:
+        if self._has_compiled and step > since_step:
             steps_per_sec = (step - since_step) / (now - since)
             values |= self._speeds(steps_per_sec, values["train/nfe"])
 
-        self._held, self._clock, self._compiled = None, (step, now), True
+        self._held, self._clock, self._has_compiled = None, (step, now), True
+
+        # An interrupted run logs the same steps as an uninterrupted one.
         return (step, values) if self.is_due(step) else None
 
     def _speeds(self, steps_per_sec: float, nfe: float) -> dict[str, float]:
@@ -83,12 +79,16 @@ class Throughput:
             "train/steps_per_sec": steps_per_sec,
             "train/tflops_per_sec": device_flops / 1e12,
         }
+
         if self._chip is not None:
             speeds["train/mfu"] = device_flops / self._chip.peak_flops
+
         return speeds
 
     def _example_flops(self, nfe: float) -> int:
         model = self._config.model
         if model.depth.rtol is None:
             return flops.training(model)
-        return flops.training(model, (nfe / 2, nfe / 2))  # both terms in each evaluation
+
+        # Adaptive steps evaluate both terms equally often.
+        return flops.training(model, (nfe / 2, nfe / 2))

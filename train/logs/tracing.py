@@ -1,4 +1,4 @@
-"""Traces of single steps, for TensorBoard and Perfetto."""
+"""Profiler traces of single steps, for TensorBoard and Perfetto."""
 
 import contextlib
 import pathlib
@@ -14,7 +14,7 @@ from train.errors import BadInput, warn
 
 
 class Span(NamedTuple):
-    """Steps of a start, counted from 1; the last is among them."""
+    """Steps of a start, counted from 1, the last one included."""
 
     first: int
     last: int
@@ -26,30 +26,25 @@ def parse_span(text: str) -> Span:
     Raises:
       BadInput: a text that is not of that form, or names no step.
     """
+    # Not by int(), which takes signs and underscores, too.
     match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
     span = Span(*map(int, match.groups())) if match else Span(0, 0)
+
     if not 1 <= span.first <= span.last:
         raise BadInput(
             f"--profile_steps={text}: give the first and the last step to trace, counted from 1 at "
             "this start, e.g. --profile_steps=10:15"
         )
+
     return span
 
 
 class Trace:
     """Traces some steps of a run into WORKDIR/profile.
 
-    The files lie in plugins/profile/DATE there: TensorBoard (with its plugin, xprof) reads them
+    The files are in plugins/profile/DATE there: TensorBoard (with its plugin, xprof) reads them
     from WORKDIR, and ui.perfetto.dev opens perfetto_trace.json.gz. Of several processes each
-    traces itself, into a folder process_I. A run that fails keeps what it traced until then.
-
-    Example:
-      with Trace(path, span, start, train_steps, print) as trace:
-          for step in range(start + 1, train_steps + 1):
-              with trace.step(step):
-                  state, metrics = train_step(state, batch)
-              if trace.finish(step, metrics):
-                  throughput.restart_clock(step)
+    traces itself, into a folder process_I. A run that fails keeps what it has traced.
     """
 
     def __init__(
@@ -64,23 +59,22 @@ class Trace:
 
         Args:
           workdir: of the run; a local folder or a gs:// address.
-          span: the steps to trace; None for none.
+          span: the steps to trace, if any.
           start: steps done before this start.
           train_steps: of the whole run.
-          note: is told where the trace was written.
+          note: called with a line that says where the trace was written.
 
         Raises:
           BadInput: steps that this start does not take.
         """
-        if span is not None and span.last > train_steps - start:
-            raise BadInput(
-                f"--profile_steps={span.first}:{span.last} goes beyond this start, which takes "
-                f"{train_steps - start} steps ({start} of {train_steps} are done): give steps from "
-                "1 to those, or leave the flag out"
-            )
-        several = jax.process_count() > 1
+        if span is not None:
+            _check_span(span, start, train_steps)
+
         self._folder = workdir / "profile"
-        self._folder /= f"process_{jax.process_index()}" if several else ""
+        if jax.process_count() > 1:
+            self._folder /= f"process_{jax.process_index()}"
+
+        # From steps of this start to steps of the run.
         self._first, self._last = (start + n for n in span) if span else (None, None)
         self._note = note
         self._traced: tempfile.TemporaryDirectory[str] | None = None
@@ -93,43 +87,63 @@ class Trace:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Annotates what is done inside as that step, and traces from the first step on."""
+        """Annotates what is done inside as that step; the trace begins at the first step."""
         if step == self._first:
+            # JAX writes traces to local folders only.
             folder = tempfile.TemporaryDirectory()
             jax.profiler.start_trace(folder.name, create_perfetto_trace=True)
             self._traced = folder
+
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 
     def finish(self, step: int, outputs: Any) -> bool:
-        """Ends the trace behind the last step; returns whether it did, which takes its time.
+        """Ends the trace after the last step; returns whether it did.
 
         Args:
           step: that was dispatched.
-          outputs: arrays of that step. They are waited for where the trace ends, and one step
-            before it begins: so it holds whole steps, and these alone.
+          outputs: arrays of that step.
         """
+        # Waited for at the trace's end, and one step before it begins: so that it holds these
+        # steps in full, and no part of another.
         if self._first is not None and step in (self._first - 1, self._last):
             jax.block_until_ready(outputs)
+
         if step != self._last:
             return False
+
         self._save()
         return True
 
     def _save(self) -> None:
-        """Ends a trace that runs; it is made in a local folder, as JAX writes to no other."""
+        """Ends a trace in progress, and copies it to the workdir."""
         if self._traced is None:
             return
+
         with self._traced as name:
             self._traced = None
             jax.profiler.stop_trace()
-            made = pathlib.Path(name)
+
+            # A run whose disk is full continues without its trace.
             try:
-                for file in (path for path in made.rglob("*") if path.is_file()):
-                    target = self._folder / file.relative_to(made).as_posix()
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(file.read_bytes())
+                self._copy(pathlib.Path(name))
             except OSError as error:
                 warn(f"the trace cannot be written into {self._folder}: {error}")
                 return
+
         self._note(f"profile: {self._folder}")
+
+    def _copy(self, folder: pathlib.Path) -> None:
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            target = self._folder / file.relative_to(folder).as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+
+
+def _check_span(span: Span, start: int, train_steps: int) -> None:
+    if span.last > train_steps - start:
+        raise BadInput(
+            f"--profile_steps={span.first}:{span.last} goes beyond this start, which takes "
+            f"{train_steps - start} steps ({start} of {train_steps} are done): give steps from "
+            "1 to those, or leave the flag out"
+        )
