@@ -14,8 +14,9 @@ from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
 from odeformer.ode.field import Solution, VectorField
 from odeformer.ode.integrate import integrate
-from odeformer.transformer.depth import DepthConfig, ODEStack
+from odeformer.transformer.depth import DepthConfig
 from odeformer.transformer.field import TransformerField, make_vector_field
+from odeformer.transformer.stack import ODEStack
 
 __all__ = [
     "LM",

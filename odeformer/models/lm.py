@@ -8,7 +8,7 @@ import jax
 
 from odeformer.errors import check_flag, check_kind
 from odeformer.models.tokens import TokenConfig, TokenTransformer, embedding_init
-from odeformer.transformer.depth import check_causal
+from odeformer.transformer.checks import check_causal
 from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import constrain
 
@@ -32,7 +32,7 @@ class LMConfig(TokenConfig):
     def __post_init__(self):
         super().__post_init__()
         check_flag(tied=self.tied)
-        check_causal(self.depth)
+        check_causal(self.depth.rtol)
 
 
 class LM(TokenTransformer):
@@ -104,4 +104,4 @@ class LM(TokenTransformer):
             logits = y_BND @ self.table().T.astype(y_BND.dtype)
         else:
             logits = self.head(y_BND)
-        return constrain(logits, "batch", "tokens", "vocabulary")
+        return constrain(logits, ("batch", "tokens", "vocabulary"))
