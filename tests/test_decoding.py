@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, integrate, solvers
-from odeformer.models.decoding import advance, init_cache, predict
+from odeformer.models.decoding import advance, decode, init_cache, predict
 from odeformer.ode.steps import staged_step
 
 BLOCK, VOCABULARY = 64, 7

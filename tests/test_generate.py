@@ -12,9 +12,10 @@ import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, generate
 from odeformer.models.decoding import init_cache
-from odeformer.models.generate import STOPPED, sample, stream
+from odeformer.models.generate import STOPPED, stream
+from odeformer.models.sampling import sample
 
-MODULE = importlib.import_module("odeformer.generate")
+MODULE = importlib.import_module("odeformer.models.generate")
 BLOCK, VOCABULARY = 32, 7
 PROMPTS = [[3, 1, 4, 1, 5], [2], [6, 5, 3]]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
-from odeformer.models.tokens import check_tokens
 from odeformer.ode import solvers
 from odeformer.ode.steps import staged_step
 from odeformer.ode.times import step_times
@@ -89,7 +89,7 @@ def decode(
       ValueError: tokens of another shape or dtype, more of them than the block holds, or (where
         they are known before tracing) out of the vocabulary's range.
     """
-    check_tokens(tokens_BC, model.config)
+    check_tokens(tokens_BC, model.config.vocabulary, model.config.block_size)
     if lengths_B is None:
         lengths_B = jnp.full(len(tokens_BC), tokens_BC.shape[1], jnp.int32)
 
@@ -112,7 +112,7 @@ def advance(
     batch, new = tokens_BC.shape
     places_BC = cache.filled[:, None] + jnp.arange(new, dtype=jnp.int32)[None]
 
-    # Padding may lie beyond the block's end, where a learned position would be NaN.
+    # Padding may lie beyond the block's end, for which there is no learned position.
     positions_BC = jnp.minimum(places_BC, model.config.block_size - 1)
     y_BCD: Any = model.apply(variables, tokens_BC, positions_BC, method="embed")
     rotation: Any = model.apply(variables, positions_BC, method="rotation")

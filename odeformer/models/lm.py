@@ -62,6 +62,8 @@ class LM(TokenTransformer):
 
     def setup(self):
         super().setup()
+
+        # Tied, the head has no parameters: the logits are products with the embeddings.
         if not self.config.tied:
             dtype = param_dtype(self.config.dtype)
             self.head = nn.Dense(
@@ -84,7 +86,7 @@ class LM(TokenTransformer):
         Args:
           tokens_BN: int [B, N], N at most the block's size.
           segments_BN: int [B, N], a number for each of several documents in a block: a token sees
-            those of its own document alone, up to itself. None: one document.
+            only those of its own document, up to itself. None: one document.
           positions_BN: int [B, N], of each token in its document; None: 0 to N - 1.
           train: whether dropout and drop-path act; then rngs={'dropout': key}.
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LMConfig
-from odeformer.models.tokens import check_tokens
 
 
 def as_prompts(prompts: Any, config: LMConfig) -> list[np.ndarray]:
@@ -109,5 +109,5 @@ def _as_prompt(prompt: Sequence[int], index: int, config: LMConfig) -> np.ndarra
             f"its last {config.block_size - 1} tokens or fewer"
         )
 
-    check_tokens(tokens[None], config)
+    check_tokens(tokens[None], config.vocabulary, config.block_size)
     return tokens

@@ -46,7 +46,8 @@ class DepthConfig(SolveSettings):
         """How one group is solved."""
         names = [field.name for field in dataclasses.fields(SolveSettings)]
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return SolveSettings(**(settings | {"steps": self.fixed_steps}))
+        settings["steps"] = self.fixed_steps
+        return SolveSettings(**settings)
 
 
 def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
