@@ -1,7 +1,7 @@
 """Continuous-depth transformers: a transformer layer is one step of an ODE solver.
 
 The hidden state moves through depth t by dy/dt = attention(norm(y)) + mlp(norm(y)); the solver
-alone says which architecture that becomes. Source: Zhong, Zhang, Chakraborty, Dey, 'A Neural ODE
+determines which architecture that becomes. Source: Zhong, Zhang, Chakraborty, Dey, 'A Neural ODE
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 

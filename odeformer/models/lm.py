@@ -35,7 +35,7 @@ class LMConfig(TokenConfig):
         check_causal(self.depth.rtol)
 
 
-class LM(TokenTransformer):
+class LM(TokenTransformer[LMConfig]):
     """A causal language model whose depth is an ODE.
 
     Attributes:
@@ -53,7 +53,6 @@ class LM(TokenTransformer):
       (2, 16, 257)
     """
 
-    config: LMConfig
     causal: ClassVar[bool] = True
 
     def __post_init__(self):

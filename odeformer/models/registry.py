@@ -47,7 +47,7 @@ def make_model(config: ModelConfig) -> nn.Module:
     """Returns the model that a config describes.
 
     Raises:
-      ValueError: what is no config of a model.
+      ValueError: anything but the config of a model.
     """
     return _find("make_model", config).model(config)
 
@@ -60,7 +60,7 @@ def example_inputs(config: ModelConfig) -> tuple[jax.ShapeDtypeStruct, ...]:
       *example_inputs(config))` gives the parameters'.
 
     Raises:
-      ValueError: what is no config of a model.
+      ValueError: anything but the config of a model.
     """
     return (_find("example_inputs", config).example(config),)
 

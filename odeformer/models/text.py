@@ -39,7 +39,7 @@ class TextConfig(TokenConfig):
         check_name("pool", self.pool, POOLS)
 
 
-class TextClassifier(TokenTransformer):
+class TextClassifier(TokenTransformer[TextConfig]):
     """A text classifier whose depth is an ODE.
 
     Attributes:
@@ -58,7 +58,6 @@ class TextClassifier(TokenTransformer):
       (2, 2)
     """
 
-    config: TextConfig
     scaled: ClassVar[bool] = True
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ Arrays carry their axes in their names: B batch, N tokens, D width, V vocabulary
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import flax.linen as nn
 import jax
@@ -64,7 +64,10 @@ class TokenConfig(FieldConfig):
             check_rotary(self.width, self.heads)
 
 
-class TokenTransformer(DepthModule):
+Config = TypeVar("Config", bound=TokenConfig)
+
+
+class TokenTransformer(DepthModule, Generic[Config]):
     """Tokens -> normed states after the last layer; what the models of text build on.
 
     Attributes:
@@ -73,7 +76,7 @@ class TokenTransformer(DepthModule):
       scaled: whether embeddings are multiplied by the root of the width; a model's own.
     """
 
-    config: TokenConfig
+    config: Config
     causal: ClassVar[bool] = False
     scaled: ClassVar[bool] = False
 

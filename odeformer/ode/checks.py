@@ -66,7 +66,7 @@ def as_weights(weights: State | None, y0: State) -> State | None:
 
 def check_axes(params_axes: Any) -> None:
     """Raises ValueError where params_axes is not a tree of 0 and None."""
-    # None is no leaf for jax.tree: what is left are axes.
+    # jax.tree counts no None among the leaves, so that only axes are left.
     if any(axis != 0 for axis in jax.tree.leaves(params_axes)):
         raise ValueError(
             f"params_axes is a tree of 0 (an axis of samples) and None (shared); {params_axes} was "

@@ -24,7 +24,7 @@ def refuse_derivatives(
     """Returns the problem and its ends, whose derivatives raise where the adjoint lacks them.
 
     Args:
-      problem: what is solved.
+      problem: its state and parameters are marked.
       t0: start.
       t1: end.
       adjoint: 'recursive', 'direct' or 'backsolve': what the problem's adjoint means here.

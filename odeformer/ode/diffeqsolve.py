@@ -20,7 +20,7 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     """Takes equal steps.
 
     Args:
-      problem: what is solved, under an adjoint of diffrax.
+      problem: with an adjoint of diffrax.
       times: between the steps, [steps + 1].
       indices: of the times at which states are returned, int [n]; None if none are.
     """
@@ -55,7 +55,7 @@ def adaptive_steps(problem: Problem, span: Span) -> Solution:
     """Takes steps of the sizes that the tolerances ask for, shared by the whole state.
 
     Args:
-      problem: what is solved; its solver has an error estimate.
+      problem: with a solver that has an error estimate.
       span: the interval; its times are in order and of the state's dtype.
 
     Returns:
@@ -94,28 +94,28 @@ def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     """Takes adaptive steps for each entry of the leading axis; the field sees an axis of 1.
 
     Args:
-      problem: what is solved; every leaf of its state has the same leading axis.
+      problem: every leaf of its state has the same leading axis.
       span: the interval; its times are in order and of the state's dtype.
 
     Returns:
       A Solution, its counts with a leading batch axis.
     """
 
-    def alone(tree):
+    def batch_of_one(tree):
         return jax.tree.map(lambda leaf: leaf[None], tree)
 
     def solve(y0, key, params, weights):
         # A field expects a batch: it gets a batch of one.
         params = jax.tree.map(
-            lambda axis, part: part if axis is None else alone(part),
+            lambda axis, part: part if axis is None else batch_of_one(part),
             problem.params_axes,
             params,
             is_leaf=lambda axis: axis is None,
         )
-        alone_problem = problem._replace(
-            y0=alone(y0), key=key, params=params, weights=alone(weights)
+        sample = problem._replace(
+            y0=batch_of_one(y0), key=key, params=params, weights=batch_of_one(weights)
         )
-        solution = adaptive_steps(alone_problem, span)
+        solution = adaptive_steps(sample, span)
         ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
         return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
 
@@ -123,7 +123,7 @@ def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     keys = None if problem.key is None else jax.random.split(problem.key, batch)
     ys_axis = None if span.ts is None else 1
     # The states at ts have the times' axis in front.
-    axes: Any = Solution(**dict.fromkeys(Solution._fields, 0) | {"ys": ys_axis})
+    axes: Any = Solution._make([0] * len(Solution._fields))._replace(ys=ys_axis)
     return jax.vmap(solve, in_axes=(0, 0, problem.params_axes, 0), out_axes=axes)(
         problem.y0, keys, problem.params, problem.weights
     )

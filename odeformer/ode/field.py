@@ -54,7 +54,7 @@ class Solution(NamedTuple):
 
     Attributes:
       y1: the state at t1.
-      ys: the states at the times ts, a leading axis of len(ts); None if not asked for.
+      ys: the states at the times ts, a leading axis of len(ts); None without ts.
       nfe: int32 [terms], evaluations of each term, rejected steps included.
       accepted: int32 [], accepted steps.
       rejected: int32 [], rejected steps.

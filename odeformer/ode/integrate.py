@@ -11,7 +11,7 @@ from odeformer.ode.diffeqsolve import adaptive_steps, adaptive_steps_per_sample,
 from odeformer.ode.field import Params, Solution, State, VectorField, in_state_dtype
 from odeformer.ode.problem import Problem
 from odeformer.ode.scan import scan_steps
-from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings
+from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings, plain
 from odeformer.ode.times import Span, as_span, step_indices, step_times
 
 
@@ -117,7 +117,7 @@ def integrate(
         adjoint=adjoint,
         policy=policy,
     )
-    check_flag(prevent_cse=prevent_cse, throw=throw)
+    check_flag(prevent_cse=plain(prevent_cse), throw=plain(throw))
 
     solution = solve(
         field,

@@ -22,7 +22,7 @@ def scan_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> So
     """Takes equal steps, under adjoint 'checkpoint' or 'store'.
 
     Args:
-      problem: what is solved.
+      problem: with one of these adjoints.
       times: between the steps, [steps + 1].
       indices: of the times at which states are returned, int [n]; None if none are.
     """

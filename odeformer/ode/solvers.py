@@ -15,6 +15,9 @@ import numpy as np
 from odeformer.errors import check_name
 from odeformer.ode.field import Term, VectorField
 
+# The type that diffrax's solvers declare.
+Tableau = diffrax.ButcherTableau | diffrax.MultiButcherTableau
+
 
 class Substep(NamedTuple):
     """An Euler step of one term, as a part of a splitting step of length h.
@@ -99,7 +102,7 @@ class RK4(diffrax.AbstractERK):
     Source: Kutta, 'Beitrag zur naeherungsweisen Integration totaler Differentialgleichungen', 1901.
     """
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar[Tableau] = diffrax.ButcherTableau(
         c=np.array([1 / 2, 1 / 2, 1.0]),
         a_lower=(np.array([1 / 2]), np.array([0.0, 1 / 2]), np.array([0.0, 0.0, 1.0])),
         b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
@@ -114,7 +117,7 @@ class RK4(diffrax.AbstractERK):
 class RK38(diffrax.AbstractERK):
     """The 3/8 rule: order 4, 4 stages, no error estimate. Source: Kutta, 1901."""
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar[Tableau] = diffrax.ButcherTableau(
         c=np.array([1 / 3, 2 / 3, 1.0]),
         a_lower=(np.array([1 / 3]), np.array([-1 / 3, 1.0]), np.array([1.0, -1.0, 1.0])),
         b_sol=np.array([1 / 8, 3 / 8, 3 / 8, 1 / 8]),
@@ -159,7 +162,7 @@ def order(name: str) -> int:
     Raises:
       ValueError: no solver has the name (so do the functions below).
     """
-    # None of the solvers here looks at the terms for it.
+    # A solver of diffrax may ask its terms; none in this table does.
     return get(name).order(None)  # pyright: ignore[reportReturnType]
 
 

@@ -225,7 +225,7 @@ def grid_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
 
-    # A constant of the program, though it may be asked for while a model is being traced.
+    # Computed now, though a model may be being traced: a constant of its program.
     with jax.ensure_compile_time_eval():
         halves = [
             sinusoids(jnp.asarray(axis.ravel(), jnp.float32), width // 2) for axis in (row, column)

@@ -89,7 +89,7 @@ def constrain(x: jax.Array, names: Iterable[str | None]) -> jax.Array:
 
 
 def batch_axes() -> tuple[str, ...]:
-    """Returns the mesh axes over which the compiler splits a batch; none where there is no mesh."""
+    """Returns the mesh axes over which the compiler splits a batch; none without a mesh."""
     sizes, manual = jax.sharding.get_abstract_mesh().shape, _manual()
     return tuple(axis for axis in _of("batch") if axis not in manual and sizes[axis] > 1)
 
@@ -231,7 +231,7 @@ def _of(name: str) -> tuple[str, ...]:
 
 
 def _rules() -> Any:
-    """The active rules; none where there is no mesh, or one of a single device."""
+    """The active rules; none without a mesh, or on one of a single device."""
     return get_logical_axis_rules() if jax.sharding.get_abstract_mesh().size > 1 else ()
 
 

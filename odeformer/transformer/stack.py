@@ -32,7 +32,7 @@ class DepthModule(nn.Module):
 
     @nn.nowrap
     def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
-        """Returns the variables: parameters alone, without a solve's counts; see flax."""
+        """Returns the variables: only parameters, without a solve's counts; see flax."""
         kwargs["capture_intermediates"] = capture_intermediates
 
         # Captured intermediates are outputs too, and so need the solve.
