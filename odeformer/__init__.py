@@ -1,7 +1,7 @@
 """Continuous-depth transformers: a transformer layer is one step of an ODE solver.
 
 The hidden state moves through depth t by dy/dt = attention(norm(y)) + mlp(norm(y)); the solver
-alone says which architecture that becomes. Source: Zhong, Zhang, Chakraborty, Dey, 'A Neural ODE
+determines which architecture that becomes. Source: Zhong, Zhang, Chakraborty, Dey, 'A Neural ODE
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 
@@ -14,8 +14,9 @@ from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
 from odeformer.ode.field import Solution, VectorField
 from odeformer.ode.integrate import integrate
-from odeformer.transformer.depth import DepthConfig, ODEStack
+from odeformer.transformer.depth import DepthConfig
 from odeformer.transformer.field import TransformerField, make_vector_field
+from odeformer.transformer.stack import ODEStack
 
 __all__ = [
     "LM",

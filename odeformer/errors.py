@@ -1,4 +1,4 @@
-"""The wording of refusals: what was given, what is accepted, what to do."""
+"""Errors for values that are not accepted: what was given, what is accepted, what to do."""
 
 import difflib
 import numbers
@@ -8,35 +8,38 @@ from typing import Any
 import numpy as np
 
 
-def unknown(kind: str, given: object, accepted: Iterable[str]) -> ValueError:
+def unknown(kind: str, name: object, accepted: Iterable[str]) -> ValueError:
     """Returns the error for a name outside a closed set of names.
 
     Args:
-      kind: what the name names, e.g. 'solver'.
-      given: the name that was given, or an object that is no name.
-      accepted: every name that is accepted.
+      kind: what the name stands for, e.g. 'solver'.
+      name: the unknown name, or an object that is not a name.
+      accepted: every accepted name.
 
     Returns:
-      A ValueError to raise; its text ends with the nearest accepted name, where one is near.
+      A ValueError to raise; its text ends with the nearest accepted name, if one is near.
     """
     names = list(accepted)
-    is_name = isinstance(given, str)
+    is_name = isinstance(name, str)
+
     # A function or a class has the name that was meant; so has the class of another object.
-    meant = given if is_name else getattr(given, "__name__", type(given).__name__).lower()
+    meant = name if is_name else getattr(name, "__name__", type(name).__name__).lower()
     near = difflib.get_close_matches(meant, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+
     if is_name:
-        return ValueError(f"unknown {kind} {given!r}; accepted: {', '.join(names)}.{hint}")
+        return ValueError(f"unknown {kind} {name!r}; accepted: {', '.join(names)}.{hint}")
+
     return ValueError(
-        f"the {kind} is given by its name, a str; {given!r} was given; accepted: "
+        f"the {kind} is given by its name, a str; {name!r} was given; accepted: "
         f"{', '.join(names)}.{hint}"
     )
 
 
-def check_name(kind: str, given: object, accepted: Iterable[str]) -> None:
-    """Raises the error of `unknown` where the name is not among the accepted ones."""
-    if not isinstance(given, str) or given not in accepted:
-        raise unknown(kind, given, accepted)
+def check_name(kind: str, name: object, accepted: Iterable[str]) -> None:
+    """Raises ValueError where the name is not among the accepted ones."""
+    if not isinstance(name, str) or name not in accepted:
+        raise unknown(kind, name, accepted)
 
 
 def check_positive_int(**values: object) -> None:
@@ -44,8 +47,12 @@ def check_positive_int(**values: object) -> None:
     for name, value in values.items():
         if value is None:
             continue
+
+        # Python counts True as the number 1.
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is a whole number, 1 or more; {value!r} was given")
+
+        # What counts with it is int32.
         if int(value) >= 1 << 31:
             raise ValueError(f"{name} is a whole number less than 2**31; {value!r} was given")
 
@@ -54,25 +61,28 @@ def check_rate(**values: Any) -> None:
     """Raises ValueError for a value that is not a number in [0, 1), also as float32."""
     for name, value in values.items():
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+        # A number just below 1 rounds to 1 in float32, and 1 / (1 - rate) is infinite.
         rate = np.float32(value) if is_number else np.float32(np.nan)
         if not 0 <= rate < 1:
             raise ValueError(f"{name} is in [0, 1); {value!r} was given")
 
 
 def check_flag(**values: object) -> None:
-    """Raises ValueError for a value that is neither True nor False: a text such as 'no' is true."""
+    """Raises ValueError for a value that is neither True nor False."""
     for name, value in values.items():
+        # A text such as 'no' would count as true.
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name} is True or False; {value!r} was given")
 
 
 def check_kind(owner: str, value: object, *kinds: type) -> None:
-    """Raises ValueError where what a thing is made from is of no accepted class.
+    """Raises ValueError for a value that is an instance of none of the classes.
 
     Args:
-      owner: what is made.
-      value: that was given.
-      *kinds: the classes that are accepted.
+      owner: name of what takes the value.
+      value: the value.
+      *kinds: the accepted classes.
     """
     if not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)

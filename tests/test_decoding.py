@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, integrate, solvers
-from odeformer.models.decoding import decode, init_cache
+from odeformer.models.decoding import advance, decode, init_cache, predict
 from odeformer.ode.steps import staged_step
 
 BLOCK, VOCABULARY = 64, 7
@@ -47,10 +47,9 @@ def decode_all(model, variables, width, lengths):
 
     def read(cache, xs):
         tokens_BC, length = xs
-        logits, cache = decode(
-            model, variables, tokens_BC, cache, jnp.full(len(TOKENS), length), everywhere=True
-        )
-        return cache, logits
+        lengths_B = jnp.full(len(TOKENS), length)
+        y_BCD, cache = advance(model, variables, tokens_BC, cache, lengths_B)
+        return cache, predict(model, variables, y_BCD)
 
     cache = init_cache(model.config, len(TOKENS))
     cache, logits = jax.lax.scan(read, cache, (chunks, jnp.array(lengths)))

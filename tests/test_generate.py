@@ -12,9 +12,10 @@ import pytest
 
 from odeformer import LM, DepthConfig, LMConfig, generate
 from odeformer.models.decoding import init_cache
-from odeformer.models.generate import STOPPED, sample, stream
+from odeformer.models.generate import STOPPED, stream
+from odeformer.models.sampling import sample
 
-MODULE = importlib.import_module("odeformer.generate")
+MODULE = importlib.import_module("odeformer.models.generate")
 BLOCK, VOCABULARY = 32, 7
 PROMPTS = [[3, 1, 4, 1, 5], [2], [6, 5, 3]]
 
@@ -93,7 +94,7 @@ def test_stream_and_generate_take_the_same():
 
 def test_two_programs_serve_calls_of_the_same_shapes():
     """The prefill's width is a power of two, and values of the options are no part of a program."""
-    compiled = MODULE._read_and_draw._cache_size
+    compiled = MODULE._read_and_sample._cache_size
     texts([[1] * 5] * 3, top_k=3, top_p=0.9, max_new_tokens=4)
     before = compiled()
     texts([[2] * 8] * 3, top_k=2, top_p=0.5, temperature=0.0, max_new_tokens=7, seed=1, end=2)
@@ -106,7 +107,7 @@ def test_a_step_writes_to_the_cache_in_place():
     model = LM(dataclasses.replace(make()[0].config, depth=DepthConfig(layers=8)))
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), int))
     cache, tokens = jax.eval_shape(lambda: (init_cache(model.config, 32), jnp.zeros((32, 1), int)))
-    step = MODULE._read_and_draw.lower(
+    step = MODULE._read_and_sample.lower(
         model, variables, tokens, cache, None, 1, jax.random.key(0), 1.0, None, None
     )
     memory = step.compile().memory_analysis()
@@ -116,13 +117,13 @@ def test_a_step_writes_to_the_cache_in_place():
 
 
 def test_a_step_is_dispatched_before_the_last_ones_tokens_are_read(monkeypatch):
-    calls, draw = [], MODULE._read_and_draw
+    calls, draw = [], MODULE._read_and_sample
 
     def counted(*args, **kwargs):
         calls.append(1)
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(MODULE, "_read_and_draw", counted)
+    monkeypatch.setattr(MODULE, "_read_and_sample", counted)
     tokens = stream(*make(), PROMPTS, max_new_tokens=3)
     counts = [len(calls) for _ in tokens]
     assert counts == [2, 3, 3]  # no step is dispatched whose tokens nobody takes

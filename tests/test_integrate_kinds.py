@@ -136,7 +136,7 @@ def test_throw(smooth):
     with pytest.raises(RuntimeError, match="2 of 3 samples ran out of steps"):
         checks.check_success(apart, SolveSettings())
     for transform in (jax.jit, jax.grad, jax.vmap):
-        with pytest.raises(ValueError, match="being traced .* look at `result`"):
+        with pytest.raises(ValueError, match="being traced .* read `result`"):
             transform(lambda y: solve(y, **FIXED).y1.sum())(y0)
 
 

@@ -106,7 +106,7 @@ def test_text_classifier(pool, depth):
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "euler", "rk4"])
 def test_generation(solver):
-    program = importlib.import_module("odeformer.models.generate")._read_and_draw
+    program = importlib.import_module("odeformer.models.generate")._read_and_sample
     depth = DepthConfig(layers=2, share=2, solver=solver)
     config = LMConfig(7, 8, time="additive", dtype="bfloat16", depth=depth, **SIZES)
     model = LM(config)

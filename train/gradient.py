@@ -52,7 +52,7 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
     def split(x: jax.Array) -> jax.Array:
         # Rows are dealt out in turn: a part has as many rows of each shard as any other part.
         x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
-        return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
+        return constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
 
     def accumulated(params, inputs, targets, key):
         def add(total, xs):

@@ -1,9 +1,9 @@
-"""Incremental decoding: new tokens of a causal model, without those before them again.
+"""Incremental decoding: new tokens of a causal model, without reading earlier ones again.
 
-In a causal model the slope at token i depends on tokens up to i alone, at every evaluation of the
-attention term in every step. So keys and values are kept for each of these evaluations.
+In a causal model the slope at token i depends on the tokens up to i only, at every evaluation of
+the attention term in every step. So keys and values are kept for each of these evaluations.
 
-Arrays carry their axes in their names: G groups, E evaluations of the attention term a step, B
+Arrays carry their axes in their names: G groups, E evaluations of the attention term per step, B
 batch, C new tokens of a chunk, S places of a cache, D width, H heads, K head size, V vocabulary.
 """
 
@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
-from odeformer.models.tokens import check_tokens
 from odeformer.ode import solvers
 from odeformer.ode.steps import staged_step
 from odeformer.ode.times import step_times
 from odeformer.transformer.attention import KeyValues
-from odeformer.transformer.field import TransformerField, transformer_field
+from odeformer.transformer.field import TERMS, TransformerField, transformer_field
 
-ATTENTION, MLP = range(2)  # the field's terms
+# Indices of the field's terms.
+ATTENTION, MLP = range(2)
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens that a model has read.
+    """Keys and values of the tokens that a model has read, for each evaluation of attention.
 
     Attributes:
       k: keys, [G, steps, E, B, S, H, K].
@@ -41,15 +42,18 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
     """Returns the cache of a model that has read nothing.
 
     Args:
-      config: the model's.
+      config: of the model.
       batch: B, number of sequences.
-      places: S, the most tokens that a sequence comes to; None: the block's size.
+      places: S, the most tokens that a sequence will have; None: the block's size.
 
     Returns:
       A Cache of zeros, keys and values in the dtype of the matrix products.
     """
     depth = config.depth
-    evaluations = int(solvers.evaluations(depth.solver, 2)[ATTENTION])
+
+    # A solver with several stages attends several times per step, each time from another state.
+    evaluations = int(solvers.evaluations(depth.solver, TERMS)[ATTENTION])
+
     places = config.block_size if places is None else places
     heads = (config.heads, config.width // config.heads)
     shape = (depth.groups, depth.fixed_steps, evaluations, batch, places, *heads)
@@ -63,56 +67,75 @@ def decode(
     tokens_BC: jax.Array,
     cache: Cache,
     lengths_B: jax.Array | None = None,
-    everywhere: bool = False,
 ) -> tuple[jax.Array, Cache]:
     """Reads C more tokens of each sequence: the logits are those of a pass over all tokens.
 
-    To be jitted with the cache donated, which is then written to in place, once a call.
+    Jit it with the cache donated: each call then writes to it in place.
 
     Args:
       model: the model.
       variables: its parameters.
-      tokens_BC: int [B, C], the tokens behind those in the cache; shorter sequences are filled up
+      tokens_BC: int [B, C], the tokens that follow those in the cache; shorter sequences are padded
         on the right with any tokens. A sequence's tokens fit the cache's places; those beyond
         them are lost.
-      cache: of the tokens before them.
+      cache: of the earlier tokens.
       lengths_B: int [B], how many of the C are tokens of each sequence; None: all of them.
-      everywhere: whether the logits of all C tokens are asked for.
 
     Returns:
-      The logits of each sequence's last token, [B, V] (everywhere: of all C, [B, C, V]), float32,
-      float64 with dtype float64; and the cache, C tokens on.
+      The logits of each sequence's last token, [B, V] float32, float64 with dtype float64; and the
+      cache with the new tokens.
 
     Raises:
       ValueError: tokens of another shape or dtype, more of them than the block holds, or (where
         they are known before tracing) out of the vocabulary's range.
     """
-    check_tokens(tokens_BC, model.config)
-    new = tokens_BC.shape[1]
+    check_tokens(tokens_BC, model.config.vocabulary, model.config.block_size)
     if lengths_B is None:
-        lengths_B = jnp.full(len(tokens_BC), new, jnp.int32)
+        lengths_B = jnp.full(len(tokens_BC), tokens_BC.shape[1], jnp.int32)
+
+    y_BCD, cache = advance(model, variables, tokens_BC, cache, lengths_B)
+
+    # Only these states meet the head, whose product over a large vocabulary is the dearest.
+    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+    y_B1D = jnp.take_along_axis(y_BCD, last_B11, axis=1)
+    return predict(model, variables, y_B1D)[:, 0], cache
+
+
+def advance(
+    model: LM, variables: Any, tokens_BC: jax.Array, cache: Cache, lengths_B: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Reads C more tokens of each sequence, as `decode` does, which checks them.
+
+    Returns:
+      The states of all C tokens after the last group, [B, C, D]; and the cache with these tokens.
+    """
+    batch, new = tokens_BC.shape
     places_BC = cache.filled[:, None] + jnp.arange(new, dtype=jnp.int32)[None]
-    # Filling may lie behind the block's end, where a learned position would be NaN.
+
+    # Padding may lie beyond the block's end, for which there is no learned position.
     positions_BC = jnp.minimum(places_BC, model.config.block_size - 1)
     y_BCD: Any = model.apply(variables, tokens_BC, positions_BC, method="embed")
     rotation: Any = model.apply(variables, positions_BC, method="rotation")
     y_BCD, (k, v) = _integrate(model.config, variables, y_BCD, cache, rotation)
-    if not everywhere:
-        last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
-        y_BCD = jnp.take_along_axis(y_BCD, last_B11, axis=1)
-    logits_BCV: Any = model.apply(variables, y_BCD, method=_predict)
-    samples_B1 = jnp.arange(len(tokens_BC))[:, None]
-    # The places of filling are behind `filled`: nothing sees them until tokens overwrite them.
-    cache = Cache(
-        cache.k.at[:, :, :, samples_B1, places_BC].set(k, mode="drop", unique_indices=True),
-        cache.v.at[:, :, :, samples_B1, places_BC].set(v, mode="drop", unique_indices=True),
-        cache.filled + lengths_B,
-    )
-    return (logits_BCV if everywhere else logits_BCV[:, 0]), cache
+
+    # Padding is written after the first `filled` places: nothing sees it until tokens overwrite it.
+    samples_B1 = jnp.arange(batch)[:, None]
+
+    def write(places: jax.Array, new: jax.Array) -> jax.Array:
+        at = places.at[:, :, :, samples_B1, places_BC]
+        return at.set(new, mode="drop", unique_indices=True)
+
+    return y_BCD, Cache(write(cache.k, k), write(cache.v, v), cache.filled + lengths_B)
 
 
-def _predict(model: LM, y_BCD: jax.Array) -> jax.Array:
-    return model.predict(model.norm(y_BCD))
+def predict(model: LM, variables: Any, y_BCD: jax.Array) -> jax.Array:
+    """Returns the logits of states after the last group, [B, C, V]."""
+
+    def head(model: LM, y_BCD: jax.Array) -> jax.Array:
+        return model.predict(model.norm(y_BCD))
+
+    logits_BCV: Any = model.apply(variables, y_BCD, method=head)
+    return logits_BCV
 
 
 def _integrate(
@@ -122,9 +145,11 @@ def _integrate(
     cache: Cache,
     rotation: jax.Array | None,
 ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-    """The state behind the last group; the new keys and values, [G, steps, E, B, C, H, K] each."""
+    """The state after the last group; the new keys and values, [G, steps, E, B, C, H, K] each."""
     depth, field = config.depth, transformer_field(config, causal=True)
-    assert depth.fixed_steps is not None  # LMConfig refuses adaptive steps
+
+    # LMConfig refuses adaptive steps.
+    assert depth.fixed_steps is not None
     times = jnp.asarray(step_times(0.0, float(depth.share), depth.fixed_steps, y_BCD.dtype))
 
     def group(y_BCD, xs):
@@ -132,15 +157,16 @@ def _integrate(
 
         def step(y_BCD, xs):
             t0, t1, k, v = xs
-            evaluate, new = _make_evaluate(
-                field, theta, offset, Cache(k, v, cache.filled), rotation
-            )
-            y_BCD = staged_step(depth.solver, 2, evaluate, t0, t1, y_BCD)
+            step_cache = Cache(k, v, cache.filled)
+            evaluate, new = _make_evaluate(field, theta, offset, step_cache, rotation)
+            y_BCD = staged_step(depth.solver, TERMS, evaluate, t0=t0, t1=t1, y0=y_BCD)
+
             k, v = (jnp.stack(evaluations) for evaluations in zip(*new, strict=True))
             return y_BCD, (k, v)
 
         return jax.lax.scan(step, y_BCD, (times[:-1], times[1:], k, v))
 
+    # The same scan over groups as in the stack, with the cache's part of each group.
     theta = variables["params"]["depth"]["groups"]
     offsets = depth.share * jnp.arange(depth.groups, dtype=y_BCD.dtype)
     return jax.lax.scan(group, y_BCD, (theta, offsets, cache.k, cache.v))
@@ -153,10 +179,11 @@ def _make_evaluate(
     cache: Cache,
     rotation: jax.Array | None,
 ):
-    """A step's slope for `staged_step`, and the list that it appends new keys and values to.
+    """A step's slope for `staged_step`, and the list to which it adds new keys and values.
 
-    The cache is the step's own, [E, B, S, H, K].
+    The cache is that of one step, [E, B, S, H, K].
     """
+    # Filled while the step is traced, in the order in which the step evaluates attention.
     variables, new = {"params": theta}, []
 
     def attention(n: int, t: jax.Array, y_BCD: jax.Array) -> jax.Array:
@@ -171,6 +198,7 @@ def _make_evaluate(
         t = t + offset
         if term == ATTENTION:
             return attention(n, t, y_BCD)
+
         mlp_BCD: Any = field.apply(variables, t, y_BCD, method="mlp_term")
         return mlp_BCD if term == MLP else attention(n, t, y_BCD) + mlp_BCD
 

@@ -1,7 +1,7 @@
 """Model FLOPs: the matrix products of a program, counted and calculated.
 
-Matrix products alone, 2 a multiply-add: norms, softmax, activations and sums are left out, as is
-usual (Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B).
+Only matrix products, 2 FLOPs per multiply-add: norms, softmax, activations and sums are left out,
+as is usual (Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B).
 """
 
 import dataclasses
@@ -18,16 +18,17 @@ from odeformer.models.lm import LMConfig
 from odeformer.models.registry import ModelConfig, example_inputs, make_model
 from odeformer.models.vit import ViTConfig
 from odeformer.ode import solvers
+from odeformer.transformer.field import TERMS
 from odeformer.transformer.layers import TimeEmbedding
 
-# Two classes up to jax 0.11, one since: the older name is then an alias at most.
+# Two classes up to jax 0.11, one since then: the older name is an alias, or gone.
 _PROGRAMS = (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """Returns the FLOPs of a function's matrix products, counted in its jaxpr.
 
-    A scan counts as often as it runs, a conditional as its most expensive branch. Nothing is
+    A scan's body counts as often as it runs, a conditional as its most expensive branch. Nothing is
     computed.
 
     Args:
@@ -35,7 +36,7 @@ def count(function: Callable[..., Any], *args: Any) -> int:
       *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ValueError: a while loop, whose trip count is not known before it runs: count one evaluation
+      ValueError: a while loop, whose trip count is unknown before it runs: count one evaluation
         of the field and multiply by the solve's nfe.
 
     Example:
@@ -54,28 +55,37 @@ def _count_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     inputs: list[Any] = [variable.aval for variable in equation.invars]
     outputs: list[Any] = [variable.aval for variable in equation.outvars]
+
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         summed = math.prod(inputs[0].shape[axis] for axis in contracted)
         return 2 * summed * math.prod(outputs[0].shape)
+
     if name == "conv_general_dilated":
         kernel = inputs[1].shape
         out_axis = params["dimension_numbers"].rhs_spec[0]
         return 2 * math.prod(outputs[0].shape) * math.prod(kernel) // kernel[out_axis]
-    if name == "while":
+
+    _check_trips(name)
+    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
+    if name == "cond":
+        return max(inner)
+
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _check_trips(primitive: str) -> None:
+    if primitive == "while":
         raise ValueError(
             "a while loop (an adaptive solve, or an adjoint of diffrax) has no trip count before "
             "it runs: count fixed steps under adjoint 'checkpoint' or 'store', or one evaluation, "
             "and multiply it by the solve's nfe"
         )
-    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
-    if name == "cond":
-        return max(inner)
-    return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs inside an equation, wherever its primitive keeps them."""
+    """The programs inside an equation."""
+    # Each primitive keeps them under names of its own, alone or in a tuple.
     for leaf in jax.tree.leaves(dict(params), is_leaf=lambda x: isinstance(x, _PROGRAMS)):
         if isinstance(leaf, _PROGRAMS):
             yield leaf
@@ -91,7 +101,10 @@ def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
       mlp: M, hidden size of the MLP.
       tokens: N, tokens of the sequence.
     """
+    # Four products of D x D (query, key, value, output); scores, and their product with the values.
     attention = 8 * tokens * width**2 + 4 * tokens**2 * width
+
+    # Two products of D x M.
     return attention, 4 * tokens * width * mlp
 
 
@@ -107,37 +120,28 @@ def evaluations(config: ModelConfig) -> np.ndarray:
             f"rtol={depth.rtol} gives each input steps of its own: take the nfe that the model "
             "reports, or fixed steps"
         )
-    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, terms=2)
+
+    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, TERMS)
 
 
 def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
     """Returns the model FLOPs of one example's forward pass, as calculated.
 
-    An example is an image, or a block of tokens filled to its size. Equal to what `count` finds in
-    the program for it (of the unfused sum: fusing changes how the same function is computed). The
-    part of causal attention that is masked counts, as the program computes it.
+    An example is an image, or a block of tokens filled to its size. The result equals what `count`
+    finds in the program for it, of the unfused sum.
 
     Args:
       config: of the model.
-      nfe: evaluations of attention and of the MLP, a mean over examples too; by default those of
-        the config's fixed steps, for adaptive steps those that the model reported.
+      nfe: evaluations of attention and of the MLP, or their means over examples; by default those
+        of the config's fixed steps. For adaptive steps take those that the model reported.
 
     Raises:
       ValueError: adaptive steps and no nfe.
     """
-    width = config.width
-    ends = _patches(config)
-    if isinstance(config, ViTConfig):
-        tokens = math.prod(config.grid) + (config.pool == "token")
-        ends += 2 * width * config.classes
-    elif isinstance(config, LMConfig):
-        tokens = config.block_size
-        ends += 2 * tokens * width * config.vocabulary
-    else:
-        tokens = config.block_size
-        ends += 2 * width * config.classes
-    terms = [term + _time(config) for term in evaluation(width, config.mlp, tokens)]
-    return int(ends + sum(n * term for n, term in zip(_counts(config, nfe), terms, strict=True)))
+    # All scores count, also those that a causal mask hides: the program computes them.
+    terms = [term + _time(config) for term in evaluation(config.width, config.mlp, _tokens(config))]
+    depth = sum(n * term for n, term in zip(_counts(config, nfe), terms, strict=True))
+    return int(_patches(config) + _head(config) + depth)
 
 
 def training(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
@@ -145,16 +149,16 @@ def training(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
 
         training = 3 forward - patches - time
 
-    For each product of the forward pass the backward pass has two, one for the gradient of either
-    factor. The patches and the times are given, and their own gradients are not computed: the
-    products that embed them have one. Equal to what `count` finds in the gradient under adjoint
-    'store'. What another adjoint recomputes is no part of it, see `recomputed`; nor is the
-    optimiser, which has no products. Under adaptive steps every evaluation counts as one that is
-    differentiated, those of rejected steps and of the choice of the first step too.
+    For each product of the forward pass the backward pass has two, one for the gradient of each
+    factor. Patches and times are inputs without a gradient: the products that embed them have one.
+    The result equals what `count` finds in the gradient under adjoint 'store'. It leaves out what
+    another adjoint recomputes (see `recomputed`), and the optimiser, which has no products. Under
+    adaptive steps every evaluation counts as differentiated, including those of rejected steps and
+    of the choice of the first step.
 
     Args:
       config: of the model.
-      nfe: as `forward` takes it.
+      nfe: as for `forward`.
 
     Raises:
       ValueError: adaptive steps and no nfe.
@@ -164,16 +168,33 @@ def training(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
 
 
 def _counts(config: ModelConfig, nfe: Sequence[float] | None) -> Sequence[float]:
-    """In Python's numbers: FLOPs are beyond int32, the type of nfe."""
+    # Python's numbers: FLOPs exceed int32, the type of nfe.
     return evaluations(config).tolist() if nfe is None else nfe
+
+
+def _tokens(config: ModelConfig) -> int:
+    """Tokens of one example, the class token included."""
+    if isinstance(config, ViTConfig):
+        return math.prod(config.grid) + (config.pool == "token")
+
+    return config.block_size
 
 
 def _patches(config: ModelConfig) -> int:
     """FLOPs that embed an image's patches."""
     if not isinstance(config, ViTConfig):
         return 0
+
     inputs = config.patch_size**2 * config.channels
     return 2 * math.prod(config.grid) * inputs * config.width
+
+
+def _head(config: ModelConfig) -> int:
+    """FLOPs of the logits: of one vector per example, or of one per token for a language model."""
+    if isinstance(config, LMConfig):
+        return 2 * _tokens(config) * config.width * config.vocabulary
+
+    return 2 * config.width * config.classes
 
 
 def _time(config: ModelConfig) -> int:
@@ -184,12 +205,15 @@ def _time(config: ModelConfig) -> int:
 def recomputed(config: ModelConfig) -> int:
     """Returns the FLOPs that the adjoint's recomputation adds to one example's training step.
 
-    Counted: those of the gradient under the config's adjoint less those under 'store', which keeps
+    That is the gradient's FLOPs under the config's adjoint minus those under 'store', which keeps
     everything.
 
     Raises:
       ValueError: adaptive steps, or an adjoint whose loops have no known trip count.
     """
+    # Shapes only: nothing is initialised or computed.
+    inputs = example_inputs(config)
+    variables = jax.eval_shape(make_model(config).init, jax.random.key(0), *inputs)
 
     def gradient(adjoint: str, policy: str | None) -> int:
         depth = dataclasses.replace(config.depth, adjoint=adjoint, policy=policy)
@@ -200,6 +224,4 @@ def recomputed(config: ModelConfig) -> int:
 
         return count(jax.grad(loss), variables, *inputs)
 
-    inputs = example_inputs(config)
-    variables = jax.eval_shape(make_model(config).init, jax.random.key(0), *inputs)
     return gradient(config.depth.adjoint, config.depth.policy) - gradient("store", None)

@@ -8,7 +8,7 @@ import jax
 
 from odeformer.errors import check_flag, check_kind
 from odeformer.models.tokens import TokenConfig, TokenTransformer, embedding_init
-from odeformer.transformer.depth import check_causal
+from odeformer.transformer.checks import check_causal
 from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import constrain
 
@@ -32,10 +32,10 @@ class LMConfig(TokenConfig):
     def __post_init__(self):
         super().__post_init__()
         check_flag(tied=self.tied)
-        check_causal(self.depth)
+        check_causal(self.depth.rtol)
 
 
-class LM(TokenTransformer):
+class LM(TokenTransformer[LMConfig]):
     """A causal language model whose depth is an ODE.
 
     Attributes:
@@ -53,7 +53,6 @@ class LM(TokenTransformer):
       (2, 16, 257)
     """
 
-    config: LMConfig
     causal: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -62,6 +61,8 @@ class LM(TokenTransformer):
 
     def setup(self):
         super().setup()
+
+        # Tied, the head has no parameters: the logits are products with the embeddings.
         if not self.config.tied:
             dtype = param_dtype(self.config.dtype)
             self.head = nn.Dense(
@@ -84,7 +85,7 @@ class LM(TokenTransformer):
         Args:
           tokens_BN: int [B, N], N at most the block's size.
           segments_BN: int [B, N], a number for each of several documents in a block: a token sees
-            those of its own document alone, up to itself. None: one document.
+            only those of its own document, up to itself. None: one document.
           positions_BN: int [B, N], of each token in its document; None: 0 to N - 1.
           train: whether dropout and drop-path act; then rngs={'dropout': key}.
 
@@ -104,4 +105,4 @@ class LM(TokenTransformer):
             logits = y_BND @ self.table().T.astype(y_BND.dtype)
         else:
             logits = self.head(y_BND)
-        return constrain(logits, "batch", "tokens", "vocabulary")
+        return constrain(logits, ("batch", "tokens", "vocabulary"))

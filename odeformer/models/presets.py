@@ -1,13 +1,17 @@
 """Named sizes, as published."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from odeformer.errors import unknown
+from odeformer.errors import check_name
 from odeformer.models.lm import LMConfig
 from odeformer.models.text import TextConfig
 from odeformer.models.vit import ViTConfig
-from odeformer.transformer.depth import DepthConfig, as_depth, check_fields
+from odeformer.transformer.checks import check_fields
+from odeformer.transformer.depth import DepthConfig, as_depth
+
+Config = TypeVar("Config", ViTConfig, LMConfig, TextConfig)
 
 _VIT: dict[str, dict[str, Any]] = {
     # Touvron et al., 'Training data-efficient image transformers', 2021, arXiv 2012.12877
@@ -78,7 +82,8 @@ def vit(
       (192, 1)
     """
     common = dict(image_size=224, patch_size=16, classes=1000, layers=12)
-    return _make(ViTConfig, "vision transformer", _VIT, name, common, depth, changes)
+    sizes = common | _find("vision transformer", name, _VIT)
+    return _make(ViTConfig, sizes, depth, changes)
 
 
 def lm(
@@ -104,7 +109,7 @@ def lm(
       >>> lm("gpt_small").depth.layers
       12
     """
-    return _make(LMConfig, "language model", _LM, name, {}, depth, changes)
+    return _make(LMConfig, _find("language model", name, _LM), depth, changes)
 
 
 def text(
@@ -127,24 +132,28 @@ def text(
       >>> text("text_small", classes=5).classes
       5
     """
-    return _make(TextConfig, "text classifier", _TEXT, name, {}, depth, changes)
+    return _make(TextConfig, _find("text classifier", name, _TEXT), depth, changes)
+
+
+def _find(kind: str, name: str, table: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    check_name(kind, name, table)
+    return table[name]
 
 
 def _make(
-    config: Any,
-    kind: str,
-    table: Mapping[str, dict[str, Any]],
-    name: str,
-    common: dict[str, Any],
+    kind: type[Config],
+    sizes: dict[str, Any],
     depth: DepthConfig | Mapping[str, Any] | None,
     changes: dict[str, Any],
-) -> Any:
-    """Builds a config from a table's sizes and the changes to them."""
-    if name not in table:
-        raise unknown(kind, name, tuple(table))
-    sizes: dict[str, Any] = common | table[name]
+) -> Config:
+    """Builds a config from named sizes and the changes to them."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "depth"]
+    check_fields(kind.__name__, changes, names)
+
+    # The name's layers hold, unless the depth sets its own or is a whole DepthConfig.
+    sizes = dict(sizes)
     layers = sizes.pop("layers")
-    check_fields(config, changes, without="depth")
     if depth is None or isinstance(depth, Mapping):
         depth = {"layers": layers, **(depth or {})}
-    return config(**(sizes | changes), depth=as_depth(depth))
+
+    return kind(**(sizes | changes), depth=as_depth(depth))

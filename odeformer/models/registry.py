@@ -17,10 +17,10 @@ ModelConfig = ViTConfig | LMConfig | TextConfig
 
 
 class Entry(NamedTuple):
-    """A kind of models.
+    """What belongs to one class of configs.
 
     Attributes:
-      model: the module, made from a config.
+      model: makes the module from a config.
       example: returns the shape and dtype of its input, for one example of the largest size.
     """
 
@@ -47,7 +47,7 @@ def make_model(config: ModelConfig) -> nn.Module:
     """Returns the model that a config describes.
 
     Raises:
-      ValueError: what is no config of a model.
+      ValueError: anything but the config of a model.
     """
     return _find("make_model", config).model(config)
 
@@ -60,11 +60,13 @@ def example_inputs(config: ModelConfig) -> tuple[jax.ShapeDtypeStruct, ...]:
       *example_inputs(config))` gives the parameters'.
 
     Raises:
-      ValueError: what is no config of a model.
+      ValueError: anything but the config of a model.
     """
     return (_find("example_inputs", config).example(config),)
 
 
 def _find(caller: str, config: ModelConfig) -> Entry:
     check_kind(caller, config, *MODELS)
+
+    # By isinstance and not by type: a subclass of a config belongs to the same model.
     return next(entry for kind, entry in MODELS.items() if isinstance(config, kind))

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_positive_int, unknown
+from odeformer.errors import check_kind, check_name, check_positive_int
+from odeformer.models.checks import check_mask
 from odeformer.models.tokens import TokenConfig, TokenTransformer
 from odeformer.transformer.layers import param_dtype
 
@@ -22,8 +23,8 @@ class TextConfig(TokenConfig):
 
     Attributes:
       classes: C, number of classes.
-      pool: 'mean' reads the classes off the mean over a text's tokens, 'first' off its first
-        token that is no padding.
+      pool: 'mean' reads the classes from the mean over a text's tokens, 'first' from its first
+        token that is not padding.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -35,11 +36,10 @@ class TextConfig(TokenConfig):
     def __post_init__(self):
         super().__post_init__()
         check_positive_int(classes=self.classes)
-        if self.pool not in POOLS:
-            raise unknown("pool", self.pool, POOLS)
+        check_name("pool", self.pool, POOLS)
 
 
-class TextClassifier(TokenTransformer):
+class TextClassifier(TokenTransformer[TextConfig]):
     """A text classifier whose depth is an ODE.
 
     Attributes:
@@ -58,7 +58,6 @@ class TextClassifier(TokenTransformer):
       (2, 2)
     """
 
-    config: TextConfig
     scaled: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -83,8 +82,8 @@ class TextClassifier(TokenTransformer):
         Args:
           tokens_BN: int [B, N], N at most the block's size.
           mask_BN: bool [B, N], True for a token and False for padding, which no token sees and
-            which stays out of pooling and of the error norm of adaptive steps; a text has one
-            token at least. None: no padding.
+            which is left out of pooling and of the error norm of adaptive steps; a text has at
+            least one token. None: no padding.
           train: whether dropout and drop-path act; then rngs={'dropout': key}.
 
         Returns:
@@ -97,17 +96,16 @@ class TextClassifier(TokenTransformer):
         """
         if mask_BN is None:
             mask_BN = jnp.ones(tokens_BN.shape, bool)
-        if mask_BN.shape != tokens_BN.shape or mask_BN.dtype != bool:
-            raise ValueError(
-                f"the mask is bool and of the tokens' shape {list(tokens_BN.shape)}; "
-                f"{mask_BN.dtype} of shape {list(mask_BN.shape)} was given"
-            )
-        dtype = param_dtype(self.config.dtype)
-        weights_BN1 = mask_BN[..., None].astype(dtype)
-        y_BND = self.states(
-            tokens_BN, mask_BN.astype(jnp.int32), weights_BN1=weights_BN1, train=train
-        )
+        check_mask(mask_BN, tokens_BN)
+
+        # Tokens and padding are two segments; padding weighs nothing in the error norm.
+        segments_BN = mask_BN.astype(jnp.int32)
+        weights_BN1 = mask_BN[..., None].astype(param_dtype(self.config.dtype))
+        y_BND = self.states(tokens_BN, segments_BN, weights_BN1=weights_BN1, train=train)
+
         if self.config.pool == "first":
+            # The first token need not be the first place: padding may be on the left.
             first_B11 = mask_BN.argmax(axis=1)[:, None, None]
             return self.head(jnp.take_along_axis(y_BND, first_B11, axis=1)[:, 0])
+
         return self.head((weights_BN1 * y_BND).sum(axis=1) / weights_BN1.sum(axis=1))

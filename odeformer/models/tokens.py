@@ -5,19 +5,21 @@ Arrays carry their axes in their names: B batch, N tokens, D width, V vocabulary
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_positive_int, unknown
-from odeformer.ode.times import concrete
+from odeformer.errors import check_name, check_positive_int
+from odeformer.models.checks import check_layout, check_rotary, check_tokens
 from odeformer.transformer.attention import Layout, rotation
-from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
+from odeformer.transformer.checks import DTYPES
+from odeformer.transformer.depth import DepthConfig, as_depth
 from odeformer.transformer.field import FieldConfig, transformer_field
-from odeformer.transformer.layers import DTYPES, Dropout, layer_norm, param_dtype
+from odeformer.transformer.layers import Dropout, layer_norm, param_dtype
 from odeformer.transformer.sharding import constrain, sample_numbers
+from odeformer.transformer.stack import DepthModule, ODEStack, sow_counts
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)
@@ -51,33 +53,38 @@ class TokenConfig(FieldConfig):
     def __post_init__(self):
         check_positive_int(vocabulary=self.vocabulary, block_size=self.block_size)
         object.__setattr__(self, "depth", as_depth(self.depth))
+
         for name, accepted in (("positions", POSITIONS), ("dtype", DTYPES)):
-            if getattr(self, name) not in accepted:
-                raise unknown(name, getattr(self, name), accepted)
-        transformer_field(self)  # which refuses the sizes, rates and names that it cannot take
-        if self.positions == "rotary" and self.width // self.heads % 2:
-            raise ValueError(
-                f"positions 'rotary' turn pairs of a head's {self.width // self.heads} entries "
-                f"(width={self.width} over heads={self.heads}), an odd number: take other heads, "
-                "or positions 'learned'"
-            )
+            check_name(name, getattr(self, name), accepted)
+
+        # The field refuses the sizes, rates and names that it cannot take.
+        transformer_field(self)
+
+        if self.positions == "rotary":
+            check_rotary(self.width, self.heads)
 
 
-class TokenTransformer(DepthModule):
-    """Tokens -> normed states behind the last layer; what the models of text build on.
+Config = TypeVar("Config", bound=TokenConfig)
+
+
+class TokenTransformer(DepthModule, Generic[Config]):
+    """Tokens -> normed states after the last layer; what the models of text build on.
 
     Attributes:
       config: its sizes and its depth.
+      causal: whether a token sees only itself and those before it; a model's own.
+      scaled: whether embeddings are multiplied by the root of the width; a model's own.
     """
 
-    config: TokenConfig
-    causal: ClassVar[bool] = False  # whether a token sees itself and those before it alone
-    scaled: ClassVar[bool] = False  # whether embeddings are multiplied by the root of the width
+    config: Config
+    causal: ClassVar[bool] = False
+    scaled: ClassVar[bool] = False
 
     def setup(self):
         config = self.config
         dtype = param_dtype(config.dtype)
         options = dict(dtype=dtype, param_dtype=dtype, embedding_init=embedding_init)
+
         self.embedding = nn.Embed(config.vocabulary, config.width, **options)
         if config.positions == "learned":
             self.position_embedding = nn.Embed(config.block_size, config.width, **options)
@@ -97,7 +104,7 @@ class TokenTransformer(DepthModule):
 
         Args:
           tokens_BN: int [B, N].
-          segments_BN: int [B, N]; a token sees those of its own segment alone. None: one segment.
+          segments_BN: int [B, N]; a token sees only those of its own segment. None: one segment.
           positions_BN: int [B, N] of each token in its sequence; None: 0 to N - 1.
           weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1].
           train: whether dropout and drop-path act.
@@ -109,32 +116,41 @@ class TokenTransformer(DepthModule):
           ValueError: tokens of another shape or dtype, more of them than the block holds, or (where
             they are known before tracing) out of the vocabulary's range.
         """
-        check_tokens(tokens_BN, self.config)
+        config = self.config
+        check_tokens(tokens_BN, config.vocabulary, config.block_size)
         if positions_BN is None:
             positions_BN = jnp.broadcast_to(jnp.arange(tokens_BN.shape[1]), tokens_BN.shape)
-        _check_layout(tokens_BN, segments_BN, positions_BN, self.config.block_size)
+        check_layout(tokens_BN, segments_BN, positions_BN, config.block_size)
+
         y_BND = self.embed(tokens_BN, positions_BN)
-        if train and self.config.dropout:
-            y_BND = self.dropout(y_BND, self.config.dropout, sample_numbers(y_BND.shape[0]))
+        if train and config.dropout:
+            y_BND = self.dropout(y_BND, config.dropout, sample_numbers(y_BND.shape[0]))
+
+        # The angles are the same at every depth, and so are computed once, outside the solve.
         layout = Layout(segments_BN, self.rotation(positions_BN))
         solution = self.depth(y_BND, train, layout, weights_BN1)
         sow_counts(self, solution)
+
         return self.norm(solution.y1)
 
     def embed(self, tokens_BN: jax.Array, positions_BN: jax.Array) -> jax.Array:
         """Tokens and their positions -> the state at depth 0, [B, N, D]."""
-        state_dtype = param_dtype(self.config.dtype)  # whatever the parameters were cast to
-        y_BND = constrain(self.table()[tokens_BN], "batch", "tokens", "width").astype(state_dtype)
+        # The state is float32 or above, whatever the parameters were cast to.
+        state_dtype = param_dtype(self.config.dtype)
+        y_BND = constrain(self.table()[tokens_BN], ("batch", "tokens", "width")).astype(state_dtype)
         if self.scaled:
             y_BND *= math.sqrt(self.config.width)
+
         if self.config.positions == "learned":
-            positions = constrain(self.position_embedding.embedding, None, None)[positions_BN]
+            # Gathered first, like the token embeddings: the state is not split along D.
+            positions = constrain(self.position_embedding.embedding, (None, None))[positions_BN]
             y_BND += positions.astype(state_dtype)
+
         return y_BND
 
     def table(self) -> jax.Array:
-        """The embeddings of all tokens, [V, D], whole in D on every device."""
-        return constrain(self.embedding.embedding, "vocabulary", None)
+        """The embeddings of all tokens, [V, D], not split along D."""
+        return constrain(self.embedding.embedding, ("vocabulary", None))
 
     def rotation(self, positions_BN: jax.Array) -> jax.Array | None:
         """What turns queries and keys at these positions; None where positions are learned."""
@@ -142,52 +158,3 @@ class TokenTransformer(DepthModule):
             return None
         size = self.config.width // self.config.heads
         return rotation(positions_BN, size, param_dtype(self.config.dtype))
-
-
-def check_tokens(tokens_BN: jax.Array, config: TokenConfig) -> None:
-    """Raises ValueError for tokens that a model of that config does not take.
-
-    Args:
-      tokens_BN: int [B, N]; their values are looked at where they are known before tracing.
-      config: of the model.
-    """
-    if tokens_BN.ndim != 2 or not jnp.issubdtype(tokens_BN.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens are integers of shape [batch, tokens]; {tokens_BN.dtype} of shape "
-            f"{list(tokens_BN.shape)} was given"
-        )
-    if tokens_BN.shape[1] > config.block_size:
-        raise ValueError(
-            f"{tokens_BN.shape[1]} tokens were given, and the model's block holds block_size="
-            f"{config.block_size}: cut the sequences, or train a model of a larger block"
-        )
-    values = concrete(tokens_BN)
-    if (
-        values is not None
-        and values.size
-        and not 0 <= values.min() <= values.max() < (config.vocabulary)
-    ):
-        raise ValueError(
-            f"tokens are 0 to {config.vocabulary - 1} (vocabulary={config.vocabulary}); "
-            f"{values.min():g} to {values.max():g} were given: encode the text with the model's "
-            "own tokeniser"
-        )
-
-
-def _check_layout(
-    tokens_BN: jax.Array, segments_BN: jax.Array | None, positions_BN: jax.Array, block_size: int
-) -> None:
-    for name, array in (("segments", segments_BN), ("positions", positions_BN)):
-        if array is not None and (
-            array.shape != tokens_BN.shape or not jnp.issubdtype(array.dtype, jnp.integer)
-        ):
-            raise ValueError(
-                f"{name} are integers of the tokens' shape {list(tokens_BN.shape)}; {array.dtype} "
-                f"of shape {list(array.shape)} was given"
-            )
-    values = concrete(positions_BN)
-    if values is not None and values.size and not 0 <= values.min() <= values.max() < block_size:
-        raise ValueError(
-            f"positions are 0 to {block_size - 1} (block_size={block_size}); {values.min():g} to "
-            f"{values.max():g} were given"
-        )

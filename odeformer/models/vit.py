@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_positive_int, unknown
-from odeformer.transformer.depth import DepthConfig, DepthModule, ODEStack, as_depth, sow_counts
+from odeformer.errors import check_kind, check_name, check_positive_int
+from odeformer.models.checks import check_images, check_patches, check_sides, check_sincos
+from odeformer.transformer.checks import DTYPES
+from odeformer.transformer.depth import DepthConfig, as_depth
 from odeformer.transformer.field import FieldConfig, transformer_field
 from odeformer.transformer.layers import (
-    DTYPES,
     Dropout,
     PatchEmbedding,
     grid_positions,
@@ -18,6 +19,7 @@ from odeformer.transformer.layers import (
     param_dtype,
 )
 from odeformer.transformer.sharding import sample_numbers
+from odeformer.transformer.stack import DepthModule, ODEStack, sow_counts
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
@@ -58,27 +60,21 @@ class ViTConfig(FieldConfig):
         for name in ("patch_size", "channels", "classes"):
             check_positive_int(**{name: getattr(self, name)})
         object.__setattr__(self, "depth", as_depth(self.depth))
+
+        # JSON has no tuples; as a list the config could not be hashed.
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
-        if len(sides) != 2:
-            raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
-        for side in sides:
-            check_positive_int(image_size=side)
+        check_sides(self.image_size if isinstance(self.image_size, tuple) else self.image_shape[:2])
+
         for name, accepted in (("pool", POOLS), ("positions", POSITIONS), ("dtype", DTYPES)):
-            if getattr(self, name) not in accepted:
-                raise unknown(name, getattr(self, name), accepted)
-        transformer_field(self)  # which refuses the sizes, rates and names that it cannot take
-        if any(side % self.patch_size for side in self.image_shape[:2]):
-            raise ValueError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}: take "
-                "a patch that divides both sides, or resize or pad the images"
-            )
-        if self.positions == "sincos" and self.width % 4:
-            raise ValueError(
-                f"positions 'sincos' need a width that 4 divides; width={self.width} was given: "
-                "take 'learned', or another width"
-            )
+            check_name(name, getattr(self, name), accepted)
+
+        # The field refuses the sizes, rates and names that it cannot take.
+        transformer_field(self)
+
+        check_patches(self.image_size, self.image_shape[:2], self.patch_size)
+        if self.positions == "sincos":
+            check_sincos(self.width)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -137,16 +133,21 @@ class ViT(DepthModule):
             without an NVIDIA GPU.
         """
         config = self.config
-        _check_images(images, config.image_shape)
+        check_images(images, config.image_shape)
         dtype, state_dtype = jnp.dtype(config.dtype), param_dtype(config.dtype)
-        tokens = PatchEmbedding(config.patch_size, config.width, dtype, name="patches")(images)
-        y_BND = self._embed_positions(tokens.astype(state_dtype))
+
+        # The state is float32 or above, whatever the matrix products are.
+        patches_BND = PatchEmbedding(config.patch_size, config.width, dtype, name="patches")(images)
+        y_BND = self._embed_positions(patches_BND.astype(state_dtype))
         if train and config.dropout:
             y_BND = Dropout()(y_BND, config.dropout, sample_numbers(y_BND.shape[0]))
+
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
+
         y_BND = layer_norm(dtype, name="norm")(solution.y1)
         y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
+
         head = nn.Dense(
             config.classes,
             dtype=state_dtype,
@@ -157,32 +158,24 @@ class ViT(DepthModule):
         return head(y_BD).astype(state_dtype)
 
     def _embed_positions(self, y_BND: jax.Array) -> jax.Array:
-        """Prepends the class token where there is one, and adds the positions."""
+        """Prepends the class token if there is one, and adds the positions."""
         config, init = self.config, nn.initializers.truncated_normal(0.02)
         batch, tokens, width = y_BND.shape
+
+        # Before the class token, which has no place in the grid...
         if config.positions == "sincos":
             positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
             y_BND = y_BND + positions[None]
+
         if config.pool == "token":
             token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
             token = jnp.broadcast_to(token, (batch, 1, width)).astype(y_BND.dtype)
             y_BND = jnp.concatenate([token, y_BND], axis=1)
             tokens += 1
+
+        # ... and after it, as learned positions give it one too.
         if config.positions == "learned":
             positions = self.param("positions", init, (1, tokens, width), y_BND.dtype)
             y_BND = y_BND + positions.astype(y_BND.dtype)
+
         return y_BND
-
-
-def _check_images(images: jax.Array, shape: tuple[int, int, int]) -> None:
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise ValueError(
-            f"images of shape [batch, {', '.join(map(str, shape))}] are accepted; "
-            f"{list(images.shape)} was given: resize or transpose them, or change the config's "
-            "image_size and channels"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images of a floating dtype are accepted; {images.dtype} was given: convert and "
-            "normalise them first, e.g. images.astype('float32') / 255"
-        )

@@ -22,12 +22,13 @@ def as_state(y0: State, per_sample: bool) -> State:
     leaves = jax.tree.leaves(y0)
     dtypes = {leaf.dtype for leaf in leaves}
     if dtypes not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
-        given = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "a tree without arrays"
+        found = ", ".join(sorted(str(dtype) for dtype in dtypes)) or "a tree without arrays"
         raise ValueError(
-            f"the state is float32 throughout, or float64 throughout; {given} was given: cast y0, "
+            f"the state is float32 throughout, or float64 throughout; {found} was given: cast y0, "
             "and let the field compute in a lower precision inside its terms"
         )
 
+    # The leading axis is mapped over, so every leaf needs one, and all the same.
     leading = {leaf.shape[:1] for leaf in leaves}
     if per_sample and (len(leading) != 1 or () in leading):
         shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
@@ -40,7 +41,11 @@ def as_state(y0: State, per_sample: bool) -> State:
 
 
 def as_weights(weights: State | None, y0: State) -> State | None:
-    """Returns the weights, each broadcast to its part of the state."""
+    """Returns the weights, each broadcast to its part of the state.
+
+    Raises:
+      ValueError: weights of another structure, or of shapes that do not broadcast.
+    """
     if weights is None:
         return None
 
@@ -60,7 +65,8 @@ def as_weights(weights: State | None, y0: State) -> State | None:
 
 
 def check_axes(params_axes: Any) -> None:
-    """Raises ValueError where params_axes is no tree of 0 and None."""
+    """Raises ValueError where params_axes is not a tree of 0 and None."""
+    # jax.tree counts no None among the leaves, so that only axes are left.
     if any(axis != 0 for axis in jax.tree.leaves(params_axes)):
         raise ValueError(
             f"params_axes is a tree of 0 (an axis of samples) and None (shared); {params_axes} was "
@@ -69,7 +75,7 @@ def check_axes(params_axes: Any) -> None:
 
 
 def check_field(field: VectorField, solver: str) -> None:
-    """Raises ValueError for what is no VectorField, or has too few terms for the solver."""
+    """Raises ValueError for anything but a VectorField with enough terms for the solver."""
     if not isinstance(field, VectorField):
         raise ValueError(
             f"the field is a VectorField; {field!r} was given: give a function f(t, y, params) -> "
@@ -92,9 +98,9 @@ def check_success(solution: Solution, settings: SolveSettings) -> None:
     """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(solution)):
         raise ValueError(
-            "throw=True looks at the result's value, and this solve is being traced (by jax.jit, "
-            "jax.grad, jax.vmap or the like): leave throw out, and look at `result` where the "
-            "program has returned it"
+            "throw=True needs the result's value, and this solve is being traced (by jax.jit, "
+            "jax.grad, jax.vmap or the like): leave throw out, and read `result` once the program "
+            "has returned it"
         )
 
     result = np.asarray(solution.result)
@@ -109,4 +115,6 @@ def check_success(solution: Solution, settings: SolveSettings) -> None:
             "included; give more max_steps, or a larger rtol or atol"
         )
 
-    raise RuntimeError(f"{who} failed, as it does where t0, t1 or ts are not finite: look at these")
+    raise RuntimeError(
+        f"{who} failed, as it does where t0, t1 or ts are not finite: check these times"
+    )

@@ -1,4 +1,4 @@
-"""Derivatives that an adjoint does not have, refused in words: JAX's own errors say no way out."""
+"""Refuses derivatives that an adjoint does not have; JAX's own errors do not say what to do."""
 
 import functools
 from typing import Any
@@ -24,13 +24,14 @@ def refuse_derivatives(
     """Returns the problem and its ends, whose derivatives raise where the adjoint lacks them.
 
     Args:
-      problem: what is solved.
+      problem: its state and parameters are marked.
       t0: start.
       t1: end.
-      adjoint: 'recursive', 'direct' or 'backsolve': what the problem's adjoint comes to.
+      adjoint: 'recursive', 'direct' or 'backsolve': what the problem's adjoint means here.
     """
     if adjoint == "direct":
         return problem, t0, t1
+
     meant = "" if adjoint == problem.settings.adjoint else f" (under adaptive steps {adjoint!r})"
     message = (
         f"adjoint {problem.settings.adjoint!r}{meant} has first derivatives in reverse mode alone "
@@ -48,13 +49,13 @@ def refuse_derivatives(
 
 
 def reverse_mode_only(tree: Any, message: str, once: bool = False) -> Any:
-    """Returns the tree, whose first derivatives in reverse mode alone can be taken.
+    """Returns the tree, which then has only first derivatives in reverse mode.
 
     Args:
-      tree: any pytree; what is no floating array is passed through.
+      tree: any pytree; leaves other than floating arrays are unchanged.
       message: of the ValueError that all other derivatives raise.
       once: whether a gradient is refused as soon as it is differentiated, rather than where its
-        derivative is used: diffrax itself raises so early under 'backsolve'.
+        derivative is used: diffrax itself raises that early under 'backsolve'.
 
     Returns:
       The same tree.
@@ -64,7 +65,7 @@ def reverse_mode_only(tree: Any, message: str, once: bool = False) -> Any:
 
 
 def nondifferentiable(tree: Any, message: str) -> Any:
-    """Returns the tree, whose derivatives raise a ValueError of that message."""
+    """Returns the tree, whose derivatives raise a ValueError with that message."""
     return _map_floating(lambda leaf: _nondifferentiable(leaf, message), tree)
 
 
@@ -86,6 +87,8 @@ def _(message, primals, tangents):
     raise ValueError(message)
 
 
+# Forward mode evaluates the mark that stands on the tangents, and raises; reverse mode transposes
+# it, which is allowed once.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _differentiable(x, message):
     return x
@@ -106,6 +109,7 @@ def _(message, primals, tangents):
     return _nondifferentiable(primals[0], message), _tangent_p.bind(tangents[0], message=message)
 
 
+# A gradient in turn: its own derivatives, the second ones, raise wherever they are used.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _cotangent(x, message):
     return x
@@ -122,11 +126,15 @@ def _refuse(*args: Any, message: str, **kwargs: Any) -> Any:
 
 
 def _linear_mark(name: str) -> Primitive:
-    """An identity on tangents: whoever evaluates it, rather than transposes it, is refused."""
+    """An identity on tangents that can be transposed, and raises when it is evaluated."""
     primitive = Primitive(name)
+
+    # Eagerly, or while a program is being lowered.
     primitive.def_impl(_refuse)
     primitive.def_abstract_eval(lambda x, *, message: x)
     mlir.register_lowering(primitive, lambda ctx, *args, message: _refuse(message=message))
+
+    # Forward mode over forward mode.
     ad.primitive_jvps[primitive] = lambda primals, tangents, *, message: _refuse(message=message)
     batching.primitive_batchers[primitive] = lambda args, axes, *, message: (
         primitive.bind(args[0], message=message),
@@ -144,7 +152,8 @@ def _transpose_second(cotangent: Any, x: Any, *, message: str) -> list[Any]:
     return [cotangent] if isinstance(cotangent, ad.Zero) else _refuse(message=message)
 
 
-_tangent_p = _linear_mark("reverse_mode_only")  # of the first derivatives
-_second_p = _linear_mark("first_derivatives_only")  # of a gradient's derivatives
+# On the tangents of first derivatives, and on those of a gradient.
+_tangent_p = _linear_mark("reverse_mode_only")
+_second_p = _linear_mark("first_derivatives_only")
 ad.primitive_transposes[_tangent_p] = _transpose_first
 ad.primitive_transposes[_second_p] = _transpose_second

@@ -20,12 +20,9 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     """Takes equal steps.
 
     Args:
-      problem: what is solved, under an adjoint of diffrax.
+      problem: with an adjoint of diffrax.
       times: between the steps, [steps + 1].
-      indices: which of the times the states are returned at, int [n]; None for none.
-
-    Returns:
-      A Solution.
+      indices: of the times at which states are returned, int [n]; None if none are.
     """
     steps, tableau = times.shape[0] - 1, solvers.tableau(problem.settings.solver)
     ts = None if indices is None else times[indices]
@@ -37,6 +34,7 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     controller = _FirstStep(diffrax.ConstantStepSize(), jnp.asarray(size))
     solution = _diffeqsolve(problem, over, controller, steps)
 
+    # Only an empty interval needs the slope, and only traced ends can turn out to be one.
     slope = None
     if over.lengths is not None and problem.settings.adjoint != "backsolve":
         slope = jax.lax.cond(
@@ -44,21 +42,21 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
             lambda: problem.field(jnp.asarray(over.t0), problem.y0, *problem.args),
             lambda: jax.tree.map(jnp.zeros_like, problem.y0),
         )
+
+    # Unlike a step written out, diffrax also evaluates the stage that only the error reads; an FSAL
+    # solver passes it on to the next step.
     nfe = steps * solvers.evaluations(problem.settings.solver, len(problem.field.terms))
-    if tableau is not None:  # diffrax evaluates the error's stage too
+    if tableau is not None:
         nfe = np.full_like(nfe, int(tableau.fsal) + steps * (tableau.num_stages - tableau.fsal))
     return amend(solution, over, slope)._replace(nfe=jnp.asarray(nfe))
 
 
 def adaptive_steps(problem: Problem, span: Span) -> Solution:
-    """Takes steps of the size that the tolerances ask for, the same for the whole state.
-
-    The first slope is evaluated here: it chooses the first step's size, and an FSAL solver is
-    handed it as its first stage, so that a rejected first step does not evaluate it again.
+    """Takes steps of the sizes that the tolerances ask for, shared by the whole state.
 
     Args:
-      problem: what is solved; its solver has an error estimate.
-      span: from when to when; its times are in order and of the state's dtype.
+      problem: with a solver that has an error estimate.
+      span: the interval; its times are in order and of the state's dtype.
 
     Returns:
       A Solution.
@@ -71,17 +69,21 @@ def adaptive_steps(problem: Problem, span: Span) -> Solution:
     slope = problem.field(jnp.asarray(over.t0), problem.y0, *problem.args)
     size = _first_step(problem, slope, jnp.asarray(over.t0), jnp.asarray(over.t1))
 
-    # An FSAL solver takes the slope as its first stage.
+    # An FSAL solver receives the slope as its first stage, so that neither the first step nor its
+    # repetition after a rejection evaluates it again.
     state = None
     if tableau.fsal:
+        # BacksolveAdjoint differentiates y0 and the params only.
         nondifferentiable = problem.settings.adjoint == "backsolve"
         state = (jnp.array(False), jax.lax.stop_gradient(slope) if nondifferentiable else slope)
 
+    # A Partial is a pytree: diffrax traces the controller, and with it the weights.
     norm = jax.tree_util.Partial(_norm, jax.lax.stop_gradient(problem.weights))
     rtol, atol = problem.settings.tolerances
     controller = _FirstStep(diffrax.PIDController(rtol=rtol, atol=atol, norm=norm), size)
     solution = _diffeqsolve(problem, over, controller, problem.settings.step_bound, state)
 
+    # The slope at t0 and the trial of the first step, then the stages of each attempt.
     attempts = solution.accepted + solution.rejected
     nfe = 2 + attempts * (tableau.num_stages - tableau.fsal)
     nfe = jnp.broadcast_to(nfe, (len(problem.field.terms),))
@@ -92,34 +94,36 @@ def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     """Takes adaptive steps for each entry of the leading axis; the field sees an axis of 1.
 
     Args:
-      problem: what is solved; every leaf of its state has the same leading axis.
-      span: from when to when; its times are in order and of the state's dtype.
+      problem: every leaf of its state has the same leading axis.
+      span: the interval; its times are in order and of the state's dtype.
 
     Returns:
       A Solution, its counts with a leading batch axis.
     """
 
-    def alone(tree):
+    def batch_of_one(tree):
         return jax.tree.map(lambda leaf: leaf[None], tree)
 
     def solve(y0, key, params, weights):
+        # A field expects a batch: it gets a batch of one.
         params = jax.tree.map(
-            lambda axis, part: part if axis is None else alone(part),
+            lambda axis, part: part if axis is None else batch_of_one(part),
             problem.params_axes,
             params,
             is_leaf=lambda axis: axis is None,
         )
-        alone_problem = problem._replace(
-            y0=alone(y0), key=key, params=params, weights=alone(weights)
+        sample = problem._replace(
+            y0=batch_of_one(y0), key=key, params=params, weights=batch_of_one(weights)
         )
-        solution = adaptive_steps(alone_problem, span)
+        solution = adaptive_steps(sample, span)
         ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
         return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
 
     batch = jax.tree.leaves(problem.y0)[0].shape[0]
     keys = None if problem.key is None else jax.random.split(problem.key, batch)
     ys_axis = None if span.ts is None else 1
-    axes: Any = Solution(0, ys_axis, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
+    # The states at ts have the times' axis in front.
+    axes: Any = Solution._make([0] * len(Solution._fields))._replace(ys=ys_axis)
     return jax.vmap(solve, in_axes=(0, 0, problem.params_axes, 0), out_axes=axes)(
         problem.y0, keys, problem.params, problem.weights
     )
@@ -156,14 +160,14 @@ def _first_step(problem: Problem, slope: State, t0: jax.Array, t1: jax.Array) ->
         jnp.maximum(1e-6, 1e-3 * trial),
         (0.01 / jnp.where(flat, 1.0, fastest)) ** (1 / order),
     )
-    return jnp.minimum(100 * trial, chosen)  # diffrax ends it at t1
+
+    # It may exceed the interval: diffrax cuts a step off at t1.
+    return jnp.minimum(100 * trial, chosen)
 
 
 def _norm(weights: State | None, state: State) -> jax.Array:
-    """The root of the mean square over the state's entries, weighted where there are weights.
-
-    The backward solve of 'backsolve' has a state of another structure, which has none.
-    """
+    """The root of the mean square over the state's entries, weighted where there are weights."""
+    # The backward solve of 'backsolve' has a state of another structure, without weights.
     if weights is None or jax.tree.structure(weights) != jax.tree.structure(state):
         weights = jax.tree.map(jnp.ones_like, state)
 
@@ -173,12 +177,10 @@ def _norm(weights: State | None, state: State) -> jax.Array:
 
 
 class _FirstStep(diffrax.AbstractStepSizeController):
-    """Another controller with the first step's size, a length.
+    """Another controller with the first step's size, a length."""
 
-    What `diffeqsolve` is given as dt0 it checks by a callback while the program runs, and no
-    program with one can be exported.
-    """
-
+    # `diffeqsolve` would check a dt0 by a callback while the program runs, and jax.export takes no
+    # program with one.
     controller: diffrax.AbstractStepSizeController
     size: jax.Array
 
@@ -186,7 +188,16 @@ class _FirstStep(diffrax.AbstractStepSizeController):
         return _FirstStep(self.controller.wrap(direction), self.size)
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        return self.controller.init(terms, t0, t1, y0, self.size, args, func, error_order)
+        return self.controller.init(
+            terms,
+            t0=t0,
+            t1=t1,
+            y0=y0,
+            dt0=self.size,
+            args=args,
+            func=func,
+            error_order=error_order,
+        )
 
     def adapt_step_size(self, *args, **kwargs):
         return self.controller.adapt_step_size(*args, **kwargs)
@@ -200,17 +211,18 @@ def _diffeqsolve(
     solved = diffrax.diffeqsolve(
         solvers.ode_terms(problem.settings.solver, problem.field),
         solvers.get(problem.settings.solver),
-        jnp.asarray(over.t0),
-        jnp.asarray(over.t1),
-        None,
-        problem.y0,
-        problem.args,
+        t0=jnp.asarray(over.t0),
+        t1=jnp.asarray(over.t1),
+        dt0=None,
+        y0=problem.y0,
+        args=problem.args,
         saveat=saveat,
         stepsize_controller=controller,
         adjoint=_diffrax_adjoint(problem.settings.adjoint),
         max_steps=max_steps,
         solver_state=state,
-        throw=False,  # with it diffrax calls back to Python, which sharded programs pay for
+        # To throw, diffrax calls back to Python, at an extra collective in sharded programs.
+        throw=False,
     )
 
     attempts = jnp.asarray(solved.stats["num_steps"], jnp.int32)
@@ -233,28 +245,29 @@ def _diffeqsolve(
 def _save_at(
     adjoint: str, t0: Times, t1: Times, ts: Times | None
 ) -> tuple[diffrax.SaveAt, Callable[[Any], tuple[State, State | None]]]:
-    """What diffrax saves, and how y1 and ys are read from it.
-
-    t1 is saved apart from the ts: in one list with them, a solve that stops early puts its last
-    state in the first place that it left free. BacksolveAdjoint takes one list alone, and its
-    gradient is NaN where that ends in an interval of length zero, so there t1 joins the ts, each
-    time once.
-    """
+    """What diffrax saves, and how y1 and ys are read from it."""
 
     def last(ys: State) -> State:
         return jax.tree.map(lambda y: y[-1], ys)
 
     if ts is None:
         return diffrax.SaveAt(t1=True), lambda ys: (last(ys), None)
+
+    # t1 apart from the ts: in one list with them, a solve that stops early puts its last state in
+    # the first place that it left free.
     if adjoint != "backsolve":
         subs = (diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=jnp.asarray(ts)))
         return diffrax.SaveAt(subs=subs), lambda ys: (last(ys[0]), ys[1])
+
     start, end, wanted = concrete(t0), concrete(t1), concrete(ts)
     if start is None or end is None or wanted is None:
         raise ValueError(
             "under adjoint 'backsolve' ts, t0 and t1 are known before tracing (numpy arrays or "
             "floats); take another adjoint, or leave ts out"
         )
+
+    # BacksolveAdjoint takes one list only, and its gradient is NaN where that ends in an interval
+    # of length zero: so t1 joins the ts, each time once.
     forwards = 1 if end >= start else -1
     times, places = np.unique(forwards * np.append(wanted, end), return_inverse=True)
     saved = jnp.asarray(forwards * times, t1.dtype)
@@ -265,9 +278,10 @@ def _save_at(
 
 
 def _in_shard_map(adjoint: str) -> str:
-    """The adjoint that 'checkpoint' means here; another is itself."""
+    """The adjoint, or the one that 'checkpoint' means here."""
     if adjoint != "checkpoint":
         return adjoint
+
     # diffrax's checkpointed loop has no transpose inside shard_map (diffrax#735, #738).
     return "direct" if jax.sharding.get_abstract_mesh().manual_axes else "recursive"
 

@@ -11,13 +11,13 @@ from odeformer.ode.times import Times, concrete
 
 
 class Interval(NamedTuple):
-    """What diffrax can solve over, and what its answer is amended by.
+    """An interval that diffrax can solve over, and what its answer lacks.
 
     Attributes:
       t0: start, finite.
       t1: end, finite; diffrax takes no step where it equals t0, so neither has a gradient there.
       ts: times to save at, finite, or None.
-      finite: whether all times that were given are; a bool where they are known before tracing.
+      finite: whether all original times are; a bool where they are known before tracing.
       lengths: t1 - t0 and ts - t0 with their gradients where the interval is empty, else 0; None
         where all times are known before tracing.
     """
@@ -41,12 +41,16 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
       An Interval; where a time is not finite, an empty one at 0.
     """
     all_times = [t0, t1, *([] if ts is None else [ts])]
+
+    # Times that are known before tracing have no gradients, and need no amending in the program.
     if all(concrete(times) is not None for times in all_times):
         if finite := all_finite(*all_times):
             return Interval(t0, t1, ts, finite, None)
+
         zero = np.zeros((), t0.dtype)
         return Interval(zero, zero, None if ts is None else np.zeros_like(ts), finite, None)
 
+    # diffrax is handed an empty interval at 0, and the answer is made NaN afterwards.
     finite = all_finite(*all_times)
     t0, t1 = jnp.where(finite, t0, 0), jnp.where(finite, t1, 0)
     ts = None if ts is None else jnp.where(finite, ts, 0)
@@ -56,6 +60,7 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
         jnp.where(empty, t1 - t0, 0),
         None if ts is None else jnp.where(empty, ts - t0, 0),
     )
+
     # Where diffrax takes no step, the gradients of its times are 0, or 0 / 0 under vmap.
     t0, t1 = (jnp.where(empty, jax.lax.stop_gradient(t), t) for t in (t0, t1))
     return Interval(t0, t1, ts, finite, lengths)
@@ -63,21 +68,24 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
 
 def all_finite(*times: Times) -> jax.Array | bool:
     """Whether all times are finite: a bool where they are known before tracing."""
-    if all(concrete(time) is not None for time in times):
-        return all(bool(np.isfinite(concrete(time)).all()) for time in times)  # pyright: ignore
+    known = [concrete(time) for time in times]
+    if not any(time is None for time in known):
+        return all(bool(np.isfinite(time).all()) for time in known if time is not None)
+
     finite = jnp.asarray(True)
     for time in times:
         finite &= jnp.isfinite(time).all()
+
     return finite
 
 
 def amend(solution: Solution, over: Interval, slope: State | None) -> Solution:
-    """Returns the solution with what diffrax's lacks: NaN, and the gradients of an empty interval.
+    """Returns diffrax's solution with what it lacks: NaN, and the gradients of an empty interval.
 
-    There y(t) = y0 + (t - t0) f(t0, y0), whose value is y0.
+    On an empty interval y(t) = y0 + (t - t0) f(t0, y0), whose value is y0.
 
     Args:
-      solution: as diffrax found it.
+      solution: of diffrax.
       over: the interval.
       slope: f(t0, y0); None to leave the gradients out.
 
@@ -86,10 +94,12 @@ def amend(solution: Solution, over: Interval, slope: State | None) -> Solution:
     """
     if over.finite is True:
         return solution
+
     y1, ys = solution.y1, solution.ys
     if over.lengths is not None and slope is not None:
         whole, parts = over.lengths
-        # A slope that is not finite is none of the business of an interval that is not empty.
+
+        # Zero where the interval is not empty: 0 times an infinite slope would be NaN.
         slope = jax.tree.map(lambda dy: jnp.where(over.t0 == over.t1, dy, 0), slope)
         y1 = jax.tree.map(lambda y, dy: y + whole * dy, y1, slope)
         if parts is not None:

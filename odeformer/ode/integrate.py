@@ -11,7 +11,7 @@ from odeformer.ode.diffeqsolve import adaptive_steps, adaptive_steps_per_sample,
 from odeformer.ode.field import Params, Solution, State, VectorField, in_state_dtype
 from odeformer.ode.problem import Problem
 from odeformer.ode.scan import scan_steps
-from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings
+from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings, plain
 from odeformer.ode.times import Span, as_span, step_indices, step_times
 
 
@@ -41,56 +41,55 @@ def integrate(
 
     Args:
       field: the vector field.
-      y0: the state at t0, a pytree of float32 arrays (float64: then time too is float64).
-      params: what the field's terms are given as params; gradients flow to it.
-      t0: start time. Traced ends are differentiated too, under all adjoints but 'backsolve', and
-        where they are equal. Where a time is not finite the states are NaN, with result 2.
+      y0: the state at t0, a pytree of float32 arrays, or of float64 arrays: time is of that dtype.
+      params: passed to the field's terms; gradients flow to it.
+      t0: start time. Traced ends have gradients too, also where they are equal, under all adjoints
+        but 'backsolve'. Where a time is not finite the states are NaN, with result 2.
       t1: end time.
       solver: a name of `solvers.NAMES`. With `rtol` one with an error estimate.
       steps: number of equal fixed steps (default 8).
       adjoint: how gradients are computed.
-        'checkpoint': fixed steps recompute each step and its stages, and store one state a step;
-          adaptive steps mean 'recursive' by it, and 'direct' inside shard_map.
-        'store': fixed steps only; everything is kept, nothing recomputed.
-        'recursive': diffrax's binomial checkpointing: memory grows with the root of the steps. No
-          forward mode and no second derivatives, nor has 'backsolve' these.
+        'checkpoint': fixed steps recompute each step and its stages, and store one state per step;
+          for adaptive steps it means 'recursive', and 'direct' inside shard_map.
+        'store': fixed steps only; everything is stored, nothing recomputed.
+        'recursive': diffrax's binomial checkpointing: memory grows with the root of the number of
+          steps. Without forward mode and second derivatives, as is 'backsolve'.
         'direct': diffrax's plain differentiation through the solve; forward mode and second
           derivatives work too, as they do under 'checkpoint' and 'store' with fixed steps.
         'backsolve': the continuous adjoint equation, solved backwards, in memory that does not
           grow with the steps. Its gradient is that of the exact flow, NOT of the computed one:
-          wrong at coarse steps (at 12 Euler steps of a 12-layer field a norm of 577 was seen where
-          704 is true) and right only as the steps get fine. Not for the splittings; gradients with
-          respect to t0 and t1 are refused. With ts these, t0 and t1 are known before tracing.
+          wrong at coarse steps (for 12 Euler steps of a 12-layer field its norm was 577 instead of
+          704) and right only as the steps become small. Not for the splittings; gradients with
+          respect to t0 and t1 are refused. With ts, all times are known before tracing.
       ts: times at which the states are returned too, in order from t0 to t1. Under fixed steps they
-        are known before tracing, and lie on the grid of the steps; under adaptive steps they are
-        interpolated, and the compiled program checks their order by a callback to Python, so that
-        `jax.export` does not take it.
+        are known before tracing, and lie on the grid of the steps; under adaptive steps states are
+        interpolated, and the compiled program checks the order of ts by a callback to Python, so
+        that `jax.export` refuses it.
       rtol: relative tolerance of a step's local error; chooses adaptive steps.
       atol: absolute tolerance (default 1e-6).
       max_steps: bound on the adaptive steps, rejected ones included (default 64); a solve that
-        needs more stops there with result 1, its y1 being the state that was reached, and its ys
-        infinite at the times that were not (under 'backsolve' with ts y1 too).
-      per_sample: adaptive steps of its own for each entry of the state's leading axis; the field
-        then sees a leading axis of 1. An entry's answer is then the same in every batch, to
+        needs more stops there with result 1: y1 is then the last state, and ys are infinite at
+        times after it (under 'backsolve' with ts so is y1).
+      per_sample: whether each entry of the state's leading axis takes its own adaptive steps; the
+        field then sees a leading axis of 1. An entry's answer is the same in every batch, to
         float32 rounding: XLA orders sums by the size of the batch. Otherwise the batch shares its
-        steps, and an answer depends on the batch it came in. With fixed steps there is nothing to
-        share.
+        steps, and an answer depends on its batch. Fixed steps are the same either way.
       key: a PRNG key. The terms are then called with a key as a fourth argument: under 'checkpoint'
-        and 'store' one key a fixed step, shared by its stages; else one key for the whole solve
-        (one a sample with `per_sample`), so that diffrax's solvers meet one and the same function.
-      policy: the name of one of `jax.checkpoint_policies`: what 'checkpoint' may keep
-        under fixed steps.
+        and 'store' one key per fixed step, shared by its stages; else one key for the whole solve
+        (one per sample with `per_sample`), so that for diffrax the field is one function.
+      policy: the name of one of `jax.checkpoint_policies`: what 'checkpoint' may store under fixed
+        steps.
       params_axes: for `per_sample`, as the in_axes of `jax.vmap`: 0 for the parts of params that
-        have the state's leading axis (masks, say), None for those that all samples share. A term
+        have the state's leading axis (such as masks), None for those that all samples share. A term
         sees the former with a leading axis of 1, too.
       weights: of the state's entries in the error norm of adaptive steps, a pytree of the state's
         structure, broadcast to it; 0 leaves an entry, such as padding, out. (The backward solve of
-        'backsolve' weighs all alike.)
-      prevent_cse: of `jax.checkpoint`, for 'checkpoint' and a single step: keeps XLA from merging
-        the recomputation with what it recomputes. As with `jax.checkpoint` itself, a solve that
-        stands inside a scan does not need it; several steps are a scan of their own.
-      throw: raise where the result is not success, rather than return it. For use outside of
-        transformations (jit, grad, vmap), inside of which no result has a value yet.
+        'backsolve' weighs all entries equally.)
+      prevent_cse: as for `jax.checkpoint`, under 'checkpoint' and a single step: keeps XLA from
+        merging the recomputation with the original. A solve inside a scan does not need it, and
+        several steps are a scan.
+      throw: raise an error where the result is not success. For use outside of transformations
+        (jit, grad, vmap), inside which a result has no value yet.
 
     Returns:
       A Solution.
@@ -99,7 +98,7 @@ def integrate(
       ValueError: a name, a combination, a value, a time or a dtype that is not accepted, or a term
         whose slope is not like the state; says which, and what is accepted. Also a derivative that
         the adjoint does not have, when it is taken.
-      RuntimeError: a result that is not success, given `throw`.
+      RuntimeError: a result that is not success, with `throw`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +117,7 @@ def integrate(
         adjoint=adjoint,
         policy=policy,
     )
-    check_flag(prevent_cse=prevent_cse, throw=throw)
+    check_flag(prevent_cse=plain(prevent_cse), throw=plain(throw))
 
     solution = solve(
         field,
@@ -179,6 +178,7 @@ def solve(
 
 
 def _solve(problem: Problem, span: Span) -> Solution:
+    # Time has the state's dtype: bfloat16 times would give diffrax a wrong number of steps.
     settings, dtype = problem.settings, jnp.result_type(*jax.tree.leaves(problem.y0))
     if settings.adaptive:
         steps = adaptive_steps_per_sample if settings.per_sample else adaptive_steps
@@ -188,6 +188,7 @@ def _solve(problem: Problem, span: Span) -> Solution:
     times = step_times(span.t0, span.t1, steps, dtype)
     indices = None if span.ts is None else step_indices(span.ts, times)
 
+    # A scan of our own costs what a scan over layers does; diffeqsolve was 1.4 times slower.
     scanned = settings.adjoint in ("checkpoint", "store")
     solution = (scan_steps if scanned else fixed_steps)(problem, times, indices)
     return _per_sample(solution, problem.y0) if settings.per_sample else solution

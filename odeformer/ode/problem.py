@@ -1,4 +1,4 @@
-"""What is solved, and how."""
+"""One solve: the field, its start, its parameters and its settings."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from odeformer.ode.settings import SolveSettings
 
 
 class Problem(NamedTuple):
-    """What is solved, and how; see `integrate`."""
+    """The arguments of `integrate` that all ways of solving share, checked."""
 
     field: VectorField
     y0: State
@@ -22,5 +22,5 @@ class Problem(NamedTuple):
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """What a term takes after t and y."""
+        """The arguments of a term after t and y."""
         return (self.params,) if self.key is None else (self.params, self.key)

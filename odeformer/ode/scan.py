@@ -14,22 +14,25 @@ from odeformer.ode.problem import Problem
 from odeformer.ode.steps import unrolled_step
 from odeformer.ode.times import Times
 
-STATE = "ode_state"  # what policies of `jax.checkpoint` know the state before each step by
+# The name by which policies of `jax.checkpoint` know the state before each step.
+STATE = "ode_state"
 
 
 def scan_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
     """Takes equal steps, under adjoint 'checkpoint' or 'store'.
 
     Args:
-      problem: what is solved.
+      problem: with one of these adjoints.
       times: between the steps, [steps + 1].
-      indices: which of the times the states are returned at, int [n]; None for none.
+      indices: of the times at which states are returned, int [n]; None if none are.
     """
     field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
     step = _make_step(problem, steps)
 
     def body(y, xs):
         n, t0, t1 = xs
+
+        # A single step's state is the solve's argument, which is kept anyway.
         y = checkpoint_name(y, STATE) if steps > 1 else y
 
         # One key per step, shared by its stages: within a step the field is one function.
@@ -44,6 +47,7 @@ def scan_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> So
     else:
         y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
 
+    # Known before tracing, the result is a constant of the program.
     finite = all_finite(times)
     result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
     return Solution(
@@ -62,14 +66,20 @@ def _make_step(problem: Problem, steps: int):
     method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
     terms = solvers.ode_terms(settings.solver, field)
 
+    # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
+    # so twice the memory.
     recompute = settings.adjoint == "checkpoint"
     policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
     slope = jax.checkpoint(field, policy=policy) if recompute else field
 
     def step(y, t0, t1, *args):
         if tableau is None:
-            return method.step(terms, t0, t1, y, args, None, made_jump=False)[0]
+            y1, *_ = method.step(
+                terms, t0=t0, t1=t1, y0=y, args=args, solver_state=None, made_jump=False
+            )
+            return y1
 
+        # diffrax's own step loops over stages: no forward mode, no strict shard_map.
         return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
 
     if not recompute:

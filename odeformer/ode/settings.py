@@ -1,4 +1,4 @@
-"""How a field is solved: names that exist, and steps or tolerances that describe one solve."""
+"""How a field is solved: its solver, steps or tolerances, and adjoint, checked once."""
 
 import dataclasses
 import math
@@ -13,7 +13,9 @@ from odeformer.errors import check_flag, check_name, check_positive_int
 from odeformer.ode import solvers
 
 ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
-_POLICY_MAKERS = ("save_", "offload_")  # jax.checkpoint_policies that take arguments first
+
+# Some of jax.checkpoint_policies are no policies but make one from arguments, which a name lacks.
+_POLICY_MAKERS = ("save_", "offload_")
 POLICIES = tuple(
     name for name in dir(jax.checkpoint_policies) if not name.startswith(("_", *_POLICY_MAKERS))
 )
@@ -30,8 +32,8 @@ class SolveSettings:
       rtol: relative tolerance of a step's local error; chooses adaptive steps.
       atol: absolute tolerance of adaptive steps (default 1e-6).
       max_steps: bound on adaptive steps, rejected ones included (default 64).
-      per_sample: whether each sample takes adaptive steps of its own; its answer is then the same
-        in every batch, to float32 rounding.
+      per_sample: whether each sample takes its own adaptive steps; its answer is then the same in
+        every batch, to float32 rounding.
       adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; see `integrate`.
       policy: the name of one of `jax.checkpoint_policies`: what 'checkpoint' may keep under fixed
         steps.
@@ -82,8 +84,9 @@ class SolveSettings:
 def plain(value: Any) -> Any:
     """Returns the Python number (bool, str) that a NumPy scalar or an array of no axes holds.
 
-    Anything else, such as what is being traced, is returned as it is.
+    Anything else is returned unchanged, also a value that is being traced.
     """
+    # jax.Array includes tracers, which have no value yet; the checks refuse them in words.
     is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
     if not is_array or isinstance(value, Tracer) or np.ndim(value) > 0:
         return value
@@ -125,6 +128,7 @@ def _check_fixed(settings: SolveSettings) -> None:
 def _check_adaptive(settings: SolveSettings) -> None:
     rtol, solver, adjoint = settings.rtol, settings.solver, settings.adjoint
     _check_tolerances(rtol=rtol, atol=settings.atol)
+
     if not solvers.is_adaptive(solver):
         able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
         raise ValueError(

@@ -1,6 +1,6 @@
 """Solvers: each turns one vector field into one architecture.
 
-diffrax supplies the Runge-Kutta methods. Here stand the ones it lacks (the two splittings, the
+diffrax supplies the Runge-Kutta methods. This module adds those it lacks (the two splittings, the
 classical RK4 and the 3/8 rule), and the table of names.
 """
 
@@ -15,13 +15,22 @@ import numpy as np
 from odeformer.errors import check_name
 from odeformer.ode.field import Term, VectorField
 
+# The type that diffrax's solvers declare.
+Tableau = diffrax.ButcherTableau | diffrax.MultiButcherTableau
+
 
 class Substep(NamedTuple):
-    """An Euler step of one term, as a part of a splitting step of length h."""
+    """An Euler step of one term, as a part of a splitting step of length h.
 
-    term: int  # index into the vector field's terms
-    begin: float  # where it starts, as a fraction of h
-    length: float  # how far it goes, as a fraction of h
+    Attributes:
+      term: index into the vector field's terms.
+      begin: its start, as a fraction of h.
+      length: its length, as a fraction of h.
+    """
+
+    term: int
+    begin: float
+    length: float
 
 
 class Splitting(diffrax.AbstractSolver):
@@ -50,6 +59,8 @@ class Splitting(diffrax.AbstractSolver):
             control = terms.terms[term].contr(start, start + length * (t1 - t0))
             increment = terms.terms[term].vf_prod(start, y, args, control)
             y = jax.tree.map(jnp.add, y, increment)
+
+        # No error estimate, and no state from step to step.
         return y, None, dict(y0=y0, y1=y), None, diffrax.RESULTS.successful
 
     def func(self, terms, t0, y0, args):
@@ -91,7 +102,7 @@ class RK4(diffrax.AbstractERK):
     Source: Kutta, 'Beitrag zur naeherungsweisen Integration totaler Differentialgleichungen', 1901.
     """
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar[Tableau] = diffrax.ButcherTableau(
         c=np.array([1 / 2, 1 / 2, 1.0]),
         a_lower=(np.array([1 / 2]), np.array([0.0, 1 / 2]), np.array([0.0, 0.0, 1.0])),
         b_sol=np.array([1 / 6, 1 / 3, 1 / 3, 1 / 6]),
@@ -106,7 +117,7 @@ class RK4(diffrax.AbstractERK):
 class RK38(diffrax.AbstractERK):
     """The 3/8 rule: order 4, 4 stages, no error estimate. Source: Kutta, 1901."""
 
-    tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
+    tableau: ClassVar[Tableau] = diffrax.ButcherTableau(
         c=np.array([1 / 3, 2 / 3, 1.0]),
         a_lower=(np.array([1 / 3]), np.array([-1 / 3, 1.0]), np.array([1.0, -1.0, 1.0])),
         b_sol=np.array([1 / 8, 3 / 8, 3 / 8, 1 / 8]),
@@ -151,11 +162,12 @@ def order(name: str) -> int:
     Raises:
       ValueError: no solver has the name (so do the functions below).
     """
+    # A solver of diffrax may ask its terms; none in this table does.
     return get(name).order(None)  # pyright: ignore[reportReturnType]
 
 
 def is_splitting(name: str) -> bool:
-    """Whether the solver treats the terms one after the other, not their sum."""
+    """Whether the solver steps through the terms one after another, not through their sum."""
     return isinstance(get(name), Splitting)
 
 
@@ -166,42 +178,29 @@ def tableau(name: str) -> diffrax.ButcherTableau | None:
 
 def is_adaptive(name: str) -> bool:
     """Whether the solver estimates its error, as adaptive steps need."""
+    # RK4 and the 3/8 rule have a row of zeros in its place.
     table = tableau(name)
     return table is not None and bool(np.any(table.b_error))
 
 
 def stages(tableau: diffrax.ButcherTableau) -> int:
-    """Returns how many stages a fixed step evaluates: all but those only the error estimate reads.
-
-    Args:
-      tableau: a Butcher tableau.
-    """
+    """Returns how many stages a fixed step evaluates: those that its solution reads."""
+    # FSAL solvers weigh their last stage with zero; it is the first slope of the next step.
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
 def evaluations(name: str, terms: int) -> np.ndarray:
-    """Returns how often one fixed step evaluates each term.
-
-    Args:
-      name: the solver's.
-      terms: how many terms the field has.
-
-    Returns:
-      int32 [terms].
-    """
+    """Returns how often one fixed step evaluates each of that many terms, int32 [terms]."""
     solver, table = get(name), tableau(name)
     if not isinstance(solver, Splitting):
         return np.full(terms, 1 if table is None else stages(table), np.int32)
-    order = [substep.term for substep in solver.substeps(terms)]
-    return np.bincount(order, minlength=terms).astype(np.int32)
+
+    evaluated = [substep.term for substep in solver.substeps(terms)]
+    return np.bincount(evaluated, minlength=terms).astype(np.int32)
 
 
 def ode_terms(name: str, field: VectorField) -> diffrax.AbstractTerm:
-    """Returns a vector field as what the solver steps through.
-
-    Args:
-      name: the solver's.
-      field: the vector field.
+    """Returns a vector field as diffrax's term for the solver of that name.
 
     Returns:
       A `diffrax.MultiTerm` for a splitting, an `ODETerm` of the sum for the others; each takes

@@ -29,7 +29,7 @@ def unrolled_step(
       tableau: the method's Butcher tableau.
       evaluate: (stage, t, y) -> dy, with stage an int from 0.
       t0: the step's start, a scalar of the state's dtype.
-      t1: the step's end, likewise.
+      t1: the step's end, a scalar of the state's dtype.
       y0: the state at t0.
 
     Returns:
@@ -38,6 +38,7 @@ def unrolled_step(
     h = t1 - t0
 
     def advance(weights: np.ndarray, slopes: list[State]) -> State:
+        # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
         used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
         factors = [w for w, _ in used]
 
@@ -46,11 +47,15 @@ def unrolled_step(
 
         return jax.tree.map(leaf, y0, *(k for _, k in used))
 
+    # A stage that only the error estimate reads is left out, as fixed steps have no error.
     slopes = [evaluate(0, t0, y0)]
     for stage in range(1, solvers.stages(tableau)):
         c = tableau.c[stage - 1]
+
+        # t0 + h can differ from t1 in its last digit.
         t = t1 if c == 1 else t0 + float(c) * h
         slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
+
     return advance(tableau.b_sol, slopes)
 
 
@@ -62,19 +67,19 @@ def staged_step(
     t1: jax.Array,
     y0: State,
 ) -> State:
-    """Takes one fixed step of any solver, for a field that tells its evaluations apart.
+    """Takes one fixed step of any solver, for a field that distinguishes its evaluations.
 
     Args:
-      name: the solver's.
-      terms: how many terms the field has.
+      name: of the solver.
+      terms: number of terms of the field.
       evaluate: (term, n, t, y) -> dy; term None asks for the sum of the terms; n counts a term's
         evaluations within the step, from 0 to `evaluations(name, terms)[term]` - 1.
       t0: the step's start, a scalar of the state's dtype.
-      t1: the step's end, likewise.
+      t1: the step's end, a scalar of the state's dtype.
       y0: the state at t0.
 
     Returns:
-      The state at t1, the one that `integrate` steps to.
+      The state at t1, the same as that of `integrate`.
     """
     solver, table = solvers.get(name), solvers.tableau(name)
     if table is not None:
@@ -83,10 +88,14 @@ def staged_step(
     def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
         return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
 
+    # Of the solvers without a tableau only Euler evaluates the sum.
     if not isinstance(solver, solvers.Splitting):
         return euler(None, 0, t0, t1 - t0, y0)
+
+    # A splitting may evaluate a term twice in a step, so each term has a count of its own.
     y, counts = y0, [0] * terms
     for term, begin, length in solver.substeps(terms):
         y = euler(term, counts[term], t0 + begin * (t1 - t0), length * (t1 - t0), y)
         counts[term] += 1
+
     return y

@@ -1,4 +1,4 @@
-"""Times: those between fixed steps, and those at which states are asked for."""
+"""Times: those between fixed steps, and those at which states are returned."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ Times = np.ndarray | jax.Array
 
 
 class Span(NamedTuple):
-    """From when to when a field is solved, and when states are asked for.
+    """The interval over which a field is solved, and the times at which states are returned.
 
     Attributes:
-      t0: start, a scalar: float64 of numpy, or a traced array.
-      t1: end, likewise.
-      ts: times at which states are returned, [n]; None if none are asked for.
+      t0: start, a scalar: float64 of NumPy, or a traced array.
+      t1: end, a scalar as t0.
+      ts: times at which states are returned, [n]; None if none are.
     """
 
     t0: Times
@@ -23,7 +23,7 @@ class Span(NamedTuple):
     ts: Times | None
 
     def in_order(self, dtype: Any) -> "Span":
-        """Returns the span in that dtype, having checked that its times are in order."""
+        """Returns the span in that dtype; raises ValueError where its times are out of order."""
         t0, t1 = as_times(self.t0, dtype), as_times(self.t1, dtype)
         if self.ts is None:
             return Span(t0, t1, None)
@@ -34,7 +34,7 @@ class Span(NamedTuple):
 
 
 def as_span(t0: Any, t1: Any, ts: Any = None) -> Span:
-    """Returns the span of these times; raises ValueError for what are no times."""
+    """Returns the span of these times; raises ValueError for anything but real numbers."""
     return Span(as_time("t0", t0), as_time("t1", t1), None if ts is None else as_sequence(ts))
 
 
@@ -42,16 +42,18 @@ def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
     """Returns the times between equal steps, t_n = t0 + (t1 - t0) n / steps.
 
     Args:
-      t0: where the first step starts.
-      t1: where the last one ends.
-      steps: their number.
+      t0: start of the first step.
+      t1: end of the last one.
+      steps: number of steps.
       dtype: of the times.
 
     Returns:
-      [steps + 1] of that dtype: a numpy array, each time rounded once, or, where t0 or t1 is being
-      traced, a traced one. Where one of the ends is not finite in that dtype, all are NaN.
+      [steps + 1] of that dtype: a NumPy array, or, where t0 or t1 is being traced, a traced one.
+      Where an end is not finite in that dtype, all are NaN.
     """
     ends = concrete([t0, t1])
+
+    # In float64, so that each time is rounded once.
     if ends is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             times = (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
@@ -62,14 +64,14 @@ def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
 
 
 def step_indices(ts: Any, times: Times) -> np.ndarray:
-    """Returns which of the times between the steps the ts are.
+    """Returns the indices of the ts among the times between the steps.
 
     Args:
-      ts: times, ordered from t0 to t1.
-      times: those of `step_times`, [steps + 1].
+      ts: times, in order from t0 to t1.
+      times: of `step_times`, [steps + 1].
 
     Returns:
-      int [len(ts)]; the last index throughout where the times are not finite.
+      int [len(ts)].
 
     Raises:
       ValueError: a ts that is not among the times, or is out of order, or is being traced.
@@ -81,9 +83,12 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
         )
 
     _check_sequence(wanted)
+
+    # All states are NaN then, so that any index will do.
     if not np.isfinite(grid).all():
         return np.full(len(wanted), len(grid) - 1)
 
+    # Times that were rounded to float32 are still on the grid.
     distances = np.abs(grid[None, :] - wanted[:, None])
     spacing = abs(grid[-1] - grid[0]) / (len(grid) - 1)
     if not np.all(distances.min(axis=1) <= 1e-5 * spacing + 1e-6 * np.abs(wanted)):
@@ -100,11 +105,10 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
 
 
 def check_times(ts: Times, t0: Times, t1: Times) -> None:
-    """Raises ValueError where ts is no sequence of times in order from t0 to t1.
-
-    What is being traced is left to diffrax, which looks at it while the program runs.
-    """
+    """Raises ValueError where ts is not a sequence of times in order from t0 to t1."""
     _check_sequence(ts)
+
+    # Traced times are left to diffrax, which checks them while the program runs.
     wanted, ends = concrete(ts), concrete([t0, t1])
     if wanted is None or ends is None or not np.isfinite(ends).all():
         return
@@ -116,7 +120,7 @@ def check_times(ts: Times, t0: Times, t1: Times) -> None:
 
 
 def as_time(name: str, time: Any) -> Times:
-    """Returns one time: float64 of numpy, or the traced array where it is being traced.
+    """Returns one time: float64 of NumPy, or the traced array where it is being traced.
 
     Raises:
       ValueError: anything but one real number.
@@ -131,7 +135,7 @@ def as_time(name: str, time: Any) -> Times:
 
 
 def as_sequence(ts: Any) -> Times:
-    """Returns a sequence of times, as `as_time` does.
+    """Returns a sequence of times: float64 of NumPy, or the traced array.
 
     Raises:
       ValueError: anything but a sequence of real numbers.
@@ -149,11 +153,12 @@ def _as_array(name: str, times: Any) -> Times:
         array = np.asarray(times)
     except jax.errors.TracerArrayConversionError:
         array = jnp.asarray(times)
-    except (TypeError, ValueError) as error:  # a ragged list, say
+    # A ragged list, for example.
+    except (TypeError, ValueError) as error:
         raise refusal from error
 
-    number = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
-    if not number:
+    is_real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    if not is_real:
         raise refusal
 
     return array.astype(np.float64) if isinstance(array, np.ndarray) else array

@@ -1,4 +1,4 @@
-"""Multi-head attention: which tokens see which, rotary positions, keys and values that are kept.
+"""Multi-head attention: which tokens see which, rotary positions, cached keys and values.
 
 Arrays carry their axes in their names: B batch, N tokens, C new tokens of a chunk, S places of a
 cache, D width, H heads, K head size.
@@ -11,22 +11,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_positive_int, unknown
+from odeformer.transformer.checks import check_attention, check_backend
 from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
 from odeformer.transformer.sharding import constrain
 
-ATTENTIONS = ("auto", "xla", "cudnn")
-LONGEST_WAVE = 10_000.0  # of rotary positions, over 2 pi
+# The longest wavelength of rotary positions, over 2 pi.
+LONGEST_WAVE = 10_000.0
 
 
 class Layout(NamedTuple):
-    """How the tokens of a batch lie in their sequences, and these in it; None plays no part.
+    """How the tokens of a batch lie in their sequences, and the samples in the batch.
 
     Attributes:
-      segments: int [B, N]; a token sees those of its own number alone. Padding has a number too,
-        by custom 0.
-      rotation: [B, N, 2, K / 2], cosines and sines of each position; see `rotation`.
-      samples: int [B], each sample's number, which its dropout masks follow from.
+      segments: int [B, N]; a token sees only tokens of its own number. Padding has a number too,
+        by custom 0. None: each token sees all others of its sample.
+      rotation: [B, N, 2, K / 2], cosines and sines of each position; see `rotation`. None: queries
+        and keys are not rotated.
+      samples: int [B], each sample's number, from which its dropout masks follow. None: its index.
     """
 
     segments: jax.Array | None = None
@@ -35,12 +36,12 @@ class Layout(NamedTuple):
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of tokens that were seen before.
+    """Keys and values of earlier tokens.
 
     Attributes:
       k: keys, rotated where positions are rotary, [B, S, H, K].
       v: values, [B, S, H, K].
-      filled: int [B], how many of the S places hold a token, from the first on.
+      filled: int [B], how many of the S places hold a token; these come first.
     """
 
     k: jax.Array
@@ -56,11 +57,11 @@ class Attention(nn.Module):
       width: size of the state's last axis; heads divide it.
       dtype: dtype of the matrix products.
       implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
-      causal: whether a token sees itself and those before it alone.
+      causal: whether a token sees only itself and those before it.
 
     Raises:
-      ValueError: heads that do not divide the width, or an implementation that is not known, that
-        does not take the dtype, or (when applied) that the device does not have.
+      ValueError: heads that do not divide the width, or an implementation that does not exist,
+        does not take the dtype, or (when applied) is not available on the device.
 
     Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762.
     """
@@ -76,7 +77,9 @@ class Attention(nn.Module):
         super().__post_init__()
 
     def setup(self):
+        # Not in __post_init__: a config for a GPU can be made and read on any machine.
         check_backend(self.implementation)
+
         size = self.width // self.heads
         options = dict(
             dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
@@ -89,35 +92,37 @@ class Attention(nn.Module):
         return self.mix(self.qkv(x_BND), layout)
 
     def mix(self, qkv_BN3HK: jax.Array, layout: Layout | None = None) -> jax.Array:
-        """Attention behind the input projection: [B, N, 3, H, K] -> [B, N, D]."""
+        """Attention after the input projection: [B, N, 3, H, K] -> [B, N, D]."""
         layout = layout or Layout()
-        qkv_BN3HK = constrain(qkv_BN3HK, "batch", "tokens", None, "heads", None)
+        qkv_BN3HK = constrain(qkv_BN3HK, ("batch", "tokens", None, "heads", None))
         q_BNHK, k_BNHK, v_BNHK = _split(qkv_BN3HK, layout.rotation)
+
         mask_BHNN = None
         if layout.segments is not None:
             mask_BHNN = layout.segments[:, None, :, None] == layout.segments[:, None, None, :]
+
+        if _exceeds_jax(q_BNHK.dtype, self.implementation):
+            return self.out(_attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal))
+
         implementation: Any = None if self.implementation == "auto" else self.implementation
-        if _attends_by_itself(q_BNHK.dtype, self.implementation):
-            mixed_BNHK = _attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
-        else:
-            mixed_BNHK = jax.nn.dot_product_attention(
-                q_BNHK,
-                k_BNHK,
-                v_BNHK,
-                mask=mask_BHNN,
-                is_causal=self.causal,
-                implementation=implementation,
-            )
+        mixed_BNHK = jax.nn.dot_product_attention(
+            q_BNHK,
+            k_BNHK,
+            v_BNHK,
+            mask=mask_BHNN,
+            is_causal=self.causal,
+            implementation=implementation,
+        )
         return self.out(mixed_BNHK)
 
     def extend(
         self, x_BCD: jax.Array, seen: KeyValues, rotation: jax.Array | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Attends from C new tokens to those seen before and, causally, among themselves.
+        """Attends from C new tokens to earlier ones and, causally, among themselves.
 
         Args:
           x_BCD: the new tokens, [B, C, D].
-          seen: keys and values of the tokens before them.
+          seen: keys and values of the earlier tokens.
           rotation: of the new tokens' positions, [B, C, 2, K / 2], where positions are rotary.
 
         Returns:
@@ -125,6 +130,8 @@ class Attention(nn.Module):
         """
         q_BCHK, k_BCHK, v_BCHK = _split(self.qkv(x_BCD), rotation)
         new, places = x_BCD.shape[1], seen.k.shape[1]
+
+        # As in a pass over all tokens, scores and softmax are float32 whatever the products are.
         exact = param_dtype(q_BCHK.dtype)
 
         def scores(k: jax.Array, visible: jax.Array) -> jax.Array:
@@ -132,9 +139,11 @@ class Attention(nn.Module):
             return jnp.where(visible, product / math.sqrt(q_BCHK.shape[-1]), -jnp.inf)
 
         before = jnp.arange(places)[None, None, None] < seen.filled[:, None, None, None]
-        among = jnp.tril(jnp.ones((new, new), bool))
-        both = jnp.concatenate([scores(seen.k, before), scores(k_BCHK, among)], axis=-1)
+        causal = jnp.tril(jnp.ones((new, new), bool))
+        both = jnp.concatenate([scores(seen.k, before), scores(k_BCHK, causal)], axis=-1)
         weights = jax.nn.softmax(both).astype(q_BCHK.dtype)
+
+        # Two products rather than one over joined values, which would copy the cache.
         old, own = weights[..., :places], weights[..., places:]
         mixed_BCHK = jnp.einsum("BHCS,BSHK->BCHK", old, seen.v)
         mixed_BCHK += jnp.einsum("BHCS,BSHK->BCHK", own, v_BCHK)
@@ -163,7 +172,7 @@ def rotation(positions: jax.Array, size: int, dtype: Dtype = jnp.float32) -> jax
 
 
 def rotate(x_BNHK: jax.Array, rotation: jax.Array) -> jax.Array:
-    """Turns the pairs (x_i, x_{i + K/2}) of each head by their position's angles.
+    """Rotates the pairs (x_i, x_{i + K/2}) of each head by their position's angles.
 
     Args:
       x_BNHK: queries or keys, [B, N, H, K].
@@ -174,42 +183,8 @@ def rotate(x_BNHK: jax.Array, rotation: jax.Array) -> jax.Array:
     """
     cos, sin = rotation[:, :, None, 0], rotation[:, :, None, 1]
     first, second = jnp.split(x_BNHK.astype(rotation.dtype), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BNHK.dtype)
-
-
-def check_attention(width: int, heads: int, dtype: Dtype, implementation: str) -> None:
-    """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
-    check_positive_int(width=width, heads=heads)
-    if width % heads:
-        divisors = [str(n) for n in range(1, 33) if width % n == 0]
-        raise ValueError(
-            f"heads={heads} does not divide width={width}: take heads from "
-            f"{', '.join(divisors)}, or another width"
-        )
-    if implementation not in ATTENTIONS:
-        raise unknown("attention", implementation, ATTENTIONS)
-    if implementation == "cudnn" and jnp.dtype(dtype) != jnp.bfloat16:
-        raise ValueError(
-            f"attention 'cudnn' takes dtype 'bfloat16'; {jnp.dtype(dtype).name!r} was given: take "
-            "that dtype, or attention 'auto' or 'xla'"
-        )
-    size = width // heads
-    if implementation == "cudnn" and (size % 8 or size > 256):
-        raise ValueError(
-            "attention 'cudnn' takes heads whose size is a multiple of 8, at most 256; "
-            f"width={width} over heads={heads} makes {size}: take other heads, or attention 'auto' "
-            "or 'xla'"
-        )
-
-
-def check_backend(implementation: str) -> None:
-    """Raises ValueError where JAX's default backend does not have the implementation."""
-    if implementation == "cudnn" and jax.default_backend() != "gpu":
-        raise ValueError(
-            "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
-            f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
-        )
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BNHK.dtype)
 
 
 def _split(
@@ -221,12 +196,10 @@ def _split(
     return q_BNHK, k_BNHK, v_BNHK
 
 
-def _attends_by_itself(dtype: Dtype, implementation: str) -> bool:
-    """Whether `jax.nn.dot_product_attention` does not serve.
-
-    It takes float64's softmax in float32; and it promotes bfloat16 implicitly, in the lowering of
-    its gradient too, where strict promotion makes JAX raise.
-    """
+def _exceeds_jax(dtype: Dtype, implementation: str) -> bool:
+    """Whether the dtype asks more than `jax.nn.dot_product_attention` offers."""
+    # Its softmax of float64 is float32's. It promotes bfloat16 implicitly, in the lowering of its
+    # gradient too, where strict promotion makes JAX raise.
     strict = jax.config.jax_numpy_dtype_promotion == "strict"  # pyright: ignore
     return dtype == jnp.float64 or (strict and dtype == jnp.bfloat16 and implementation != "cudnn")
 
@@ -242,8 +215,10 @@ def _attend(
     exact = param_dtype(q_BNHK.dtype)
     scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK.astype(exact), k_BNHK.astype(exact))
     scores /= math.sqrt(q_BNHK.shape[-1])
+
     visible = jnp.ones((1, 1, *scores.shape[-2:]), bool)
     visible = jnp.tril(visible) if causal else visible
     visible = visible if mask_BHNN is None else visible & mask_BHNN
+
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf)).astype(v_BNHK.dtype)
     return jnp.einsum("BHQN,BNHK->BQHK", weights, v_BNHK)

@@ -9,26 +9,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_flag, check_positive_int, check_rate, unknown
+from odeformer.errors import check_flag, check_name, check_positive_int, check_rate
 from odeformer.ode.field import VectorField
-from odeformer.transformer.attention import Attention, KeyValues, Layout, check_attention
-from odeformer.transformer.layers import (
-    MLP,
-    Dropout,
-    TimeEmbedding,
-    check_dtype,
-    layer_norm,
-    param_dtype,
-)
+from odeformer.transformer.attention import Attention, KeyValues, Layout
+from odeformer.transformer.checks import TIME, check_attention, check_dtype
+from odeformer.transformer.layers import MLP, Dropout, TimeEmbedding, layer_norm, param_dtype
 from odeformer.transformer.sharding import sample_numbers, without_batch
 
-TIME = ("none", "additive")
-TERMS = 2  # attention and MLP
-_AFFINE, _DENSE = ("scale", "bias"), ("kernel", "bias")  # parameters of a norm, of a product
+# Attention and MLP.
+TERMS = 2
 
 
 class TransformerField(nn.Module):
-    """The terms f_1 = attention(norm(y)) and f_2 = mlp(norm(y)), each with a norm of its own.
+    """The terms f_1 = attention(norm(y)) and f_2 = mlp(norm(y)), each with its own norm.
 
     Attributes:
       width: D, the size of the state's last axis.
@@ -45,7 +38,7 @@ class TransformerField(nn.Module):
       dtype: dtype of the matrix products, 'float32', 'bfloat16' or 'float64'; norms, softmax and
         slopes are float32 or above.
       attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
-      causal: whether a token sees itself and those before it alone.
+      causal: whether a token sees only itself and those before it.
 
     Raises:
       ValueError: a size, a rate or a name that is not accepted.
@@ -68,8 +61,7 @@ class TransformerField(nn.Module):
             check_positive_int(**{name: getattr(self, name)})
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_flag(fused=self.fused, causal=self.causal)
-        if self.time not in TIME:
-            raise unknown("time", self.time, TIME)
+        check_name("time", self.time, TIME)
         check_dtype(self.dtype)
         check_attention(self.width, self.heads, self.dtype, self.attention)
         super().__post_init__()
@@ -78,10 +70,13 @@ class TransformerField(nn.Module):
         self.attention_norm = layer_norm(self.dtype)
         self.mlp_norm = layer_norm(self.dtype)
         self.bare_norm = layer_norm(self.dtype, affine=False)
+
         self.attention_layer = Attention(
             self.heads, self.width, self.dtype, self.attention, self.causal
         )
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
+
+        # A dropout of its own for each term, so that their masks are independent.
         self.drops = {name: (Dropout(), Dropout(whole=True)) for name in ("attention", "mlp")}
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
@@ -90,25 +85,28 @@ class TransformerField(nn.Module):
         self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
     ) -> jax.Array:
         """f_1(t, y): [B, N, D] -> [B, N, D]."""
-        x_BND = self._timed(t, self.attention_norm(y_BND))
+        out_BND = self.attention_layer(self._timed(t, self.attention_norm(y_BND)), layout)
         return self._slope(
-            "attention", t, y_BND, self.attention_layer(x_BND, layout), train, layout
+            "attention", t=t, y_BND=y_BND, out_BND=out_BND, train=train, layout=layout
         )
 
     def mlp_term(
         self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
     ) -> jax.Array:
-        """f_2(t, y): [B, N, D] -> [B, N, D]; what lies in which sequence plays no part."""
-        x_BND = self._timed(t, self.mlp_norm(y_BND))
-        return self._slope("mlp", t, y_BND, self.mlp_layer(x_BND), train, layout)
+        """f_2(t, y): [B, N, D] -> [B, N, D]; the layout's segments and rotation have no effect."""
+        out_BND = self.mlp_layer(self._timed(t, self.mlp_norm(y_BND)))
+        return self._slope("mlp", t=t, y_BND=y_BND, out_BND=out_BND, train=train, layout=layout)
 
     def total(
         self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
     ) -> jax.Array:
         """f_1 + f_2, through the fused input product where `fused` is set."""
+        # The unfused path creates the parameters, so that both paths share one tree.
         if not self.fused or self.is_initializing():
             attention = self.attention_term(t, y_BND, train, layout)
             return attention + self.mlp_term(t, y_BND, train, layout)
+
+        # The norms' scales and biases are in the kernel: one bare norm serves both terms.
         kernel, bias = self._folded_input(t)
         x_BND = self.bare_norm(y_BND).astype(self.dtype)
         z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
@@ -116,76 +114,86 @@ class TransformerField(nn.Module):
         qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
         attention = self.attention_layer.mix(qkv_BN3HK, layout)
         mlp = self.mlp_layer.activate(hidden)
-        return self._slope("attention", t, y_BND, attention, train, layout) + self._slope(
-            "mlp", t, y_BND, mlp, train, layout
-        )
+
+        slope = functools.partial(self._slope, t=t, y_BND=y_BND, train=train, layout=layout)
+        return slope("attention", out_BND=attention) + slope("mlp", out_BND=mlp)
 
     def extend_attention(
         self, t: jax.Array, y_BCD: jax.Array, seen: KeyValues, rotation: jax.Array | None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """f_1(t, y) of new tokens behind those seen; see `Attention.extend`."""
+        """f_1(t, y) of new tokens that follow earlier ones; see `Attention.extend`."""
         x_BCD = self._timed(t, self.attention_norm(y_BCD))
         out_BCD, new = self.attention_layer.extend(x_BCD, seen, rotation)
         return out_BCD.astype(y_BCD.dtype), new
 
     def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
+        # Folded in float32 or above, whatever the parameters were cast to.
+        exact = param_dtype(self.dtype)
         kernels, biases = [], []
         for norm, dense in (
             (self.attention_norm, self.attention_layer.qkv),
             (self.mlp_norm, self.mlp_layer.up),
         ):
-            exact = param_dtype(self.dtype)  # whatever the parameters were cast to
-            scale, shift = (norm.variables["params"][name].astype(exact) for name in _AFFINE)
-            kernel, bias = (dense.variables["params"][name].astype(exact) for name in _DENSE)
+            affine, product = norm.variables["params"], dense.variables["params"]
+            scale, shift = affine["scale"].astype(exact), affine["bias"].astype(exact)
+            kernel, bias = product["kernel"].astype(exact), product["bias"].astype(exact)
             kernel, bias = kernel.reshape(self.width, -1), bias.reshape(-1)
+
+            # (scale x + shift) K + b = x (scale K) + (shift K + b); the time adds to the shift.
             kernels.append(scale[:, None] * kernel)
             biases.append(self._timed(t, shift) @ kernel + bias)
+
         return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
 
     def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
         if self.time == "none":
             return x
+
         return x + jnp.broadcast_to(self.time_embedding(t).astype(x.dtype), x.shape)
 
     def _slope(
         self,
-        branch: str,
+        term: str,
+        *,
         t: jax.Array,
         y_BND: jax.Array,
         out_BND: jax.Array,
         train: bool,
         layout: Layout | None,
     ) -> jax.Array:
-        """A branch's output as a slope: in the state's dtype, with dropout and drop-path.
-
-        The masks depend on the key and the samples' numbers alone.
-        """
+        """A term's output as a slope: in the state's dtype, with dropout and drop-path."""
         slope_BND = out_BND.astype(y_BND.dtype)
         if not train:
             return slope_BND
+
+        # Inside a solve that is split over a mesh only the stack knows the samples' numbers.
         samples_B = None if layout is None else layout.samples
         samples_B = sample_numbers(y_BND.shape[0]) if samples_B is None else samples_B
-        dropout, drop_path = self.drops[branch]
+
+        dropout, drop_path = self.drops[term]
         if self.dropout:
             slope_BND = dropout(slope_BND, self.dropout, samples_B)
         if self.drop_path:
+            # Linear in the depth-time t, which is traced: a rate per layer, without a list of them.
             rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
             slope_BND = drop_path(slope_BND, rate, samples_B)
+
         return slope_BND
 
 
 def init_params(field: TransformerField, key: jax.Array, y_BND: jax.Array) -> Any:
     """Returns the parameters of one layer of the field, for a state of y's shape."""
+    # Outside any solve: a module that creates them inside one leaks tracers (google/flax#2887).
     return field.init(key, jnp.zeros((), y_BND.dtype), y_BND, method="total")["params"]
 
 
 class FieldParams(NamedTuple):
-    """What the terms of `make_vector_field` are given as params.
+    """The params that the terms of `make_vector_field` take.
 
     Attributes:
       theta: one layer's parameters.
-      offset: the depth-time at which the solve's own time 0 stands.
+      offset: the depth-time of the solve's own time 0.
       layout: how the tokens lie in their sequences; None: each sees all of its sample.
     """
 
@@ -214,7 +222,7 @@ def make_vector_field(
             variables, rngs = {"params": theta}, {"dropout": key[0]} if key else None
             apply = functools.partial(field.apply, variables, method=method, rngs=rngs)
 
-            # In here, as an adjoint may trace the slope again later.
+            # Inside the slope: an adjoint may trace it again, after any context around the solve.
             with without_batch() if local else contextlib.nullcontext():
                 return apply(t + offset, y, train, layout)
 
@@ -257,7 +265,7 @@ def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerF
 
     Args:
       config: the model's.
-      causal: whether a token sees itself and those before it alone.
+      causal: whether a token sees only itself and those before it.
     """
     return TransformerField(
         width=config.width,

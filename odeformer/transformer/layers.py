@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.errors import unknown
+from odeformer.transformer.checks import check_float64
 from odeformer.transformer.sharding import constrain
 
 Dtype = Any
-DTYPES = ("float32", "bfloat16", "float64")
-EPSILON = 1e-6  # of every norm
+
+# Of every norm.
+EPSILON = 1e-6
 kernel_init = nn.initializers.lecun_normal()
 
 
@@ -72,15 +73,15 @@ class MLP(nn.Module):
         return self.activate(self.up(x_BND))
 
     def activate(self, h_BNM: jax.Array) -> jax.Array:
-        """The MLP behind its first matrix product: [B, N, M] -> [B, N, D]."""
-        return self.down(nn.gelu(constrain(h_BNM, "batch", "tokens", "mlp")))
+        """The MLP after its first matrix product: [B, N, M] -> [B, N, D]."""
+        return self.down(nn.gelu(constrain(h_BNM, ("batch", "tokens", "mlp"))))
 
 
 class Dropout(nn.Module):
     """Drops entries, or whole samples, and scales the others up to keep the mean.
 
-    Draws its mask from the 'dropout' stream, once an apply. A sample's mask is a function of the
-    key and the sample's number alone, wherever in a batch or on a mesh the sample stands.
+    The mask follows from the 'dropout' stream, with one key per apply. A sample's mask depends on
+    the key and the sample's number only, not on its place in a batch or on a mesh.
 
     Attributes:
       whole: whether a sample is dropped or kept as a whole (stochastic depth).
@@ -98,6 +99,8 @@ class Dropout(nn.Module):
         """Drops with probability `rate`, which may be traced, in samples of these numbers."""
         key = self.make_rng("dropout")
         shape = (1,) * (x_BND.ndim - 1) if self.whole else x_BND.shape[1:]
+
+        # One key per sample, not one for the batch: on any mesh the masks are the same.
         kept = jax.vmap(
             lambda sample: jax.random.uniform(jax.random.fold_in(key, sample), shape) >= rate
         )(samples_B)
@@ -125,10 +128,12 @@ class PatchEmbedding(nn.Module):
         batch, height, width, channels = images.shape
         size = self.patch_size
         rows, columns = height // size, width // size
-        patches = images.reshape(batch, rows, size, columns, size, channels)
-        patches_BNP = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
-            batch, rows * columns, size * size * channels
-        )
+
+        # A transposition and a product do what a convolution of stride `size` would.
+        patches = images.reshape((batch, rows, size, columns, size, channels))
+        patches = patches.transpose((0, 1, 3, 2, 4, 5))
+        patches_BNP = patches.reshape(batch, rows * columns, size * size * channels)
+
         return nn.Dense(
             self.width,
             dtype=self.dtype,
@@ -155,6 +160,7 @@ class TimeEmbedding(nn.Module):
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
         """A scalar time -> [D] of the time's dtype."""
+        # In the time's dtype throughout: bfloat16 holds only 8 bits of it.
         features = sinusoids(jnp.reshape(t, (1,)), 2 * self.frequencies, longest=100.0)
         return nn.Dense(
             self.width,
@@ -176,23 +182,13 @@ def param_dtype(dtype: Dtype) -> Dtype:
     """
     if jnp.dtype(dtype) != jnp.float64:
         return jnp.float32
-    if jnp.result_type(jnp.float64) != jnp.float64:
-        raise ValueError(
-            "dtype 'float64' was given while jax_enable_x64 is off: call "
-            "jax.config.update('jax_enable_x64', True) first, or take 'float32' or 'bfloat16'"
-        )
+
+    check_float64()
     return jnp.float64
 
 
-def check_dtype(dtype: Dtype) -> None:
-    """Raises ValueError for a dtype, or a dtype's name, that is not one of `DTYPES`."""
-    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
-    if name not in DTYPES:
-        raise unknown("dtype", name, DTYPES)
-
-
 def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:
-    """Codes positions by sines and cosines of wavelengths that grow geometrically.
+    """Encodes positions by sines and cosines of wavelengths that grow geometrically.
 
         [sin(p / w_i), cos(p / w_i)],    w_i = longest^(i / (width / 2 - 1)),    i < width / 2
 
@@ -206,6 +202,7 @@ def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> ja
 
     Source: Vaswani et al. 2017, section 3.5.
     """
+    # In JAX's widest dtype: the wavelengths are rounded once, to the positions' dtype.
     numbers = jnp.arange(width // 2, dtype=float)
     waves = jnp.exp(-math.log(longest) * numbers / max(width // 2 - 1, 1))
     angles = positions[:, None] * waves.astype(positions.dtype)[None]
@@ -216,17 +213,19 @@ def grid_positions(rows: int, columns: int, width: int) -> np.ndarray:
     """Returns fixed sine-cosine positions of a grid of patches.
 
     Args:
-      rows: of the grid.
-      columns: of the grid.
+      rows: number of rows of patches.
+      columns: number of columns of patches.
       width: D; 4 divides it.
 
     Returns:
-      [rows * columns, width] float32, row by row: the first half of the width codes the row, the
+      [rows * columns, width] float32, row by row: the first half of the width encodes the row, the
       second the column, each as `sinusoids` does.
 
     Source: Beyer, Zhai, Kolesnikov, 'Better plain ViT baselines', 2022, arXiv 2205.01580.
     """
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+
+    # Computed now, though a model may be being traced: a constant of its program.
     with jax.ensure_compile_time_eval():
         halves = [
             sinusoids(jnp.asarray(axis.ravel(), jnp.float32), width // 2) for axis in (row, column)

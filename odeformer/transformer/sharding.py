@@ -23,10 +23,11 @@ from jax.sharding import PartitionSpec
 from odeformer.ode.field import Solution
 from odeformer.ode.scan import STATE
 from odeformer.ode.settings import SolveSettings
+from odeformer.transformer.checks import check_shards
 
 # Kernels and embeddings, by the last two names of their paths; N is an axis that is never split.
-# Vectors are not listed, but for those that lie along heads or mlp: to gather the others would take
-# longer than their memory is worth.
+# Vectors are not listed, except for those along heads or mlp: gathering the others would take more
+# time than the memory they need is worth.
 N: Any = None
 _AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("qkv", "kernel"): ("width", N, "heads", N),
@@ -39,7 +40,9 @@ _AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("position_embedding", "embedding"): (N, "width"),
     ("head", "kernel"): ("width", "vocabulary"),
 }
-GROUPS = "groups"  # the stacked parameters of a depth, which have a leading axis of their own
+
+# The stacked parameters of a depth, which have a leading axis of their own.
+GROUPS = "groups"
 
 
 def parameter_axes(params: Any) -> Any:
@@ -70,20 +73,23 @@ def parameter_axes(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+def constrain(x: jax.Array, names: Iterable[str | None]) -> jax.Array:
     """Returns x, laid out over the mesh as the rules say for axes of these names.
 
     Args:
       x: an activation.
-      *names: one for each of its axes.
+      names: one for each of its axes; None for an axis that is not split.
     """
+    # Inside shard_map the caller decides where things are, and a constraint would be an error.
     if _manual() or not _rules():
         return x
-    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))  # of None alone: replicated
+
+    # Names of None only are a constraint too: x is then replicated.
+    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))
 
 
 def batch_axes() -> tuple[str, ...]:
-    """Returns the mesh axes over which the compiler splits a batch; none where there is no mesh."""
+    """Returns the mesh axes over which the compiler splits a batch; none without a mesh."""
     sizes, manual = jax.sharding.get_abstract_mesh().shape, _manual()
     return tuple(axis for axis in _of("batch") if axis not in manual and sizes[axis] > 1)
 
@@ -91,18 +97,20 @@ def batch_axes() -> tuple[str, ...]:
 def sample_numbers(batch: int) -> jax.Array:
     """Returns the number of each sample in the whole batch, int32 [B].
 
-    Inside `shard_map` a shard's samples are numbered after those of the shards before it.
-
     Args:
-      batch: B, the samples that are here.
+      batch: B, the number of samples, inside `shard_map` of the shard's.
     """
     numbers = jnp.arange(batch, dtype=jnp.int32)
-    mine = [axis for axis in _of("batch") if axis in _manual()]
-    return numbers + batch * jax.lax.axis_index(tuple(mine)) if mine else numbers
+    split = [axis for axis in _of("batch") if axis in _manual()]
+    if not split:
+        return numbers
+
+    # Inside shard_map a shard's samples follow those of the shards before it.
+    return numbers + batch * jax.lax.axis_index(tuple(split))
 
 
 def solves_locally(settings: SolveSettings) -> bool:
-    """Returns whether each shard of the batch, or each sample, is solved by itself."""
+    """Returns whether each shard of the batch, or each sample, is solved independently."""
     return settings.per_sample or bool(_solve_axes(settings))
 
 
@@ -119,11 +127,11 @@ def by_shard(
       solve: (theta, offset, key, y_BND, inputs) -> Solution.
       y_BND: the state.
       inputs: arrays with the batch as their leading axis.
-      settings: of the solve; adaptive steps are shared by the whole batch, and stay as they are.
+      settings: of the solve.
 
     Returns:
-      The solve, the state and the inputs, [S, B / S, ...] each; and what merges a state again.
-      Without a mesh all is returned as it is.
+      The solve, the state and the inputs, [S, B / S, ...] each; and a function that merges a state
+      again. Without a mesh, and under adaptive steps, all are returned unchanged.
 
     Raises:
       ValueError: a batch that the shards do not divide.
@@ -136,11 +144,12 @@ def by_shard(
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
         solution = each(_replicate(theta, axes), offset, key, y_BND, inputs)
 
-        # Shards take the same number of fixed steps; with samples of their own they list them.
+        # All shards take the same number of fixed steps; per sample, each lists its own samples.
         merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
         counts = jax.tree.map(merge, solution._replace(y1=None))
         return counts._replace(y1=solution.y1)
 
+    # Without this the gathered parameters of every group would be stored for the backward pass.
     if settings.adjoint == "checkpoint":
         policies: Any = jax.checkpoint_policies
         kept = policies.save_only_these_names(STATE)
@@ -153,25 +162,18 @@ def by_shard(
 
 
 def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:
-    """The mesh axes over whose shards a solve is split; adaptive steps belong to the batch."""
+    """The mesh axes over whose shards a solve is split."""
+    # Adaptive steps share one error norm over the batch, and so cannot be split.
     return () if settings.adaptive else batch_axes()
 
 
 def _split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
-    """Returns arrays [B, ...] as [S, B / S, ...], one entry per shard of the mesh's axes.
-
-    Raises:
-      ValueError: a batch that the shards do not divide.
-    """
+    """Returns arrays [B, ...] as [S, B / S, ...], one entry per shard of the mesh's axes."""
     sizes = jax.sharding.get_abstract_mesh().shape
     shards = math.prod(sizes[axis] for axis in axes)
 
     def split(x: jax.Array) -> jax.Array:
-        if x.shape[0] % shards:
-            raise ValueError(
-                f"a batch of {x.shape[0]} does not divide over the {shards} shards of the mesh's "
-                f"{' x '.join(axes)}: take a multiple of {shards}"
-            )
+        check_shards(x.shape[0], shards, axes)
         x = x.reshape(shards, -1, *x.shape[1:])
         return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
@@ -180,14 +182,11 @@ def _split_batch(tree: Any, axes: tuple[str, ...]) -> Any:
 
 def _merge_batch(x: jax.Array) -> jax.Array:
     """Returns an array [S, B / S, ...] as [B, ...]."""
-    return constrain(x.reshape(-1, *x.shape[2:]), "batch", *(N,) * (x.ndim - 2))
+    return constrain(x.reshape(-1, *x.shape[2:]), ("batch", *(N,) * (x.ndim - 2)))
 
 
 def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
     """Returns a copy of parameters for each shard of the batch: [...] -> [S, ...].
-
-    What is split over the batch's axes is gathered once, and the gradients are summed over the
-    shards once, each part on the device of its parameter.
 
     Args:
       params: of one layer, without the groups' axis.
@@ -196,10 +195,13 @@ def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
     is_spec = lambda x: isinstance(x, PartitionSpec)
     specs = jax.tree.map(_mesh_axes, parameter_axes(params), is_leaf=is_spec)
 
+    # The transpose of a gather sums the gradients over the shards and scatters the sum: once, each
+    # part to the device of its parameter.
     def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
         for place, axis in enumerate(spec):
             if axis in axes:
                 x = jax.lax.all_gather(x, axis, axis=place, tiled=True)
+
         return x[None]
 
     def gathered(spec: PartitionSpec) -> PartitionSpec:
@@ -218,7 +220,7 @@ def without_batch() -> Any:
 
 
 def _mesh_axes(names: Iterable[str | None]) -> PartitionSpec:
-    """The mesh axes of named ones; inside `shard_map`, where these are the caller's, none."""
+    """The mesh axes of named ones; none inside `shard_map`, whose mesh axes are the caller's."""
     return logical_to_mesh_axes(tuple(names), [] if _manual() else _rules()) or PartitionSpec()
 
 
@@ -229,7 +231,7 @@ def _of(name: str) -> tuple[str, ...]:
 
 
 def _rules() -> Any:
-    """The active rules; none where there is no mesh, or one of a single device."""
+    """The active rules; none without a mesh, or on one of a single device."""
     return get_logical_axis_rules() if jax.sharding.get_abstract_mesh().size > 1 else ()
 
 

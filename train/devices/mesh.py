@@ -17,7 +17,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from odeformer.models.registry import ModelConfig
-from odeformer.transformer.attention import check_backend
+from odeformer.transformer.checks import check_backend
 from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import parameter_axes
 from train.config.run import MeshConfig, RunConfig

@@ -1,0 +1,126 @@
+"""What the models accept: images, tokens, masks, layouts, and sizes that fit one another."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odeformer.errors import check_positive_int
+from odeformer.ode.times import concrete
+
+Array = jax.Array | np.ndarray
+
+
+def check_images(images: Array, shape: tuple[int, int, int]) -> None:
+    """Raises ValueError for images that are not of this height, width and number of channels."""
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(
+            f"images of shape [batch, {', '.join(map(str, shape))}] are accepted; "
+            f"{list(images.shape)} was given: resize or transpose them, or change the config's "
+            "image_size and channels"
+        )
+
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of a floating dtype are accepted; {images.dtype} was given: convert and "
+            "normalise them first, e.g. images.astype('float32') / 255"
+        )
+
+
+def check_tokens(tokens_BN: Array, vocabulary: int, block_size: int) -> None:
+    """Raises ValueError for tokens that a model of these sizes does not take."""
+    if tokens_BN.ndim != 2 or not jnp.issubdtype(tokens_BN.dtype, jnp.integer):
+        raise ValueError(
+            f"tokens are integers of shape [batch, tokens]; {tokens_BN.dtype} of shape "
+            f"{list(tokens_BN.shape)} was given"
+        )
+
+    if tokens_BN.shape[1] > block_size:
+        raise ValueError(
+            f"{tokens_BN.shape[1]} tokens were given, and the model's block holds block_size="
+            f"{block_size}: cut the sequences, or train a model of a larger block"
+        )
+
+    # JAX clamps an index that is out of range, and so would read another token's embedding.
+    outside = _outside(tokens_BN, vocabulary)
+    if outside is not None:
+        raise ValueError(
+            f"tokens are 0 to {vocabulary - 1} (vocabulary={vocabulary}); {outside} were given: "
+            "encode the text with the model's own tokeniser"
+        )
+
+
+def check_layout(
+    tokens_BN: Array, segments_BN: Array | None, positions_BN: Array, block_size: int
+) -> None:
+    """Raises ValueError for segments or positions that do not fit the tokens or the block."""
+    for name, array in (("segments", segments_BN), ("positions", positions_BN)):
+        if array is None:
+            continue
+
+        if array.shape != tokens_BN.shape or not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} are integers of the tokens' shape {list(tokens_BN.shape)}; {array.dtype} "
+                f"of shape {list(array.shape)} was given"
+            )
+
+    outside = _outside(positions_BN, block_size)
+    if outside is not None:
+        raise ValueError(
+            f"positions are 0 to {block_size - 1} (block_size={block_size}); {outside} were given"
+        )
+
+
+def check_mask(mask_BN: Array, tokens_BN: Array) -> None:
+    """Raises ValueError for a mask that is not bool or not of the tokens' shape."""
+    if mask_BN.shape != tokens_BN.shape or mask_BN.dtype != bool:
+        raise ValueError(
+            f"the mask is bool and of the tokens' shape {list(tokens_BN.shape)}; "
+            f"{mask_BN.dtype} of shape {list(mask_BN.shape)} was given"
+        )
+
+
+def check_sides(sides: Sequence[int]) -> None:
+    """Raises ValueError where these are not the height and width of an image."""
+    if len(sides) != 2:
+        raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
+
+    for side in sides:
+        check_positive_int(image_size=side)
+
+
+def check_patches(image_size: int | tuple[int, int], sides: Sequence[int], patch_size: int) -> None:
+    """Raises ValueError for a patch that does not divide both sides of an image."""
+    if any(side % patch_size for side in sides):
+        raise ValueError(
+            f"patch_size={patch_size} does not divide image_size={image_size}: take a patch that "
+            "divides both sides, or resize or pad the images"
+        )
+
+
+def check_sincos(width: int) -> None:
+    """Raises ValueError for a width that sine-cosine positions of a grid cannot fill."""
+    if width % 4:
+        raise ValueError(
+            f"positions 'sincos' need a width that 4 divides; width={width} was given: take "
+            "'learned', or another width"
+        )
+
+
+def check_rotary(width: int, heads: int) -> None:
+    """Raises ValueError for heads of an odd size, whose entries make no pairs to rotate."""
+    if width // heads % 2:
+        raise ValueError(
+            f"positions 'rotary' rotate pairs of a head's {width // heads} entries (width={width} "
+            f"over heads={heads}), an odd number: take other heads, or positions 'learned'"
+        )
+
+
+def _outside(values: Array, size: int) -> str | None:
+    """The range of values that are not all 0 to size - 1; None where they are, or are traced."""
+    known = concrete(values)
+    if known is None or not known.size or 0 <= known.min() <= known.max() < size:
+        return None
+
+    return f"{known.min():g} to {known.max():g}"

@@ -1,0 +1,120 @@
+"""What the parts of a transformer accept: names, sizes, dtypes, devices."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odeformer.errors import check_name, check_positive_int, unknown
+
+ATTENTIONS = ("auto", "xla", "cudnn")
+DTYPES = ("float32", "bfloat16", "float64")
+TIME = ("none", "additive")
+
+# cuDNN's flash attention takes heads of these sizes only.
+CUDNN_MULTIPLE, CUDNN_LARGEST = 8, 256
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raises ValueError for a dtype, or a dtype's name, that is not one of `DTYPES`."""
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+
+
+def check_float64() -> None:
+    """Raises ValueError while jax_enable_x64 is off, where JAX would compute in float32."""
+    if jnp.result_type(jnp.float64) != jnp.float64:
+        raise ValueError(
+            "dtype 'float64' was given while jax_enable_x64 is off: call "
+            "jax.config.update('jax_enable_x64', True) first, or take 'float32' or 'bfloat16'"
+        )
+
+
+def check_attention(width: int, heads: int, dtype: Any, implementation: str) -> None:
+    """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
+    check_positive_int(width=width, heads=heads)
+    if width % heads:
+        few = [str(n) for n in range(1, 33) if width % n == 0]
+        raise ValueError(
+            f"heads={heads} does not divide width={width}: take heads from {', '.join(few)}, or "
+            "another width"
+        )
+
+    check_name("attention", implementation, ATTENTIONS)
+    if implementation != "cudnn":
+        return
+
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        raise ValueError(
+            f"attention 'cudnn' takes dtype 'bfloat16'; {jnp.dtype(dtype).name!r} was given: take "
+            "that dtype, or attention 'auto' or 'xla'"
+        )
+
+    size = width // heads
+    if size % CUDNN_MULTIPLE or size > CUDNN_LARGEST:
+        raise ValueError(
+            f"attention 'cudnn' takes heads whose size is a multiple of {CUDNN_MULTIPLE}, at most "
+            f"{CUDNN_LARGEST}; width={width} over heads={heads} makes {size}: take other heads, or "
+            "attention 'auto' or 'xla'"
+        )
+
+
+def check_backend(implementation: str) -> None:
+    """Raises ValueError where JAX's default backend does not have the implementation."""
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            "attention 'cudnn' runs on NVIDIA GPUs, and JAX's default backend here is "
+            f"{jax.default_backend()!r}: take attention 'auto' or 'xla'"
+        )
+
+
+def check_shared_layers(layers: int, share: int) -> None:
+    """Raises ValueError where groups of `share` layers do not make up all layers."""
+    check_positive_int(layers=layers, share=share)
+    if layers % share:
+        raise ValueError(
+            f"share={share} does not divide layers={layers}: take share from "
+            f"{', '.join(map(str, _divisors(layers)))}, or other layers"
+        )
+
+
+def check_causal(rtol: float | None) -> None:
+    """Raises ValueError where a causal model is asked for adaptive steps."""
+    if rtol is not None:
+        raise ValueError(
+            f"rtol={rtol} asks for adaptive steps of a causal model: their sizes follow from the "
+            "error over all tokens, so that a token's output would depend on later ones; leave "
+            "rtol out and give steps"
+        )
+
+
+def check_fields(config: str, values: Mapping[str, Any], accepted: Iterable[str]) -> None:
+    """Raises ValueError for a name that is no field of a config.
+
+    Args:
+      config: name of its class.
+      values: by name.
+      accepted: names of its fields.
+    """
+    accepted = list(accepted)
+    for name in values:
+        if name not in accepted:
+            raise unknown(f"field of {config}", name, accepted)
+
+
+def check_shards(batch: int, shards: int, axes: Iterable[str]) -> None:
+    """Raises ValueError for a batch that the shards of these mesh axes do not divide."""
+    if batch % shards:
+        raise ValueError(
+            f"a batch of {batch} does not divide over the {shards} shards of the mesh's "
+            f"{' x '.join(axes)}: take a multiple of {shards}"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    """All divisors, in ascending order."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
