@@ -17,11 +17,11 @@ from ml_collections import config_flags
 
 from odeformer.errors import unknown
 from train.config.border import check_key, flatten, from_config_dict, settings_for, task_of, to_dict
+from train.config.help import list_group, list_keys, parse_value
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
 from train.config.study import StudyConfig
-from train.config.text import list_group, list_keys, parse_value
 from train.errors import BadInput, ProcessError, RunError, Stopped
 from train.files import expand
 

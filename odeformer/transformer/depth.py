@@ -42,7 +42,7 @@ class DepthConfig(SolveSettings):
         return self.share if self.steps is None and not self.adaptive else self.steps
 
     @property
-    def group(self) -> SolveSettings:
+    def group_settings(self) -> SolveSettings:
         """How one group is solved."""
         names = [field.name for field in dataclasses.fields(SolveSettings)]
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from odeformer.ode.field import Solution, VectorField
 from odeformer.ode.integrate import solve
+from odeformer.ode.settings import SolveSettings
 from odeformer.transformer.attention import Layout
 from odeformer.transformer.checks import check_causal
 from odeformer.transformer.depth import DepthConfig, as_depth
@@ -104,18 +105,19 @@ class ODEStack(DepthModule):
             return _unsolved(config, y_BND)
 
         keys, layout = self._randomness(train, layout, y_BND)
-        inputs = Inputs(layout, weights_BN1)
-        solve = make_solve(config, make_vector_field(field, train, local=solves_locally(config)))
+        inputs, settings = Inputs(layout, weights_BN1), config.group_settings
+        vector_field = make_vector_field(field, train, local=solves_locally(settings))
+        solve_group = make_solve(vector_field, settings, float(config.share))
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
-        solve, y_BND, inputs, merge = by_shard(solve, y_BND, inputs, config)
+        solve_group, y_BND, inputs, merge = by_shard(solve_group, y_BND, inputs, settings)
 
-        def group(y_BND, xs) -> Any:
-            solution = solve(*xs, y_BND, inputs)
+        def through_group(y_BND, xs) -> Any:
+            solution = solve_group(*xs, y_BND, inputs)
             return solution.y1, solution._replace(y1=None)
 
         offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
-        y1_BND, solutions = jax.lax.scan(group, y_BND, (theta, offsets, keys))
+        y1_BND, solutions = jax.lax.scan(through_group, y_BND, (theta, offsets, keys))
         return solutions._replace(y1=merge(y1_BND))
 
     def _randomness(
@@ -144,9 +146,16 @@ class Inputs(NamedTuple):
     weights: jax.Array | None
 
 
-def make_solve(config: DepthConfig, field: VectorField) -> Callable[..., Solution]:
-    """Returns the solve of one group, (theta, offset, key, y_BND, inputs) -> Solution."""
-    settings, length = config.group, float(config.share)
+def make_solve(
+    field: VectorField, settings: SolveSettings, length: float
+) -> Callable[..., Solution]:
+    """Returns the solve of one group, (theta, offset, key, y_BND, inputs) -> Solution.
+
+    Args:
+      field: of `make_vector_field`.
+      settings: of a group.
+      length: of a group, in layers.
+    """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
     def solve_group(theta, offset, key, y_BND, inputs) -> Solution:
