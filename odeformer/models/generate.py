@@ -24,7 +24,7 @@ STOPPED = -1
 _INVALID = -2
 
 # (tokens_BC, cache, lengths_B, number) -> the new token of that number [B, 1], cache
-Advance = Callable[..., tuple[jax.Array, Cache]]
+Read = Callable[..., tuple[jax.Array, Cache]]
 
 
 def generate(
@@ -133,7 +133,7 @@ def stream(
     if max_new_tokens is not None:
         limits_B = np.minimum(limits_B, max_new_tokens)
 
-    advance = functools.partial(
+    read = functools.partial(
         _read_and_sample,
         model,
         variables,
@@ -147,7 +147,7 @@ def stream(
     return _tokens(
         model,
         variables,
-        advance,
+        read,
         tokens_BC=tokens_BC,
         lengths_B=lengths_B,
         limits_B=limits_B,
@@ -193,7 +193,7 @@ def _read_and_sample(
 def _tokens(
     model: LM,
     variables: Any,
-    advance: Advance,
+    read: Read,
     *,
     tokens_BC: np.ndarray,
     lengths_B: np.ndarray,
@@ -202,7 +202,7 @@ def _tokens(
 ) -> Iterator[np.ndarray]:
     """The loop of `stream`: limits_B is the most new tokens of each sequence."""
     cache = init_cache(model.config, len(tokens_BC))
-    next_B1, cache = advance(tokens_BC, cache, lengths_B, 0)
+    next_B1, cache = read(tokens_BC, cache, lengths_B, 0)
 
     longest = int(limits_B.max())
     stopped_B = np.zeros(len(tokens_BC), bool)
@@ -211,7 +211,7 @@ def _tokens(
 
         # The next token is dispatched before this one is waited for.
         if number < longest:
-            next_B1, cache = advance(tokens_B1, cache, None, number)
+            next_B1, cache = read(tokens_B1, cache, None, number)
 
         tokens_B = np.asarray(tokens_B1)[:, 0]
         invalid_B = ~stopped_B & (tokens_B == _INVALID)
