@@ -1,4 +1,4 @@
-"""Measures what augmentation costs beside the train step that it is part of.
+"""Measures what augmentation costs next to the train step that it is part of.
 
     python -m benchmarks.augment
     python -m benchmarks.augment --batch=512 --dtype=bfloat16

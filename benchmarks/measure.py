@@ -76,7 +76,7 @@ def time_ratio(
 
     Args:
       program: (params, y) -> (params, loss), the numerator.
-      reference: likewise, the denominator.
+      reference: the denominator, of the same kind.
       params: the parameters both are given, each time.
       y_BND: the state both are given.
       pairs: how many pairs are timed, after one that is not.

@@ -16,7 +16,7 @@ from benchmarks.accelerator.sections import SECTIONS
 ROOT = pathlib.Path(__file__).parents[2]
 LOG = "log.txt"
 START_SECS = 10  # a section that has less is not begun
-GRACE_SECS = 8  # that a section has to end by itself, behind its last row
+GRACE_SECS = 8  # that a section has to end in, after its last row
 KILL_SECS = 5
 SHARE_OF_MEMORY = "0.9"  # of a device that nothing else uses; JAX takes 0.75 by itself
 # A rehearsal compiles far longer than it runs.

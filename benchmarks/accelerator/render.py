@@ -45,7 +45,7 @@ def markdown(lines: Iterable[dict[str, Any]]) -> str:
 
 
 def write(folder: pathlib.Path) -> str:
-    """Writes the tables of a folder's results beside them, and returns them.
+    """Writes the tables of a folder's results into it, and returns them.
 
     Args:
       folder: that holds results.jsonl.

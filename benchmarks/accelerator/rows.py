@@ -58,7 +58,7 @@ def is_complete(lines: Iterable[Mapping[str, Any]], section: str) -> bool:
 
 
 def append(folder: pathlib.Path, line: Mapping[str, Any]) -> None:
-    """Writes a line to the disk, behind what a killed process may have left torn."""
+    """Writes a line to the disk, after what a killed process may have left torn."""
     path = folder / FILE
     with path.open("ab+") as file:
         if file.tell():
@@ -116,7 +116,7 @@ class Rows:
         return False
 
     def check_time(self) -> None:
-        """Raises `NotReached` behind the deadline: called where a row's work begins."""
+        """Raises `NotReached` after the deadline: called where a row's work begins."""
         if time.monotonic() >= self.deadline:
             raise NotReached
 

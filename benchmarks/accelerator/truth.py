@@ -248,7 +248,7 @@ def _columns(*names: str) -> list[str]:
 def _by_kind(
     lines: Mapping[str, Line], names: Iterable[str], forms: Mapping[str, str]
 ) -> list[tuple[str, ...]]:
-    """A row for each comparison, with the figures of both kinds of model beside one another."""
+    """A row for each comparison, with the figures of both kinds of model side by side."""
     known = set(names)
     bare = dict.fromkeys(name.split(", ", 1)[1] for name in names)
 

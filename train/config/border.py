@@ -138,7 +138,7 @@ def _fields(cls: Any, path: str, kind: Kind) -> Iterator[tuple[str, Any, str]]:
         hints |= {"model": kind.model, "data": kind.data}
 
     for field in dataclasses.fields(cls):
-        # The depth is a group of its own, beside the model that it belongs to.
+        # The depth is a group of its own, next to the model that it belongs to.
         if field.name == "depth":
             yield field.name, DepthConfig, "depth"
         else:
@@ -166,7 +166,7 @@ def _flat(
         key = f"{path}{name}"
         if key == "model.depth":
             raise BadInput(
-                "config.model.depth is no key: the depth stands beside the model; set config.depth"
+                "config.model.depth is no key: the depth is a group of its own; set config.depth"
             )
 
         if any(known.startswith(f"{key}.") for known in settings):
