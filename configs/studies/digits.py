@@ -4,7 +4,8 @@
 
 Six layers of width 32 under five solvers, every layer with weights of its own (share 1) or all
 with one set (share 6), and sequential and parallel models of the FLOPs of the RK4 ones. Each fold
-trains from the start on four fifths and is tested on the fifth: each of the 1,797 images is tested once.
+trains from the start on four fifths and is tested on the fifth: each of the 1,797 images is tested
+once.
 Paper: arXiv 2212.06011.
 """
 
