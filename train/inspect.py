@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from odeformer import example_inputs, make_model
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig, example_inputs, make_model
 from odeformer.transformer.sharding import parameter_axes
 from train import command_line
 from train.checkpoint.checksums import leaf_name

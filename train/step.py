@@ -11,8 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from odeformer import example_inputs, make_model
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig, example_inputs, make_model
 from train.config.run import RunConfig
 from train.devices.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
 from train.gradient import evaluations, failures, make_gradient

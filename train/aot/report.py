@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from odeformer import flops
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig, flops
 from train.aot import compiled, topologies
 from train.aot.advice import advise
 from train.config.run import RunConfig

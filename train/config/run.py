@@ -3,8 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from odeformer import LMConfig, TextConfig, ViTConfig, presets
-from odeformer.models.registry import ModelConfig
+from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.config.setting import (
     COUNT,

@@ -16,7 +16,7 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig
 from odeformer.transformer.checks import check_backend
 from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import parameter_axes

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig
 from train.tasks.task import mean
 
 # Far above what the choice of one batch adds to the loss.

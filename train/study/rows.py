@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 
-from odeformer import example_inputs, flops, make_model
-from odeformer.models.registry import ModelConfig
+from odeformer import ModelConfig, example_inputs, flops, make_model
 from train.checkpoint.restore import count_parameters
 from train.config.border import Given, flatten, from_config_dict
 from train.config.run import RunConfig
