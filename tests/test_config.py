@@ -10,8 +10,9 @@ from conftest import ROOT, make_tiny_language, make_tiny_sentences
 
 from configs import digits, pydocs
 from odeformer import presets
-from train.config import border, stored, text
+from train.config import border, stored
 from train.config.border import flatten, from_config_dict, settings_for, to_dict
+from train.config.help import list_keys
 from train.config.names import RENAMED
 from train.config.run import TASKS
 from train.config.setting import PartOfRun, settings_of
@@ -42,7 +43,7 @@ def test_every_default_is_accepted(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_key_is_listed_with_its_help(task):
-    listed = "\n".join(text.list_keys("config", from_config_dict({"task": task})))
+    listed = "\n".join(list_keys("config", from_config_dict({"task": task})))
     for key, setting in settings_for(task).items():
         assert len(setting.help) >= 10 and setting.help.endswith((".", ")")), key
         line = rf"^  --config\.{re.escape(key)}=.+\n      \S"
@@ -50,7 +51,7 @@ def test_every_key_is_listed_with_its_help(task):
 
 
 def test_the_keys_of_every_task_are_listed_once():
-    lines = [line.strip().partition("=")[0] for line in text.list_keys("config")]
+    lines = [line.strip().partition("=")[0] for line in list_keys("config")]
     flags = [line for line in lines if line.startswith("--config.")]
     keys = {f"--config.{key}" for task in TASKS for key in settings_for(task)}
     assert set(flags) == keys

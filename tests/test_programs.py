@@ -48,7 +48,12 @@ def test_evaluate_compares_solvers(trained):
 def test_help():
     done = run("train.__main__", DIGITS, "--help")
     assert done.returncode == 0
-    for text in ("--workdir", "python -m train --config=", "depth.solver = rk4"):
+    for text in (
+        "--workdir",
+        "python -m train --config=",
+        "--config.depth.solver=str",
+        "Here: rk4.",
+    ):
         assert text in done.stdout
 
 

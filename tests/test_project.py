@@ -27,9 +27,12 @@ DEPENDENCIES = [
 PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
 
 
+MAKES = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "LATEST")
+
+
 def make(*arguments, **env):
     """Runs make as from a shell, whatever make these tests were started by."""
-    kept = {name: os.environ[name] for name in os.environ if name not in ("MAKEFLAGS", "LATEST")}
+    kept = {name: os.environ[name] for name in os.environ if name not in MAKES}
     command = [shutil.which("make"), *arguments]
     return subprocess.run(command, cwd=ROOT, env=kept | env, capture_output=True, text=True)
 

@@ -1,10 +1,8 @@
 """Reads the arrays that orbax stored, each process its own part."""
 
+import asyncio
 import contextlib
 import dataclasses
-import gc
-import logging
-import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,29 +56,40 @@ def read_arrays(folder: epath.Path, target: Any) -> Any:
     # part of the files is damaged fails alone.
     handler = ocp.StandardCheckpointHandler()
     try:
-        with _quiet_asyncio():
+        with _waiting_loops():
             return handler.restore(folder, args=ocp.args.StandardRestore(target))
     finally:
         handler.close()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that ends what it has begun before it closes."""
+
+    def close(self) -> None:
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+        super().close()
+
+
+class _Loops(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _Loop()
+
+
 @contextlib.contextmanager
-def _quiet_asyncio() -> Iterator[None]:
-    """Silences asyncio while arrays are read."""
-    # When one read fails, orbax drops the others, and asyncio would log a traceback for each when
-    # they are collected: hundreds of lines around the one that says what is damaged.
-    logger = logging.getLogger("asyncio")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def _waiting_loops() -> Iterator[None]:
+    """Makes orbax wait for the arrays that it is still reading when one of them fails."""
+    # orbax closes its event loop while other reads are running, and each of them then prints a
+    # traceback: hundreds of lines around the one that says what is damaged. It makes the loop
+    # itself, so that only a policy reaches it; to silence asyncio's log instead does not suffice,
+    # as tensorstore's threads report to the closed loop later.
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_Loops())
     try:
         yield
-    except Exception as error:
-        # The frames hold the dropped reads, which must be collected while nothing is logged.
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
-        raise
     finally:
-        logger.setLevel(level)
+        asyncio.set_event_loop_policy(before)
 
 
 def _with_former_names(state: TrainState, former: Mapping[str, str]) -> dict[str, Any]:
