@@ -63,7 +63,7 @@ def test_the_keys_of_every_task_are_listed_once():
 def test_the_library_keeps_its_help_in_its_docstrings():
     found = settings_of(TASKS["sentences"].model)
     assert found["width"].help == "D, size of the state's last axis."
-    assert found["pool"].help.startswith("'mean' reads the classes off the mean over a text's")
+    assert found["pool"].help.startswith("'mean' reads the classes from the mean over a text's")
 
 
 def test_parts_of_a_run_follow_its_length(tiny):
