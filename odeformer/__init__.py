@@ -5,6 +5,7 @@ determines which architecture that becomes. Source: Zhong, Zhang, Chakraborty, D
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 
+from odeformer.errors import warn_about_namesake
 from odeformer.models import flops, presets
 from odeformer.models.generate import generate
 from odeformer.models.lm import LM, LMConfig
@@ -17,6 +18,8 @@ from odeformer.ode.integrate import integrate
 from odeformer.transformer.depth import DepthConfig
 from odeformer.transformer.field import TransformerField, make_vector_field
 from odeformer.transformer.stack import ODEStack
+
+warn_about_namesake()
 
 __all__ = [
     "LM",

@@ -1,7 +1,10 @@
 """Errors for values that are not accepted: what was given, what is accepted, what to do."""
 
 import difflib
+import importlib.metadata
 import numbers
+import pathlib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -87,3 +90,23 @@ def check_kind(owner: str, value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{owner} takes a {names}; {value!r} was given: make one first")
+
+
+def warn_about_namesake() -> None:
+    """Warns where another project's distribution 'odeformer' is installed, too.
+
+    Both write the folder odeformer/, and the one that was installed last has its `__init__.py`: if
+    that is not this project, this code is not reached and nothing is said.
+    """
+    try:
+        other = importlib.metadata.distribution("odeformer").locate_file("")
+    except importlib.metadata.PackageNotFoundError:
+        return
+
+    here = pathlib.Path(__file__).parent.parent
+    warnings.warn(
+        f"two projects provide the package odeformer, this one (odeformer-jax, in {here}) and "
+        f"another (odeformer, in {other}), and each overwrites files of the other: uninstall both, "
+        "then install the one that you need",
+        stacklevel=3,  # the line that imports the package
+    )
