@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import pathlib
+import re
 import resource
 import runpy
 import subprocess
@@ -38,6 +39,13 @@ from odeformer import VectorField
 from train.scores import score
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def code_block(page):
+    """Returns the one block of Python of a page, given by its path in the checkout."""
+    text = (ROOT / page).read_text()
+    (code,) = re.findall(r"^```\{?\.?python.*\n((?s:.*?))^```", text, flags=re.MULTILINE)
+    return code
 
 
 @pytest.fixture

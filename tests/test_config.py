@@ -224,13 +224,18 @@ def test_evaluation_has_a_mesh_of_its_own(tiny):
         stored.for_evaluation(config, {"model.preset": "digits"})
 
 
-def test_readme_names_keys_that_exist():
-    """Every `group.key` of it that begins with a group's name."""
+def test_readme_and_pages_name_keys_that_exist():
+    """Every `group.key` that begins with a group's name, and every --config.group.key."""
     keys = {key for task in TASKS for key in settings_for(task)}
     groups = {group for task in TASKS for group in border.groups_for(task)}
-    words = re.findall(r"`([a-z]+(?:\.[a-z_]+)+)(?:=[^`]*)?`", (ROOT / "README.md").read_text())
-    named = {word for word in words if word.partition(".")[0] in groups}
-    assert named and named <= keys | groups
+    pages = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+
+    for name, page in pages.items():
+        words = re.findall(r"`([a-z]+(?:\.[a-z_0-9]+)+)(?:=[^`]*)?`", page)
+        named = {word for word in words if word.partition(".")[0] in groups}
+        flags = set(re.findall(r"--(?:study\.)?config\.([a-z_0-9.]+)=", page))
+        assert named | flags <= keys | groups, name
+        assert flags or name not in ("README.md", "training.md", "own-data.md")
 
 
 @pytest.mark.parametrize("start", [dict(rtol=0.1, max_steps=9, solver="tsit5"), dict(steps=8)])

@@ -9,13 +9,21 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
 
+import numpy as np
 import pytest
 import yaml
+from conftest import code_block
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from PIL import Image
 
+import odeformer
 from odeformer import presets, solvers
+from train.config.data import ImageDataConfig
+from train.data.images.prepared import load as load_images
+from train.study.grid import from_study_dict
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -136,6 +144,10 @@ def test_no_file_is_long():
             assert len(path.read_text().splitlines()) <= 400, path
 
 
+def test_readme_is_a_screen_and_a_half():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_readme_names_every_solver_and_preset():
     text = (ROOT / "README.md").read_text()
     for name in (*solvers.NAMES, *presets.VIT_NAMES, *presets.LM_NAMES, *presets.TEXT_NAMES):
@@ -144,16 +156,63 @@ def test_readme_names_every_solver_and_preset():
 
 @pytest.mark.slow
 def test_readme_code_runs():
-    """The library's examples, as a reader would paste them."""
-    text = (ROOT / "README.md").read_text()
-    images, texts = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
+    """The library's example, as a reader would paste it."""
     scope: dict = {}
-    exec(images, scope)
+    exec(code_block("README.md"), scope)
     assert scope["logits"].shape == (8, 10) and scope["solution"].result == 0
-    scope = {}
-    exec(texts, scope)
-    assert scope["logits"].shape == (1, 5, 257) and scope["classes"].shape == (1, 2)
-    assert [len(tokens) for tokens in scope["texts"]] == [8, 8]
+
+
+def test_trained_model_example_runs(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/x").symlink_to(ROOT / "tests/data/workdir_0")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code_block("docs/training.md"), scope)
+    assert scope["model"].config.depth.solver == "heun" and "params" in scope["variables"]
+
+
+def test_builder_example_makes_a_set_that_is_read(tmp_path, monkeypatch):
+    for number in range(20):
+        path = tmp_path / "photos" / ("dog" if number % 2 else "cat") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number, 24), (number, 0, 0)).save(path)
+    (tmp_path / "photos" / ".DS_Store").touch()
+    monkeypatch.chdir(tmp_path)
+
+    example = code_block("docs/own-data.md")
+    assert len([line for line in example.splitlines() if line]) <= 25
+    exec(example, {"__name__": "__main__"})
+
+    data = ImageDataConfig("photos", "data", test_fraction=0.1, validation_examples=3)
+    splits = load_images(data, image_size=(16, 16))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [15, 3, 2]
+    batch = splits["train"].gather(np.arange(15))
+    # The first pixel of a file is its number, and the number's parity its class.
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0] % 2, batch["label"])
+
+
+def test_study_example_is_accepted():
+    """One row of it, and the row of the same cost: each row takes a second to trace."""
+    scope: dict = {}
+    exec(code_block("docs/studies.md"), scope)
+    study = scope["get_config"]()
+    study.grid.depth = {"share": (1,), "solver": ("rk4",)}
+    rows = from_study_dict(study).rows
+    assert [row.name for row in rows] == ["rk4, share 1", "euler, share 1, layers 16"]
+
+
+def test_a_project_of_the_same_name_is_warned_about(tmp_path, monkeypatch):
+    """Only where it is installed: what is this project's own is 'odeformer-jax'."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(odeformer)
+
+    metadata = tmp_path / "odeformer-0.1.7.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: odeformer\nVersion: 0.1.7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match=f"another \\(odeformer, in {tmp_path}\\).*uninstall both"):
+        importlib.reload(odeformer)
 
 
 MODULES = [f"models.{name}" for name in ("flops", "generate", "lm", "presets", "text", "vit")]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import (
     ROOT,
+    code_block,
     interrupt_at_second_score,
     make_tiny_language,
     make_tiny_sentences,
@@ -55,6 +56,15 @@ def test_what_a_language_run_writes(finished):
     text = (ROOT / "LICENSE").read_text()
     assert tokenizer.vocabulary == 300
     assert tokenizer.decode(tokenizer.encode([text])[0]) == text
+
+
+def test_the_example_of_the_page_on_text_runs(finished, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/pydocs").symlink_to(finished[1])
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code_block("docs/text.md"), scope)
+    assert scope["logits"].shape == (1, len(scope["tokens"]), 300)
 
 
 def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
