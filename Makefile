@@ -131,7 +131,7 @@ bench: setup ## Time the integration
 	$(PY) -m benchmarks.integration
 
 docs: $(DOCS_STAMP) ## Build the documentation site into site/, without network
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # An environment of its own: the sources are read and not imported, so that it needs no jax.
 DOCS_EXTRA := import tomllib; \
