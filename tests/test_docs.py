@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import odeformer
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+on_page_markdown = runpy.run_path(str(DOCS / "hooks.py"))["on_page_markdown"]
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 # A fence of any length, its attributes, and what it holds.
@@ -27,8 +29,7 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
 
 def prose(page: str) -> str:
     """A page without its code, and with what it includes."""
-    include = lambda found: (ROOT / found.group(1)).read_text()
-    text = re.sub(r'^--8<-- "(.+)"$', include, (DOCS / page).read_text(), flags=re.MULTILINE)
+    text = on_page_markdown((DOCS / page).read_text())
     return re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
 
 
