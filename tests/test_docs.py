@@ -97,3 +97,9 @@ def test_the_site_fetches_nothing():
     assert config["theme"]["font"] is False and config["strict"] is True
     assert "repo_url" not in config  # the theme would ask the host for stars
     assert "://" not in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_docstrings_head_their_examples_as_the_reference_reads_them():
+    """Under `Example:` the prompts `>>>` would be quotations."""
+    for path in (ROOT / "odeformer").rglob("*.py"):
+        assert not re.search(r"^ *Example:$", path.read_text(), re.MULTILINE), path
