@@ -4,12 +4,14 @@
 # takes the newest instead. Changing from one to the other installs again.
 
 VENV   := .venv
-PY     := $(VENV)/bin/python
+PY      = $(VENV)/bin/python
 LATEST ?=
 LOCK   := $(if $(LATEST),,constraints.txt)
 STAMP  := $(VENV)/.stamp$(if $(LATEST),-latest)
 EXTRAS := train,dev
 TPU    := $(VENV)/tpu
+DOCS   := $(VENV)/docs
+DOCS_STAMP := $(DOCS)/.stamp$(if $(LATEST),-latest)
 PYTHON ?=
 TESTS  ?=
 
@@ -23,13 +25,13 @@ find_python  = for candidate in $(1); do \
 interpreters = $(foreach v,$(1),python$v $(wildcard $(PYENV)/versions/$v.*/bin/python))
 PYENV        = $(shell pyenv root 2>/dev/null)
 
-PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
+PIP      = $(PY) -m pip install --quiet --disable-pip-version-check
 UPGRADE := --upgrade --upgrade-strategy eager
 PINS    := $(if $(LOCK),--constraint $(LOCK))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo check test test-slow test-tpu test-compat test-latest test-lowest \
-  bench format clean
+  bench docs format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
@@ -128,11 +130,28 @@ test-lowest: setup ## Run the fast tests on Python 3.11, with the oldest version
 bench: setup ## Time the integration
 	$(PY) -m benchmarks.integration
 
+docs: $(DOCS_STAMP) ## Build the documentation site into site/, without network
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+# An environment of its own: the sources are read and not imported, so that it needs no jax.
+DOCS_EXTRA := import tomllib; \
+  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*project["optional-dependencies"]["docs"], sep="\n")
+
+$(DOCS_STAMP): override VENV := $(DOCS)
+$(DOCS_STAMP): pyproject.toml $(LOCK)
+	$(environment)
+	@echo "Installing the documentation's tools into $(DOCS)"
+	@rm -f $(DOCS)/.stamp*
+	@$(PY) -c '$(DOCS_EXTRA)' > $(DOCS)/requirements.txt
+	@$(PIP) $(or $(PINS),$(UPGRADE)) --requirement $(DOCS)/requirements.txt
+	@touch $@
+
 format: setup ## Fix what ruff can fix, and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
 clean: ## Remove build products and caches; .venv and runs/ stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	find . \( -name .venv -o -name .git -o -name runs \) -prune -o \
 	  \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

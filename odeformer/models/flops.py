@@ -39,7 +39,7 @@ def count(function: Callable[..., Any], *args: Any) -> int:
       ValueError: a while loop, whose trip count is unknown before it runs: count one evaluation
         of the field and multiply by the solve's nfe.
 
-    Example:
+    Examples:
       >>> import jax, jax.numpy as jnp
       >>> count(jnp.dot, jax.ShapeDtypeStruct((2, 3), "float32"), jnp.ones((3, 5)))
       60

@@ -70,7 +70,7 @@ def generate(
     Source: Holtzman et al., 'The Curious Case of Neural Text Degeneration', 2019, arXiv 1904.09751
     (top_p).
 
-    Example:
+    Examples:
       >>> import jax, odeformer
       >>> config = odeformer.LMConfig(
       ...     vocabulary=7, block_size=8, width=16, heads=2, mlp=32,

@@ -44,7 +44,7 @@ class LM(TokenTransformer[LMConfig]):
     Source: Radford et al., 'Language Models are Unsupervised Multitask Learners', 2019; Su et al.
     2021, arXiv 2104.09864 (rotary positions).
 
-    Example:
+    Examples:
       >>> import jax, odeformer
       >>> model = odeformer.LM(odeformer.presets.lm("gpt_nano", width=96, mlp=384))
       >>> tokens = jax.numpy.zeros((2, 16), "int32")

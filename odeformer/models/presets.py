@@ -76,7 +76,7 @@ def vit(
     Raises:
       ValueError: a name or a field that does not exist, or a value its config refuses.
 
-    Example:
+    Examples:
       >>> config = vit("deit_ti", image_size=32, patch_size=4, classes=10, depth={"share": 12})
       >>> config.width, config.depth.groups
       (192, 1)
@@ -105,7 +105,7 @@ def lm(
     Raises:
       ValueError: a name or a field that does not exist, or a value its config refuses.
 
-    Example:
+    Examples:
       >>> lm("gpt_small").depth.layers
       12
     """
@@ -128,7 +128,7 @@ def text(
     Raises:
       ValueError: a name or a field that does not exist, or a value its config refuses.
 
-    Example:
+    Examples:
       >>> text("text_small", classes=5).classes
       5
     """

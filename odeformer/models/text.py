@@ -48,7 +48,7 @@ class TextClassifier(TokenTransformer[TextConfig]):
     Source: Vaswani et al. 2017, arXiv 1706.03762 (the encoder, its token embeddings multiplied by
     the root of the width, here with its norms before the sublayers).
 
-    Example:
+    Examples:
       >>> import jax, odeformer
       >>> model = odeformer.TextClassifier(odeformer.presets.text("text_small", vocabulary=1000))
       >>> tokens = jax.numpy.ones((2, 16), "int32")

@@ -98,7 +98,7 @@ class ViT(DepthModule):
 
     Source: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
 
-    Example:
+    Examples:
       >>> import jax, odeformer
       >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
       >>> images = jax.numpy.zeros((2, 8, 8, 1))

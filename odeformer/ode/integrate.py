@@ -100,7 +100,7 @@ def integrate(
         the adjoint does not have, when it is taken.
       RuntimeError: a result that is not success, with `throw`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> field = VectorField(terms=(lambda t, y, a: a * y,))
       >>> solution = integrate(field, jnp.ones(1), -1.0, solver="rk4", steps=8)

@@ -55,7 +55,7 @@ def parameter_axes(params: Any) -> Any:
       A tree of params' structure; a `PartitionSpec` of names, or None for an axis that is never
       split, stands for each parameter: what `flax.linen.logical_to_mesh` takes.
 
-    Example:
+    Examples:
       >>> import jax, odeformer
       >>> model = odeformer.ViT(odeformer.presets.vit("digits"))
       >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 8, 8, 1)))
