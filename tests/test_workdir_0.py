@@ -17,7 +17,7 @@ removed, and the folder's own path cut out of the files commit_success.txt:
     with patch("train.loop.score", stopping), pytest.raises(Stopped):
         train(cfg, "tests/data/workdir_0")
 
-workdir_0.json beside it holds the SHA-256 of the bytes of each array of the state that was saved
+workdir_0.json next to it holds the SHA-256 of the bytes of each array of the state that was saved
 (np.asarray(leaf).tobytes(), by the leaf's path), and the losses of the same run, uninterrupted.
 """
 

@@ -1,6 +1,6 @@
 """Sections 7 to 9: the trainer itself, by its own program and its configs.
 
-trainer: digits, and CIFAR-10 with DeiT-Ti for two epochs, images a second beside section 3's step.
+trainer: digits, and CIFAR-10 with DeiT-Ti for two epochs, images per second next to section 3's.
 probe: the same CIFAR-10 run under other solvers; step time, memory and loss, not a study.
 shakespeare: gpt_nano, a fifth of nanoGPT's steps, parallel and sequential, both at once.
 """
