@@ -45,14 +45,14 @@ def mix(
         return images, targets
 
     _, height, width, _ = images.shape
-    weight = _draw_weight(config, key, (height, width))
-
-    # The mean over pixels, not the fraction that was drawn: the image's edges may cut the box.
-    return _blend(weight, images), _blend(weight.mean(), targets)
+    weight, mean = _draw_weight(config, key, (height, width))
+    return _blend(weight, images), _blend(mean, targets)
 
 
-def _draw_weight(config: AugmentConfig, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """The weight of each pixel's own image, [height, width, 1]."""
+def _draw_weight(
+    config: AugmentConfig, key: jax.Array, shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+    """The weight of each pixel's own image, [height, width, 1], and its mean, a scalar."""
     coin_key, beta_key, box_key = jax.random.split(key, 3)
     probability = 0.5 if config.mixup and config.cutmix else float(config.cutmix > 0)
     is_cutmix = jax.random.bernoulli(coin_key, probability)
@@ -61,7 +61,11 @@ def _draw_weight(config: AugmentConfig, key: jax.Array, shape: tuple[int, int]) 
     kept = jax.random.beta(beta_key, alpha, alpha)
 
     outside = 1 - inside(_draw_cut(box_key, 1 - kept, shape), shape).astype(jnp.float32)
-    return jnp.where(is_cutmix, outside, kept)
+    # The mean over pixels, not the fraction that was drawn: the image's edges may cut the box.
+    # Zeros and ones are added exactly; the sum of `kept` over all pixels would be off by 1e-5
+    # where XLA adds one pixel after the other.
+    mean = jnp.where(is_cutmix, outside.mean(), kept)
+    return jnp.where(is_cutmix, outside, kept), mean
 
 
 def _draw_cut(key: jax.Array, area: jax.Array, shape: tuple[int, int]) -> Box:
