@@ -86,7 +86,7 @@ else
 endif
 
 # Tests run on the CPU; every other target uses whatever device JAX finds.
-test: check ## Check, then run the fast tests, or those of TESTS='tests/test_vit.py ...'
+test: check ## Check, then run the fast tests, or those of TESTS='tests/models/test_vit.py ...'
 	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile $(TESTS)
 
 test-slow: setup ## Run the long tests
@@ -106,8 +106,8 @@ $(TPU)/.stamp: $(STAMP)
 	@touch $@
 
 # Environments of their own, beside .venv's packages, for other interpreters and other versions.
-COMPAT := $(patsubst %,tests/test_%.py,solvers integrate diffeqsolve fields blocks layers depth \
-  vit lm text generate decoding flops loop text_runs)
+COMPAT := tests/ode tests/transformer tests/models tests/train/data/text/test_blocks.py \
+  tests/train/test_loop.py tests/train/test_text_runs.py
 NEXT    = $$($(PY) -c 'import sys; print(sys.version_info.minor + 1)')
 
 test-compat: setup ## Check, and test the library and a run of each kind, on a newer Python if there is one

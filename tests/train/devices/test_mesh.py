@@ -1,0 +1,258 @@
+"""The mesh: what it refuses, and that one device trains as eight do, however they are laid out."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from odeformer import LM, TextClassifier, ViT, presets
+from odeformer.models.registry import example_inputs
+from odeformer.transformer.sharding import parameter_axes
+from tests.helpers.checkout import ROOT
+from tests.helpers.tiny import make_tiny
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
+from train.devices.mesh import RULES, check_fits, device_mesh
+from train.errors import BadInput
+
+LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
+QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
+ADJOINTS = ["store", "recursive", "direct", "backsolve"]
+PLAIN = dict(dropout=0.0, drop_path=0.0)  # a smooth field, which two solvers can agree on
+SOLVERS = ["lie_trotter", "euler", "rk4"]
+WORKER = ROOT / "tests/helpers/layouts.py"
+
+
+def train_cases(cases):
+    """What layouts.py prints for these cases, in a process of eight devices."""
+    command = [sys.executable, str(WORKER), json.dumps(cases)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "nvoluntary full rematerialization" not in done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_same(losses, reference):
+    np.testing.assert_allclose(losses, reference, rtol=1e-5)
+    assert len(losses) == 10 and len(set(losses)) == 10
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One solver on one device and under each kind of layout; other solvers are slow."""
+    euler = dict(depth=dict(solver="euler"))
+    cases = {
+        **{i: dict(mesh=LAYOUTS[i], **euler) for i in QUICK},
+        "one": dict(devices=1, **euler),
+        "shard_map": dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map"), **euler),
+        "memory": "memory",
+        "checkpoint": "checkpoint",
+        "sums": "sums",
+        "padded": "padded",
+        "traffic": "traffic",
+    }
+    return dict(zip(cases, train_cases(list(cases.values())), strict=True))
+
+
+@pytest.mark.parametrize("layout", QUICK)
+def test_one_device_equals_eight(trained, layout):
+    check_same(trained[layout]["losses"], trained["one"]["losses"])
+    assert trained[layout]["kept"]  # the state lies as before the steps
+
+
+def test_shards_by_themselves_train_as_a_whole(trained):
+    check_same(trained["shard_map"]["losses"], trained["one"]["losses"])
+
+
+def test_shards_weigh_as_many_tokens_as_they_have(trained):
+    """Of two shards one has mostly padding: loss and gradient are those of the whole batch."""
+    whole, by_shard = trained["padded"]["losses"]
+    assert by_shard == pytest.approx(whole, rel=1e-6)
+    assert trained["padded"]["distance"] < 1e-5
+
+
+def test_what_devices_send_inside_the_loops(trained):
+    """Counted by hand, on data 2 x fsdp 2 x tensor 2: a kernel in the wrong order sends more.
+
+    Kernels are gathered over fsdp once forwards and once backwards a group, and their gradients
+    scattered once. Of the solver's evaluations (midpoint: 2 forwards, 1 recomputed, 2 backwards)
+    each adds up, over tensor, one array of the state's size for attention and one for the MLP.
+    """
+    sent = {(kind, depth): size for kind, depth, size in trained["traffic"]}
+    groups, steps, width, mlp, rows, tokens = 2, 2, 16, 32, 16, 16
+    kernels = 4 * groups * (4 * width * width + 2 * width * mlp) // 2  # of float32, over tensor
+    assert sent["all-gather", 1] == 2 * kernels
+    assert sent["reduce-scatter", 1] == kernels
+
+    state = 4 * rows * tokens * width // 4  # over data and fsdp
+    evaluations = (2 + 1 + 2) * steps * groups
+    loop = {kind: size for (kind, depth), size in sent.items() if depth == 2}
+    assert loop == {"all-reduce": 2 * evaluations * state}
+
+
+@pytest.mark.slow
+def test_shards_take_adaptive_steps_of_their_own():
+    same = dict(mesh=LAYOUTS[0], model=PLAIN, steps=3)
+    depth = dict(solver="tsit5", rtol=1e-5, max_steps=64)
+    adaptive, fine = train_cases(
+        [
+            dict(depth=depth, parallel=dict(mode="shard_map"), **same),
+            dict(depth=dict(solver="rk4", steps=64), **same),
+        ]
+    )
+    np.testing.assert_allclose(adaptive["losses"], fine["losses"], rtol=1e-4)
+    np.testing.assert_allclose(adaptive["norms"], fine["norms"], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_one_device_equals_eight_everywhere():
+    """Solvers, adjoints and policies under each layout, dropout and all; text, too."""
+    depths = [dict(solver=s) for s in SOLVERS]
+    depths += [dict(solver="midpoint", adjoint=name) for name in ADJOINTS]
+    depths += [dict(solver="heun", per_sample=True), dict(solver="heun", policy="dots_saveable")]
+    for kind in ("images", "language", "untied"):
+        for depth in depths if kind == "images" else depths[:1]:
+            cases = [dict(kind=kind, depth=depth, mesh=mesh) for mesh in LAYOUTS]
+            reference, *results = train_cases([dict(kind=kind, depth=depth, devices=1), *cases])
+            for result in results:
+                check_same(result["losses"], reference["losses"])
+                assert result["kept"]
+
+
+@pytest.mark.slow
+def test_samples_with_steps_of_their_own_are_spread():
+    """Each device solves its own: an eighth of the work."""
+    ((one, eighth),) = train_cases(["per_sample"])
+    assert eighth < 0.2 * one
+
+
+def test_the_state_is_born_where_it_lies(trained):
+    """No device holds a whole copy while it is made: an eighth, and the vectors."""
+    memory = trained["memory"]
+    assert memory["made"] < 0.16 * memory["whole"]
+    assert memory["temporary"] < 0.3 * memory["whole"]
+
+
+def test_a_checkpoint_fits_every_mesh(trained):
+    assert trained["checkpoint"] == [True] * 3
+
+
+def test_checksums_do_not_depend_on_the_layout(trained):
+    one, *others = trained["sums"]
+    assert len(others) == 10 and all(found == one for found in others)
+    assert len(set(one.values())) == len(one) == 5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
+        LM(presets.lm("gpt_small", tied=False, time="additive")),
+        TextClassifier(presets.text("text_small", positions="learned")),
+    ],
+)
+def test_every_kernel_and_embedding_has_names(model):
+    """All but the patches', which are too small to be worth it, and the time's."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model.config))["params"]
+    axes = parameter_axes(shapes)
+    names = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        where = [key.key for key in path]
+        spec = axes
+        for key in where:
+            spec = spec[key]
+        assert len(spec) == leaf.ndim, where
+        names |= set(spec) - {None}
+        if where[-1] in ("kernel", "embedding") and "projection" not in where:
+            assert "width" in spec, where
+    assert names <= set(RULES)
+
+
+def test_the_axes_that_products_sum_over():
+    """Into heads and the MLP each device computes its own columns; out of them it sums its rows."""
+    config = presets.lm("gpt_nano", tied=False, time="additive", positions="learned")
+    model = LM(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(config))["params"]
+    axes = parameter_axes(shapes)
+    layer = axes["depth"]["groups"]
+    attention, mlp = layer["attention_layer"], layer["mlp_layer"]
+    assert attention["qkv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
+    assert attention["qkv"]["bias"] == PartitionSpec(None, None, "heads", None)
+    assert attention["out"]["kernel"] == PartitionSpec(None, "heads", None, "width")
+    assert mlp["up"]["kernel"] == PartitionSpec(None, "width", "mlp")
+    assert mlp["up"]["bias"] == PartitionSpec(None, "mlp")
+    assert mlp["down"]["kernel"] == PartitionSpec(None, "mlp", "width")
+    assert axes["embedding"]["embedding"] == PartitionSpec("vocabulary", "width")
+    assert axes["position_embedding"]["embedding"] == PartitionSpec(None, "width")
+    assert axes["head"]["kernel"] == PartitionSpec("width", "vocabulary")
+    for whole in (attention["out"]["bias"], mlp["down"]["bias"], layer["mlp_norm"]["scale"]):
+        assert whole == PartitionSpec(None, None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 1, 8), (1, 1, 8))],
+)
+def test_an_open_axis_takes_what_is_left(sizes, shape):
+    devices = jax.devices() * 8  # the same one, eight times: it is laid out, not used
+    assert tuple(device_mesh(MeshConfig(*sizes), devices).shape.values()) == shape
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((3, 1, 1), r"\(data=3 x fsdp=1 x tensor=1\) does not fit the 1 devices"),
+        ((-1, 2, 1), "product divides 1"),
+        ((-1, -1, 1), "leaves several axes open"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(BadInput, match=message):
+        device_mesh(MeshConfig(*sizes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh", "message"),
+    [
+        ({"batch_size": 36}, dict(data=8), "batch_size=36 does not divide .* multiple of 8"),
+        ({"parallel.accumulate": 3}, dict(data=2), "accumulate=3 .* multiple of 6"),
+        ({"model.heads": 1}, dict(tensor=2), "model.heads=1 does not divide over mesh.tensor=2"),
+        ({"model.mlp": 31}, dict(tensor=2), "model.mlp=31 .* divisors of 31"),
+        ({}, dict(fsdp=32), "model.width=16 does not divide over mesh.fsdp=32"),
+        ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
+        ({"parallel.mode": "shard_map"}, dict(fsdp=2), "replicas of the model"),
+        ({"parallel.mode": "shard_map"}, dict(tensor=2), "mesh.tensor=2 were given"),
+        (
+            {"parallel.mode": "shard_map", "depth.adjoint": "recursive"},
+            dict(data=2),
+            "adjoint='recursive' has no gradient under",
+        ),
+    ],
+)
+def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):
+    cfg = make_tiny()
+    cfg.batch_size = 32
+    cfg.update_from_flattened_dict(changes)
+    sizes = dict(data=1, fsdp=1, tensor=1) | mesh
+    shape = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    with pytest.raises(BadInput, match=message):
+        check_fits(from_config_dict(cfg), shape)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.fsdp": 0}, "config.mesh.fsdp is 1 or more, or -1"),
+        ({"parallel.mode": "pmap"}, "config.parallel.mode is one of jit, shard_map; pmap"),
+        ({"parallel.accumulate": 0}, "config.parallel.accumulate is greater than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    cfg = make_tiny()
+    cfg.update_from_flattened_dict(changes)
+    with pytest.raises(BadInput, match=message):
+        from_config_dict(cfg)

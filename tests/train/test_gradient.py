@@ -1,0 +1,43 @@
+"""The gradient of a batch: taken in parts, it is that of the whole."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.helpers.tiny import make_tiny, make_tiny_language
+from tests.helpers.trees import relative_error
+from train.config.border import from_config_dict
+from train.data.pipeline import train_batches
+from train.data.sources import load_splits
+from train.gradient import make_gradient
+from train.optimizer import make_optimizer
+from train.state import make_init
+from train.tasks import make_task
+from train.tasks.task import Keys
+
+
+@pytest.mark.parametrize("make", [make_tiny, make_tiny_language])
+def test_parts_add_up_to_the_whole(make):
+    """Also where the parts' losses are means over different numbers of tokens."""
+    results = []
+    for parts in (1, 4):
+        cfg = make()
+        cfg.model.update(dropout=0.0, drop_path=0.0)
+        cfg.depth.update(solver="euler")
+        cfg.parallel.accumulate = parts
+        config = from_config_dict(cfg)
+        data = load_splits(config)["train"]
+        task = make_task(config, data)
+        batch = next(train_batches(data, config.batch_size, 1, seed=0))
+        if "segments" in batch:
+            batch["segments"][0, 5:] = 0  # padding, in one of the parts
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        params = jax.jit(make_init(config, optimizer))(0).params
+        keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), config.batch_size))
+        inputs, targets = task.prepare(batch, keys, task.constants())
+        gradient = jax.jit(make_gradient(config, task))
+        results.append(gradient(params, inputs, targets, jax.random.key(2)))
+    (whole, metrics), (added, same) = results
+    assert relative_error(added, whole) < 1e-6
+    for name in metrics:
+        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-6)

@@ -1,0 +1,123 @@
+"""The transformer's vector field: the fused sum, dropout, time, precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeformer import TransformerField, make_vector_field
+from odeformer.transformer.field import init_params
+from tests.helpers.trees import relative_error
+
+BASE = TransformerField(width=16, heads=2, mlp=32, layers=4)
+
+
+def setup(field):
+    """Parameters away from their initial values, so that scales and biases matter."""
+    y = jax.random.normal(jax.random.key(0), (2, 5, 16))
+    params = jax.jit(lambda key: init_params(field, key, y))(jax.random.key(1))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return y, jax.tree.unflatten(tree, noisy)
+
+
+@pytest.mark.parametrize("time", ["none", "additive"])
+def test_fused_sum_equals_the_unfused(time):
+    plain, fused = (BASE.clone(time=time, fused=fused) for fused in (False, True))
+    y, params = setup(plain)
+    evaluate = lambda field, params: make_vector_field(field)(
+        jnp.float32(1.5), y, (params, jnp.float32(0.5))
+    )
+    np.testing.assert_allclose(
+        evaluate(fused, params), evaluate(plain, params), rtol=1e-4, atol=1e-5
+    )
+    gradient = lambda field: jax.jit(jax.grad(lambda p: jnp.sum(evaluate(field, p) ** 2)))(params)
+    assert relative_error(gradient(fused), gradient(plain)) < 1e-5
+
+
+def test_fused_sum_takes_one_input_product():
+    y, params = setup(BASE)
+    programs = [
+        str(jax.make_jaxpr(lambda p, f=f: make_vector_field(f)(0.0, y, (p, jnp.zeros(()))))(params))
+        for f in (BASE, BASE.clone(fused=True))
+    ]
+    big = [program.count("f32[2,5,80]") for program in programs]  # 3 * 16 + 32 columns at once
+    assert big[0] == 0 and big[1] > 0
+
+
+def test_terms_add_up_to_the_total():
+    y, params = setup(BASE)
+    field = make_vector_field(BASE)
+    args = (jnp.float32(0.0), y, (params, jnp.float32(0.0)))
+    np.testing.assert_allclose(sum(term(*args) for term in field.terms), field(*args), rtol=1e-6)
+
+
+def test_time_conditioning_is_seen_and_none_by_default():
+    timed = BASE.clone(time="additive")
+    y, params = setup(timed)
+    at = lambda field, params, t: make_vector_field(field)(
+        jnp.float32(t), y, (params, jnp.float32(0))
+    )
+    assert float(jnp.abs(at(timed, params, 0.0) - at(timed, params, 1.0)).max()) > 1e-3
+    y, params = setup(BASE)
+    np.testing.assert_array_equal(at(BASE, params, 0.0), at(BASE, params, 1.0))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_masks_depend_on_the_key_alone(fused):
+    field = BASE.clone(dropout=0.5, drop_path=0.5, fused=fused)
+    y, params = setup(field)
+    vector_field = make_vector_field(field, train=True)
+    args = (params, jnp.float32(0.0))
+    slope = lambda t, y, key: vector_field(jnp.float32(t), y, args, jax.random.key(key))
+    zeros = lambda slope: np.asarray(slope == 0)
+    np.testing.assert_array_equal(slope(3, y, 0), slope(3, y, 0))
+    assert np.any(slope(3, y, 0) != slope(3, y, 1))
+    split = sum(term(jnp.float32(3), y, args, jax.random.key(0)) for term in vector_field.terms)
+    np.testing.assert_allclose(slope(3, y, 0), split, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(zeros(slope(3, y, 0)), zeros(slope(3, 2 * y, 0)))
+
+
+def test_drop_path_drops_whole_samples_and_grows_with_time():
+    field = BASE.clone(drop_path=0.5, width=16)
+    _, params = setup(field)
+    y = jax.random.normal(jax.random.key(5), (400, 5, 16))
+    term = make_vector_field(field, train=True).terms[1]
+    dropped = []
+    for t in (0.0, 1.5, 3.0):
+        slope = term(jnp.float32(t), y, (params, jnp.float32(0)), jax.random.key(0))
+        zero = np.asarray(slope == 0).reshape(400, -1)
+        assert np.all(zero.all(axis=1) == zero.any(axis=1))
+        dropped.append(zero.all(axis=1).mean())
+    np.testing.assert_allclose(dropped, [0.0, 0.25, 0.5], atol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(heads=3), "heads=3 does not divide width=16: take heads from 1, 2, 4, 8, 16"),
+        (dict(mlp=0), "mlp is a whole number, 1 or more; 0"),
+        (dict(dropout=1.5), r"dropout is in \[0, 1\); 1.5 was given"),
+        (dict(drop_path=-0.1), r"drop_path is in \[0, 1\); -0.1 was given"),
+        (dict(time="aditive"), "unknown time 'aditive'.*Did you mean 'additive'"),
+        (dict(attention="flash"), "unknown attention 'flash'"),
+        (dict(dtype=jnp.float16), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
+    ],
+)
+def test_refusals(values, message):
+    with pytest.raises(ValueError, match=message):
+        BASE.clone(**values)
+
+
+def test_matrix_products_in_bfloat16_leave_the_state_alone():
+    field = BASE.clone(dtype=jnp.bfloat16)
+    y, params = setup(field)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    program = str(jax.make_jaxpr(make_vector_field(field))(0.0, y, (params, jnp.zeros(()))))
+    assert make_vector_field(field)(0.0, y, (params, jnp.zeros(()))).dtype == jnp.float32
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert products and any("bf16" in line for line in products)
+    exact = make_vector_field(BASE)(0.0, y, (params, jnp.zeros(())))
+    found = make_vector_field(field)(0.0, y, (params, jnp.zeros(())))
+    assert 1e-4 < relative_error(found, exact) < 0.01  # 0.005 was seen; a rounding is 0.004
