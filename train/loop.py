@@ -37,7 +37,7 @@ from train.optimizer import make_optimizer, make_schedule
 from train.schedule import Schedule
 from train.scores import score, summarise
 from train.signals import StopSignals
-from train.state import TrainState, abstract_state, init_state
+from train.state import TrainState, expected_state, init_state
 from train.step import make_eval_step, make_train_step
 from train.tasks import make_task
 from train.tasks.task import Task
@@ -137,8 +137,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
 
 def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
     """The newest sound state, or the initial one, and its position in the data."""
-    target = abstract_state(run.config, run.optimizer, run.mesh)
-    restored = restore_newest(run.path, target, before)
+    restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
 
     if restored is None:
         state, start = init_state(run.config, run.optimizer, run.mesh), BEGINNING

@@ -14,6 +14,7 @@ from odeformer import example_inputs, make_model
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings, replicated
 from train.guard import Guard, init_guard
+from train.optimizer import make_optimizer
 
 
 @flax.struct.dataclass
@@ -87,6 +88,11 @@ def abstract_state(
         shapes,
         shardings,
     )
+
+
+def expected_state(config: RunConfig, mesh: Mesh) -> TrainState:
+    """Returns the abstract state of a run as its config alone says: what its checkpoints hold."""
+    return abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
 
 
 def state_shardings(

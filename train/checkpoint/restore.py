@@ -13,13 +13,12 @@ from train.checkpoint.arrays import read_state
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
 from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
-from train.config.run import MeshConfig, RunConfig
+from train.config.run import RunConfig
 from train.config.stored import for_evaluation
-from train.devices.mesh import device_mesh
+from train.devices.mesh import one_device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
-from train.optimizer import make_optimizer
-from train.state import TrainState, abstract_state
+from train.state import TrainState, expected_state
 
 
 def restore_step(
@@ -192,12 +191,8 @@ def load_params(
     Raises:
       BadInput: no sound checkpoint, not this one, or one that does not fit the config.
     """
-    if mesh is None:
-        mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
-
     # The whole state is restored, optimiser included: the checksums are those of all its arrays.
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
-    target = abstract_state(config, optimizer, mesh)
+    target = expected_state(config, one_device_mesh() if mesh is None else mesh)
 
     if step is None:
         restored = restore_newest(workdir, target)

@@ -55,6 +55,11 @@ def device_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def one_device_mesh() -> Mesh:
+    """Returns the mesh of one of this process's devices."""
+    return device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+
+
 def _complete_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
     """The sizes of the axes, the open one such that all devices are used."""
     sizes = [getattr(config, axis) for axis in AXES]
