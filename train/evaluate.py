@@ -25,8 +25,7 @@ from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.mesh import check_model_fits, device_mesh, parameter_shardings
 from train.errors import BadInput
-from train.scores import score, summarise
-from train.step import make_eval_step
+from train.scores import make_eval_step, score, summarise
 from train.tasks import make_task
 
 SPLITS = ("train", "validation", "test")

@@ -27,18 +27,17 @@ from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
-from train.divergence import Diverged, first_skipped, report
+from train.divergence import Diverged, SkipMonitor, first_skipped, report
 from train.errors import RunError, Stopped, warn
-from train.guard import SkipMonitor
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
 from train.optimizer import make_optimizer, make_schedule
 from train.schedule import Schedule
-from train.scores import score, summarise
+from train.scores import make_eval_step, score, summarise
 from train.signals import StopSignals
 from train.state import TrainState, expected_state, init_state
-from train.step import make_eval_step, make_train_step
+from train.step import make_train_step
 from train.tasks import make_task
 from train.tasks.task import Task
 

@@ -35,10 +35,9 @@ from train.config.run import MeshConfig
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import check_fits, device_mesh, on_mesh, put_batch
-from train.gradient import make_gradient
 from train.optimizer import make_optimizer
 from train.state import abstract_state, init_state, jit_init
-from train.step import lower_train_step, make_train_step
+from train.step import lower_train_step, make_gradient, make_train_step
 from train.tasks import make_task
 
 ONE = dict(data=1, fsdp=1, tensor=1)

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Sequence
 
-import jax
 from etils import epath
 
 from train.checkpoint.metadata import Damaged, Metadata, read_metadata
