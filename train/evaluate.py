@@ -23,7 +23,8 @@ from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
-from train.devices.mesh import check_model_fits, device_mesh, parameter_shardings
+from train.devices.checks import check_model_fits
+from train.devices.mesh import device_mesh, parameter_shardings
 from train.errors import BadInput
 from train.scores import make_eval_step, score, summarise
 from train.tasks import make_task

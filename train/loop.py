@@ -25,7 +25,8 @@ from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.sources import load_splits
 from train.data.split import Split
-from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
+from train.devices.checks import check_fits
+from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
 from train.divergence import Diverged, SkipMonitor, first_skipped, report
 from train.errors import RunError, Stopped, warn

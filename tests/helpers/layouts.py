@@ -34,7 +34,8 @@ from train.config.border import from_config_dict
 from train.config.run import MeshConfig
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
-from train.devices.mesh import check_fits, device_mesh, on_mesh, put_batch
+from train.devices.checks import check_fits
+from train.devices.mesh import device_mesh, on_mesh, put_batch
 from train.optimizer import make_optimizer
 from train.state import abstract_state, init_state, jit_init
 from train.step import lower_train_step, make_gradient, make_train_step

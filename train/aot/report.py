@@ -15,7 +15,8 @@ from train.aot import compiled, topologies
 from train.aot.advice import advise
 from train.config.run import RunConfig
 from train.data.blank import blank_split
-from train.devices.mesh import check_fits, device_mesh
+from train.devices.checks import check_fits
+from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import expected_state
 from train.step import lower_train_step

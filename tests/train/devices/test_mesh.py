@@ -16,7 +16,8 @@ from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
-from train.devices.mesh import RULES, check_fits, device_mesh
+from train.devices.checks import check_fits
+from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]

@@ -1,6 +1,7 @@
 """What a set of texts must hold, and which keys of its config have an effect."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -64,6 +65,19 @@ def check_held_out(name: str, examples: int, lacking: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def reading(split: str, records: range) -> Iterator[None]:
+    """Reports as bad input that records of a split, by their numbers, cannot be read."""
+    try:
+        yield
+    # The reader raises whatever its format's library does.
+    except Exception as error:
+        raise BadInput(
+            f"{split}: records {records.start} to {records.stop - 1} cannot be read ({error}): "
+            "prepare the set again"
+        ) from error
+
+
 def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
     """Refuses labels outside the classes."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -71,4 +85,13 @@ def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
         raise BadInput(
             f"{name}: record {wrong[0]} has label {labels[wrong[0]]}; the set's labels are 0 to "
             f"{classes - 1}: every text needs one"
+        )
+
+
+def check_lengths(lengths: np.ndarray, size: int) -> None:
+    """Raises ValueError for sequences, to be packed into blocks of a size, that do not fit."""
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= size:
+        raise ValueError(
+            f"lengths from 1 to size={size} are accepted; some from {lengths.min()} to "
+            f"{lengths.max()} were given: cut longer sequences first"
         )

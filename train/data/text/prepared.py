@@ -3,8 +3,8 @@
 from typing import Any
 
 from train.data.progress import chunks
+from train.data.text.checks import reading
 from train.data.text.files import decode
-from train.errors import BadInput
 
 _CHUNK = 1024  # records read at a time
 
@@ -29,21 +29,13 @@ def read_texts(
     source = builder.as_data_source(split)
 
     for chunk in chunks(len(source), _CHUNK, f"reading {name}/{split}"):
-        for record in _read(source, chunk, f"{name}/{split}"):
+        # Fetched together: one by one, each record pays for a call of the reader.
+        with reading(f"{name}/{split}", chunk):
+            records = source.__getitems__(list(chunk))
+
+        for record in records:
             contents.append(record[text_key])
             if label_key is not None:
                 labels.append(int(record[label_key]))
 
     return decode(contents, f"{name}/{split}"), labels
-
-
-def _read(source: Any, chunk: range, split: str) -> list[Any]:
-    # Records are fetched together: one by one, each pays for a call of the reader.
-    try:
-        return source.__getitems__(list(chunk))
-    # The reader raises whatever its format's library does.
-    except Exception as error:
-        raise BadInput(
-            f"{split}: records {chunk.start} to {chunk.stop - 1} cannot be read ({error}): prepare "
-            "the set again"
-        ) from error
