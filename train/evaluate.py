@@ -18,7 +18,7 @@ from odeformer import DepthConfig, LMConfig, solvers
 from odeformer.errors import unknown
 from train import command_line
 from train.checkpoint import restore
-from train.checkpoint.metadata import verified_config
+from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig
 from train.data.sources import load_splits

@@ -19,7 +19,7 @@ from odeformer import LM, LMConfig
 from odeformer.models.generate import STOPPED, stream
 from train import command_line
 from train.checkpoint import restore
-from train.checkpoint.metadata import verified_config
+from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
 from train.config.data import LanguageDataConfig
 from train.data.text.tokenizer import StreamDecoder, Tokenizer

@@ -32,8 +32,8 @@ from odeformer.transformer.sharding import parameter_axes
 from train import command_line
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
-from train.checkpoint.metadata import other_versions, verified_config
-from train.checkpoint.restore import count_parameters
+from train.checkpoint.metadata import other_versions
+from train.checkpoint.restore import count_parameters, verified_config
 from train.checkpoint.workdir import read_config
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig

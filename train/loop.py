@@ -10,7 +10,8 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint.metadata import Metadata, check_origin
+from train.checkpoint.checks import check_origin
+from train.checkpoint.metadata import Metadata
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import (

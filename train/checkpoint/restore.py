@@ -10,9 +10,21 @@ from etils import epath
 
 from odeformer import make_model
 from train.checkpoint.arrays import read_state
-from train.checkpoint.checksums import checksums, leaf_name
-from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
-from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
+from train.checkpoint.checks import (
+    check_files,
+    check_fits,
+    check_none_damaged,
+    check_saved,
+    step_damaged,
+)
+from train.checkpoint.checksums import checksums
+from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
+from train.checkpoint.workdir import (
+    checkpoint_folder,
+    read_config,
+    saved_steps,
+    unfinished_saves,
+)
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
 from train.devices.mesh import one_device_mesh
@@ -84,34 +96,8 @@ def restore_newest(
                 _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
 
     # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
-    if damaged:
-        reasons = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
-        raise BadInput(
-            f"{folder} holds no sound checkpoint:{reasons}\nPut one back from a copy, or take "
-            "another --workdir; none of them was changed"
-        )
-
+    check_none_damaged(folder, damaged)
     return None
-
-
-def check_fits(metadata: Metadata, target: TrainState, where: str) -> None:
-    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
-    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
-    wanted = {
-        leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
-    }
-
-    for name in wanted | stored:
-        if stored.get(name) != wanted.get(name):
-            raise BadInput(
-                f"the checkpoint {where} does not fit the model: {name} is "
-                f"{stored.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} "
-                "in the model; give the config that the run was trained with"
-            )
-
-
-def _form(leaf: Any) -> str:
-    return f"{leaf.dtype} {list(leaf.shape)}"
 
 
 def _on_all(read: Callable[[], Any]) -> Any:
@@ -132,6 +118,27 @@ def _on_all(read: Callable[[], Any]) -> Any:
 def _report(text: str) -> None:
     if is_primary():
         warn(text)
+
+
+def verified_config(workdir: str | epath.Path) -> RunConfig:
+    """Returns the config of a run, compared with the newest metadata that can be read.
+
+    Raises:
+      BadInput: no run, or a config.json or tokenizer.json that is not the run's.
+    """
+    config = read_config(workdir)
+
+    for step in reversed(saved_steps(workdir)):
+        # An older checkpoint of the same run has the same config.
+        try:
+            metadata = read_metadata(workdir, step)
+        except Damaged:
+            continue
+
+        check_files(metadata, workdir)
+        break
+
+    return config
 
 
 def load_model(
@@ -202,7 +209,8 @@ def load_params(
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
-    return restored[0].eval_params
+    state, _ = restored
+    return state.eval_params
 
 
 def _restore_only(
@@ -213,17 +221,11 @@ def _restore_only(
     if not steps:
         return None
 
-    listed = ", ".join(map(str, steps))
-    if step not in steps:
-        raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
-
+    check_saved(workdir, step, steps)
     try:
         return restore_step(workdir, step, target)
     except Damaged as error:
-        raise BadInput(
-            f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
-            f"{listed}"
-        ) from error
+        raise step_damaged(workdir, step, steps, error) from error
 
 
 def count_parameters(params: Any) -> int:

@@ -20,14 +20,9 @@ from tests.helpers.damage import contents, cut, cuts, damage, flip, flips, kinds
 from tests.helpers.processes import finish, launch_both, restored
 from tests.helpers.programs import timeless
 from tests.helpers.tiny import make_tiny
-from train.checkpoint.metadata import (
-    check_origin,
-    make_metadata,
-    read_metadata,
-    tokenizer_digest,
-    verified_config,
-)
-from train.checkpoint.restore import evaluation_config, restore_newest
+from train.checkpoint.checks import check_origin
+from train.checkpoint.metadata import make_metadata, read_metadata, tokenizer_digest
+from train.checkpoint.restore import evaluation_config, restore_newest, verified_config
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import check_workdir, saved_steps
 from train.config.border import from_config_dict
