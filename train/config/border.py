@@ -190,7 +190,8 @@ def _sizes(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         return {}
     if name not in kind.presets:
-        raise BadInput(f"config.model.preset: {unknown('preset', name, kind.presets)}")
+        accepted = (*kind.presets, "None")
+        raise BadInput(f"config.model.preset: {unknown('preset', name, accepted)}")
 
     sizes = dataclasses.asdict(kind.preset(name))
     layers = sizes.pop("depth")["layers"]
@@ -211,7 +212,8 @@ def checked(key: str, value: Any, setting: Setting, of: str = "config") -> Any:
     """
     value = _typed(f"{of}.{key}", value, setting)
     if value is not None and not setting.accepted.contains(value):
-        raise BadInput(f"{of}.{key} is {setting.accepted.text}; {value} was given")
+        or_none = " (None is accepted, too)" if type(None) in kinds_of(setting.kind) else ""
+        raise BadInput(f"{of}.{key} is {setting.accepted.text}; {value} was given{or_none}")
 
     # From the root on, so that a run can be resumed and evaluated from another folder.
     if setting.path and value and value not in setting.words:

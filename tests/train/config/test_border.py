@@ -15,7 +15,7 @@ from train.config.border import flatten, from_config_dict, settings_for, to_dict
 from train.config.help import list_keys
 from train.config.names import RENAMED
 from train.config.run import TASKS
-from train.config.setting import PartOfRun, settings_of
+from train.config.setting import PartOfRun, kinds_of, settings_of
 from train.errors import BadInput
 
 OLD = ROOT / "tests/data"
@@ -160,6 +160,7 @@ def test_old_names_are_refused_with_the_new_one(old, new):
         ("data.augment.mixup", 1e-38, "data.augment.mixup is 0, or 1e-6 or more; 1e-38"),
         ("data.augment.crop_padding_px", 9, "crop_padding_px=9 is more than the images' 8 pixels"),
         ("checkpoint.best", "none", "checkpoint.best is one of val/loss, val/accuracy; none was"),
+        ("checkpoint.best", "none", r"none was given \(None is accepted, too\)"),
     ],
 )
 def test_refusals_name_the_key(tiny, key, value, message):
@@ -171,6 +172,21 @@ def test_refusals_name_the_key(tiny, key, value, message):
     holder[last] = value
     with pytest.raises(BadInput, match=message):
         from_config_dict(given)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_refusal_of_an_optional_key_names_none(task):
+    """Of every key that has a range and may be None, on the command line a word like any other."""
+    optional = {
+        key: kinds_of(setting.kind)
+        for key, setting in settings_for(task).items()
+        if type(None) in kinds_of(setting.kind) and setting.accepted.text
+    }
+    assert {"checkpoint.best", "model.preset", "guard.sigmas"} <= optional.keys()
+
+    for key, kinds in optional.items():
+        with pytest.raises(BadInput, match=rf"config.{key}.*\bNone\b"):
+            from_config_dict({"task": task}, {key: "none" if str in kinds else -1})
 
 
 def test_draws_are_numbered_in_32_bits(tiny):
