@@ -16,7 +16,7 @@ from train.config.run import GuardConfig, RunConfig
 from train.data.pipeline import BatchOrder
 from train.devices.mesh import on_mesh, replicated
 from train.devices.processes import is_primary
-from train.errors import warn
+from train.errors import RunError, warn
 from train.files import write_atomic
 from train.state import TrainState
 from train.step import make_gradient, random_keys
@@ -84,6 +84,32 @@ class Diverged(Exception):
 def first_skipped(diverged: Diverged) -> int:
     """Returns the first step of the skipped batches."""
     return diverged.step - int(diverged.metrics["skipped_in_a_row"]) + 1
+
+
+def rolled_back(diverged: Diverged, rollback: int, limit: int) -> str:
+    """Returns the warning about the rollback of that number, of as many as there may be."""
+    return (
+        f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
+        f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "
+        f"in another order (rollback {rollback} of {limit})"
+    )
+
+
+def given_up(diverged: Diverged, workdir: epath.Path, config: RunConfig, **others: Any) -> RunError:
+    """Writes divergence.json, and returns the error of a run that is not rolled back again.
+
+    Args:
+      diverged: the last skipped batch, and the state after it.
+      workdir: of the run.
+      config: of the run.
+      **others: what else `report` takes.
+    """
+    return RunError(
+        f"the run diverged, after {config.guard.max_rollbacks} rollbacks to a checkpoint "
+        "(config.guard.max_rollbacks)\n"
+        f"{report(diverged, workdir, config, **others)}\n"
+        "Take a smaller optimizer.learning_rate, say, and another --workdir"
+    )
 
 
 def report(

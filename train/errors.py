@@ -8,6 +8,14 @@ class BadInput(ValueError):
     """A flag, a config, a workdir or a data set that the program refuses; the text says why."""
 
 
+def no_home(path: str, home: str) -> BadInput:
+    """Returns the error for a path whose home folder, '~NAME', is that of no user."""
+    return BadInput(
+        f"{path}: {home} is nobody's home: give the whole path, or ./{path} for a name that "
+        "begins with ~"
+    )
+
+
 class ProcessError(RuntimeError):
     """The processes of a run could not join; the text says what is missing."""
 

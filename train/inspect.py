@@ -35,6 +35,7 @@ from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
 from train.checkpoint.metadata import other_versions
 from train.checkpoint.restore import count_parameters, verified_config
 from train.checkpoint.workdir import read_config
+from train.checks import check_newest_sound, check_one_folder, reading_run
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
 from train.errors import BadInput, RunError
@@ -105,7 +106,7 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
 
     # After the table, which is of use even if the config.json is another run's.
     verified_config(workdir)
-    _check_newest(workdir, finished)
+    check_newest_sound(workdir, [(entry.step, entry.state) for entry in finished], SOUND)
 
 
 def _print_summary(workdir: str, config: RunConfig, step: int, console: Console) -> None:
@@ -149,22 +150,6 @@ def _cells(entry: Entry, marks: Sequence[str], has_shuffles: bool) -> list[str]:
         describe(entry.metadata.metrics) if entry.metadata else "",
         ", ".join(marks),
     ]
-
-
-def _check_newest(workdir: str, finished: Sequence[Entry]) -> None:
-    """Raises RunError if the newest checkpoint is not sound."""
-    if not finished:
-        raise RunError(f"{workdir} holds no finished checkpoint")
-
-    newest = finished[-1]
-    if newest.state == SOUND:
-        return
-
-    sound = [entry.step for entry in finished if entry.state == SOUND]
-    rest = f"the newest sound one is of step {sound[-1]}" if sound else "none is sound"
-    raise RunError(
-        f"the newest checkpoint of {workdir}, step {newest.step}, is {newest.state}: {rest}"
-    )
 
 
 def _print_differences(workdir: str, other: str, console: Console) -> None:
@@ -234,9 +219,7 @@ def _print(console: Console, text: str) -> None:
 def _workdir_of(positional: Sequence[str]) -> str:
     """The workdir, given by --workdir or by itself."""
     folders = [*([FLAGS.workdir] if FLAGS.workdir else []), *positional]
-    if len(folders) != 1:
-        raise BadInput(f"give the folder of one run, e.g. runs/digits; {len(folders)} were given")
-
+    check_one_folder(folders)
     return expand(folders[0])
 
 
@@ -267,19 +250,8 @@ def main(argv: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
 
-    try:
+    with reading_run():
         _inspect(argv, console)
-
-    # The reader of a pipe has left: no fault of the run's, and nobody to tell.
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise BadInput(f"the run cannot be read: {error}") from error
-    except ImportError as error:
-        raise BadInput(
-            f"the workdir needs a package that is not installed ({error}): for gs:// addresses "
-            "pip install 'etils[epath-gcs]'"
-        ) from error
 
 
 if __name__ == "__main__":

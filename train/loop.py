@@ -29,7 +29,7 @@ from train.data.split import Split
 from train.devices.checks import check_fits
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
-from train.divergence import Diverged, SkipMonitor, first_skipped, report
+from train.divergence import Diverged, SkipMonitor, first_skipped, given_up, rolled_back
 from train.errors import RunError, Stopped, warn
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
@@ -93,7 +93,7 @@ def train(
             try:
                 return _train_from(run, state, start, traced)
             except Diverged as diverged:
-                before = _check_rollbacks(run, start, diverged)
+                before = _before(run, start, diverged)
 
             # Outside of the exception's scope, which holds a state: there is memory for one.
             state, start = _roll_back(run, start, before)
@@ -249,32 +249,21 @@ def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     return score(params, data, size, run.mesh, run.eval_step, workers=workers)
 
 
-def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
+def _before(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
-    limit, examples = run.config.guard.max_rollbacks, len(run.splits["train"])
-
-    if start.shuffle >= limit:
-        text = report(
+    if start.shuffle >= run.config.guard.max_rollbacks:
+        raise given_up(
             diverged,
             run.path,
             config=run.config,
             task=run.task,
             mesh=run.mesh,
-            examples=examples,
+            examples=len(run.splits["train"]),
             shuffle=start.shuffle,
-        )
-        raise RunError(
-            f"the run diverged, after {limit} rollbacks to a checkpoint "
-            "(config.guard.max_rollbacks)\n"
-            f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
         )
 
     if is_primary():
-        warn(
-            f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
-            f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "
-            f"in another order (rollback {start.shuffle + 1} of {limit})"
-        )
+        warn(rolled_back(diverged, start.shuffle + 1, run.config.guard.max_rollbacks))
     return first_skipped(diverged)
 
 

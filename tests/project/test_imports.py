@@ -20,7 +20,7 @@ ROWS = [
     "train.errors",
     "train.files train.signals",
     "train.config",
-    "train.command_line train.devices train.data train.augment train.optimizer",
+    "train.command_line train.checks train.devices train.data train.augment train.optimizer",
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint",
     "train.step",
