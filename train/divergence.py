@@ -149,7 +149,7 @@ def report(
 
 def _batch_indices(step: int, config: RunConfig, examples: int, shuffle: int) -> np.ndarray:
     """The indices of the examples of a step's batch."""
-    batches: Any = BatchOrder(
+    batches = BatchOrder(
         examples,
         config.batch_size,
         config.train_steps,

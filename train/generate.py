@@ -74,7 +74,7 @@ def write_texts(
         out.write(f"\n{prompt}{tokenizer.decode(row[row != STOPPED])}\n")
 
 
-def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[np.ndarray]:
+def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[list[int]]:
     """Returns the tokens of each prompt.
 
     Args:
@@ -87,7 +87,7 @@ def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[np
     """
     check_not_empty(prompts)
     before = [tokenizer.end] if begin else []
-    return [np.array([*before, *tokens], np.int32) for tokens in tokenizer.encode(prompts)]
+    return [[*before, *tokens.tolist()] for tokens in tokenizer.encode(prompts)]
 
 
 def as_text(argument: str) -> str:
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
         tokens = stream(
             LM(config.model),
             variables,
-            prompts,  # pyright: ignore[reportArgumentType]
+            prompts,
             max_new_tokens=FLAGS.max_new_tokens,
             temperature=FLAGS.temperature,
             top_k=FLAGS.top_k,

@@ -41,7 +41,7 @@ from train.signals import StopSignals
 from train.state import TrainState, expected_state, init_state
 from train.step import make_train_step
 from train.tasks import make_task
-from train.tasks.task import Task
+from train.tasks.task import Batch, Metrics, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Run:
     saver: Saver
     schedule: Schedule
     stop_requested: Callable[[], bool]
-    train_step: Any
-    eval_step: Any
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    eval_step: Callable[[Any, Batch], Metrics]
 
 
 def train(

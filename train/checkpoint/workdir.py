@@ -10,7 +10,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -26,6 +25,7 @@ from train.checkpoint.workdir_checks import (
 )
 from train.config.run import RunConfig
 from train.config.stored import from_json, to_json
+from train.data.split import Split
 from train.data.text import tokenizer as tokenizers
 from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
@@ -98,7 +98,7 @@ def locked(path: epath.Path) -> Iterator[None]:
         yield
 
 
-def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
+def record_run(path: epath.Path, config: RunConfig, data: Split) -> None:
     """Makes the workdir if it is missing, and records the run in it.
 
     Args:
