@@ -95,24 +95,7 @@ def rolled_back(diverged: Diverged, rollback: int, limit: int) -> str:
     )
 
 
-def given_up(diverged: Diverged, workdir: epath.Path, config: RunConfig, **others: Any) -> RunError:
-    """Writes divergence.json, and returns the error of a run that is not rolled back again.
-
-    Args:
-      diverged: the last skipped batch, and the state after it.
-      workdir: of the run.
-      config: of the run.
-      **others: what else `report` takes.
-    """
-    return RunError(
-        f"the run diverged, after {config.guard.max_rollbacks} rollbacks to a checkpoint "
-        "(config.guard.max_rollbacks)\n"
-        f"{report(diverged, workdir, config, **others)}\n"
-        "Take a smaller optimizer.learning_rate, say, and another --workdir"
-    )
-
-
-def report(
+def given_up(
     diverged: Diverged,
     workdir: epath.Path,
     config: RunConfig,
@@ -120,8 +103,8 @@ def report(
     mesh: Mesh,
     examples: int,
     shuffle: int,
-) -> str:
-    """Writes divergence.json, and returns its content as text.
+) -> RunError:
+    """Writes divergence.json, and returns the error that reports it: no rollback is left.
 
     Args:
       diverged: the last skipped batch, and the state after it.
@@ -144,7 +127,12 @@ def report(
         except OSError as error:
             warn(f"{path} cannot be written: {error}")
 
-    return f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}."
+    return RunError(
+        f"the run diverged, after {config.guard.max_rollbacks} rollbacks to a checkpoint "
+        "(config.guard.max_rollbacks)\n"
+        f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}.\n"
+        "Take a smaller optimizer.learning_rate, say, and another --workdir"
+    )
 
 
 def _batch_indices(step: int, config: RunConfig, examples: int, shuffle: int) -> np.ndarray:

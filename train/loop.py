@@ -93,7 +93,7 @@ def train(
             try:
                 return _train_from(run, state, start, traced)
             except Diverged as diverged:
-                before = _before(run, start, diverged)
+                before = _resume_before(run, start, diverged)
 
             # Outside of the exception's scope, which holds a state: there is memory for one.
             state, start = _roll_back(run, start, before)
@@ -249,7 +249,7 @@ def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     return score(params, data, size, run.mesh, run.eval_step, workers=workers)
 
 
-def _before(run: Run, start: Position, diverged: Diverged) -> int:
+def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
     if start.shuffle >= run.config.guard.max_rollbacks:
         raise given_up(
