@@ -17,7 +17,7 @@ from configs import digits
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import start
 from train.aot import __main__ as aot
-from train.aot import report, topologies
+from train.aot import checks, report, topologies
 from train.aot.advice import advise
 from train.aot.tables import print_report
 from train.config.border import from_config_dict
@@ -61,7 +61,7 @@ def test_refusals(monkeypatch, arguments, message):
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     with pytest.raises(BadInput, match=r"pip install 'odeformer-jax\[tpu\]'"):
         start(monkeypatch, aot, "--config=configs/digits.py", "--topology=v5e:4x4")
