@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import noisy
 
 from odeformer import DepthConfig, LMConfig, ODEStack, TextConfig, ViTConfig, make_model
-from odeformer.analysis import oversmoothing, similarity, trajectories, trajectory
+from odeformer.analysis import similarity, trajectory
+from odeformer.transformer.attention import Layout
 from odeformer.transformer.field import transformer_field
+from tests.helpers.trees import noisy
 
 SIZES = dict(width=16, heads=2, mlp=32)
 DEPTH = DepthConfig(layers=4, share=2, solver="midpoint")
@@ -70,9 +71,8 @@ def test_states_at_the_ends_of_groups_and_layers():
         positions = jnp.arange(8)[None].repeat(2, 0)
         y = model.apply(variables, WORDS, positions, method="embed")
         layout = model.apply(variables, positions, method="rotation")
-        solution = stack.apply(
-            {"params": variables["params"]["depth"]}, y, False, (None, layout, None)
-        )
+        theta = {"params": variables["params"]["depth"]}
+        solution = stack.apply(theta, y, False, Layout(None, layout))
         return by_group, by_layer, y, solution.y1
 
     by_group, by_layer, y0, y1 = find(variables)
@@ -117,11 +117,3 @@ def test_trajectory_refuses():
 def test_the_library_does_not_import_its_analysis():
     code = "import sys, odeformer; assert 'odeformer.analysis' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("module", [oversmoothing, trajectories])
-def test_docstring_examples(module):
-    import doctest
-
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0
