@@ -77,7 +77,8 @@ def check_finite(**values: Any) -> None:
     """Raises ValueError for a value that is not a finite number, also as float32."""
     for name, value in values.items():
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not is_number or not abs(value) <= LARGEST_FLOAT:
+        size: Any = abs(value) if is_number else np.nan
+        if not size <= LARGEST_FLOAT:
             raise ValueError(f"{name} is a finite number of float32; {value!r} was given")
 
 

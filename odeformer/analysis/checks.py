@@ -1,12 +1,14 @@
 """What the analysis accepts: states, masks, depths that can be cut at their layers."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from odeformer.transformer.depth import DepthConfig
 
 
-def check_states(states: object, mask: object) -> None:
+def check_states(states: Any, mask: Any) -> None:
     """Raises ValueError for states that are not [..., N, D], or a mask that does not fit."""
     shape, dtype = np.shape(states), jnp.result_type(states)
     if len(shape) < 2 or not jnp.issubdtype(dtype, jnp.floating):

@@ -119,13 +119,13 @@ class ODEStack(DepthModule):
         solve_group, y_BND, inputs, merge = by_shard(solve_group, y_BND, inputs, settings)
 
         def through_group(y_BND, xs) -> Any:
-            solution = solve_group(*xs, y_BND, inputs)
+            solution: Any = solve_group(*xs, y_BND, inputs)
             return solution.y1, solution._replace(y1=merge(solution.y1) if kept else None)
 
         offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
         y1_BND, solutions = jax.lax.scan(through_group, y_BND, (theta, offsets, keys))
         if kept:
-            states = jnp.concatenate([y0_BND[None], solutions.y1])
+            states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
             self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
 
         return solutions._replace(y1=merge(y1_BND))
