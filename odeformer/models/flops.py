@@ -96,6 +96,8 @@ def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
 
         attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M
 
+    Centring adds no products.
+
     Args:
       width: D, size of the state's last axis.
       mlp: M, hidden size of the MLP.

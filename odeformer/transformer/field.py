@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_flag, check_name, check_positive_int, check_rate
+from odeformer.errors import check_finite, check_flag, check_name, check_positive_int, check_rate
 from odeformer.ode.field import VectorField
 from odeformer.transformer.attention import Attention, KeyValues, Layout
 from odeformer.transformer.checks import TIME, check_attention, check_dtype
@@ -39,9 +39,10 @@ class TransformerField(nn.Module):
         slopes are float32 or above.
       attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
       causal: whether a token sees only itself and those before it.
+      centre: how much of the mean of the visible values attention subtracts; see `Attention`.
 
     Raises:
-      ValueError: a size, a rate or a name that is not accepted.
+      ValueError: a size, a rate, a number or a name that is not accepted.
     """
 
     width: int
@@ -55,12 +56,14 @@ class TransformerField(nn.Module):
     dtype: Any = jnp.float32
     attention: str = "auto"
     causal: bool = False
+    centre: float = 0.0
 
     def __post_init__(self):
         for name in ("width", "heads", "mlp", "layers"):
             check_positive_int(**{name: getattr(self, name)})
         check_rate(dropout=self.dropout, drop_path=self.drop_path)
         check_flag(fused=self.fused, causal=self.causal)
+        check_finite(centre=self.centre)
         check_name("time", self.time, TIME)
         check_dtype(self.dtype)
         check_attention(self.width, self.heads, self.dtype, self.attention)
@@ -72,7 +75,7 @@ class TransformerField(nn.Module):
         self.bare_norm = layer_norm(self.dtype, affine=False)
 
         self.attention_layer = Attention(
-            self.heads, self.width, self.dtype, self.attention, self.causal
+            self.heads, self.width, self.dtype, self.attention, self.causal, self.centre
         )
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
 
@@ -247,6 +250,8 @@ class FieldConfig:
       time: 'none', or 'additive': the field knows the depth-time t.
       fused: one input product for attention and MLP in the parallel sum.
       attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+      centre: how much of the mean over the visible tokens attention subtracts from what it mixes;
+        0 is plain attention, 1 makes the rows of its weights sum to 0.
     """
 
     width: int
@@ -258,6 +263,7 @@ class FieldConfig:
     time: str = "none"
     fused: bool = False
     attention: str = "auto"
+    centre: float = 0.0
 
 
 def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerField:
@@ -277,6 +283,7 @@ def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerF
         fused=config.fused,
         dtype=jnp.dtype(config.dtype),
         attention=config.attention,
+        centre=config.centre,
         causal=causal,
         parent=None,
     )

@@ -24,6 +24,9 @@ from odeformer.transformer.field import (
 )
 from odeformer.transformer.sharding import by_shard, sample_numbers, solves_locally
 
+# The collection of a stack's states along depth, kept where it is mutable.
+STATES = "states"
+
 
 class DepthModule(nn.Module):
     """A module that integrates over depth; its `init` creates parameters without solving.
@@ -97,7 +100,9 @@ class ODEStack(DepthModule):
 
         Returns:
           A Solution: y1 the state after the last group; nfe int32 [G, terms], and accepted,
-          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample).
+          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). With
+          mutable=['states'] also the states before the first and after each group, [G + 1, B, N,
+          D], as 'y'.
         """
         config, field = self.config, self.field.clone(parent=None, layers=self.config.layers)
         theta = self.param("groups", self._init_groups, field, y_BND)
@@ -110,14 +115,19 @@ class ODEStack(DepthModule):
         solve_group = make_solve(vector_field, settings, float(config.share))
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
+        y0_BND, kept = y_BND, self.is_mutable_collection(STATES) and not self.is_initializing()
         solve_group, y_BND, inputs, merge = by_shard(solve_group, y_BND, inputs, settings)
 
         def through_group(y_BND, xs) -> Any:
-            solution = solve_group(*xs, y_BND, inputs)
-            return solution.y1, solution._replace(y1=None)
+            solution: Any = solve_group(*xs, y_BND, inputs)
+            return solution.y1, solution._replace(y1=merge(solution.y1) if kept else None)
 
         offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
         y1_BND, solutions = jax.lax.scan(through_group, y_BND, (theta, offsets, keys))
+        if kept:
+            states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
+            self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
+
         return solutions._replace(y1=merge(y1_BND))
 
     def _randomness(

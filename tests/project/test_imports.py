@@ -120,7 +120,15 @@ def test_ode_alone_imports_diffrax():
 
 def test_importing_the_library_loads_no_part_of_the_trainer():
     """A whole import in a fresh interpreter; train's own dependencies stay unloaded."""
-    extras = ("orbax.checkpoint", "grain", "ml_collections", "matplotlib", "sklearn", "tokenizers")
+    extras = (
+        "odeformer.analysis",
+        "orbax.checkpoint",
+        "grain",
+        "ml_collections",
+        "matplotlib",
+        "sklearn",
+        "tokenizers",
+    )
     code = f"import sys, odeformer; print([name for name in {extras!r} if name in sys.modules])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -214,9 +214,10 @@ def test_a_project_of_the_same_name_is_warned_about(tmp_path, monkeypatch):
 
 
 MODULES = [f"models.{name}" for name in ("flops", "generate", "lm", "presets", "text", "vit")]
+ANALYSIS = ("analysis.oversmoothing", "analysis.trajectories")
 
 
-@pytest.mark.parametrize("name", [*MODULES, "ode.integrate", "transformer.sharding"])
+@pytest.mark.parametrize("name", [*MODULES, "ode.integrate", "transformer.sharding", *ANALYSIS])
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f"odeformer.{name}"))
     assert result.attempted > 0 and result.failed == 0

@@ -8,17 +8,10 @@ from typing import Any
 import ml_collections
 
 from odeformer import DepthConfig
-from odeformer.errors import unknown
+from odeformer.errors import LARGEST_FLOAT, unknown
 from train.config.names import refuse_old_name
 from train.config.run import TASKS, Kind, RunConfig
-from train.config.setting import (
-    LARGEST_FLOAT,
-    PartOfRun,
-    Setting,
-    kinds_of,
-    one_of,
-    settings_of,
-)
+from train.config.setting import PartOfRun, Setting, kinds_of, one_of, settings_of
 from train.errors import BadInput
 from train.files import absolute
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
-
 
 @dataclasses.dataclass(frozen=True)
 class Range:

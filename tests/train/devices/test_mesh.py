@@ -125,6 +125,17 @@ def test_one_device_equals_eight_everywhere():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "language"])
+def test_centred_attention_on_one_device_equals_eight(kind):
+    common = dict(kind=kind, depth=dict(solver="euler"), model=dict(centre=1.0))
+    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (0, 3))]
+    reference, *results = train_cases(cases)
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
+
+
+@pytest.mark.slow
 def test_samples_with_steps_of_their_own_are_spread():
     """Each device solves its own: an eighth of the work."""
     ((one, eighth),) = train_cases(["per_sample"])
