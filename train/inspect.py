@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from odeformer import ModelConfig, example_inputs, make_model
-from odeformer.transformer.sharding import parameter_axes
+from odeformer import ModelConfig, example_inputs, make_model, sharding
 from train import command_line
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
@@ -195,7 +194,7 @@ def _print_parameters(config: ModelConfig, console: Console) -> None:
     shapes = parameter_shapes(config)
 
     axes = jax.tree.leaves(
-        parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+        sharding.parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
     )
 
     table = Table(title="parameters", caption="axes: what a mesh may split; -: never split")

@@ -16,10 +16,7 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from odeformer import ModelConfig
-from odeformer.transformer.checks import check_backend
-from odeformer.transformer.layers import param_dtype
-from odeformer.transformer.sharding import parameter_axes
+from odeformer import ModelConfig, check_computable, sharding
 from train.config.run import MeshConfig, RunConfig
 from train.errors import BadInput
 
@@ -127,8 +124,7 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
     """Raises BadInput if a model cannot be computed on this backend, or split over a mesh."""
     try:
-        param_dtype(model.dtype)
-        check_backend(model.attention)
+        check_computable(model)
     except ValueError as error:
         raise BadInput(f"config.model: {error}") from error
 
@@ -165,7 +161,7 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
       model: the model's config.
       params: the parameters, or their shapes.
     """
-    return logical_to_mesh_sharding(parameter_axes(params), mesh, _rules(mesh, model))
+    return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, _rules(mesh, model))
 
 
 def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
