@@ -68,7 +68,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
 
 
-def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def differing_keys(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns {'group.key': (value here, value there)} for the keys that differ.
 
     Args:
@@ -167,7 +167,7 @@ def _check_newest(workdir: str, finished: Sequence[Entry]) -> None:
 
 
 def _print_differences(workdir: str, other: str, console: Console) -> None:
-    pairs = differences(to_dict(read_config(workdir)), to_dict(_config_of(other)))
+    pairs = differing_keys(to_dict(read_config(workdir)), to_dict(_config_of(other)))
     if not pairs:
         _print(console, f"{workdir} and {other} have the same config")
         return

@@ -197,6 +197,10 @@ def test_equal_logits_leave_k_tokens():
     ],
 )
 def test_refusals(prompts, options, message):
-    for function in (generate, stream):  # which refuses at the call, not at the first token
+    def start(model, variables, prompts, **options):
+        """Refuses at the call, not at the first token."""
+        stream(model, variables, prompts, GenerateOptions(**options))
+
+    for function in (generate, start):
         with pytest.raises(ValueError, match=message):
             function(*make(), prompts, **options)
