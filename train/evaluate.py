@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from odeformer import DepthConfig, LMConfig, solvers
+from odeformer import DepthConfig, solvers
 from odeformer.errors import unknown
 from train import command_line
 from train.checkpoint import restore
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.solvers:
         names = solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
-        rows = depths(rows[0], names, adaptive=not isinstance(config.model, LMConfig))
+        rows = depths(rows[0], names, adaptive=not config.model.causal)
 
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)

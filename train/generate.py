@@ -10,13 +10,12 @@ Exit codes: 0 done, 1 failed, 2 bad input.
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from absl import flags
 
-from odeformer import LM, LMConfig
-from odeformer.models.generate import STOPPED, stream
+from odeformer import STOPPED, GenerateOptions, make_model, stream
 from train import command_line
 from train.checkpoint import restore
 from train.checkpoint.restore import verified_config
@@ -110,7 +109,7 @@ def as_text(argument: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
-    if not isinstance(config.model, LMConfig):
+    if config.task != "language":
         raise no_language(workdir, config.task)
     check_prompted(FLAGS.prompt)
 
@@ -124,10 +123,7 @@ def main(argv: Sequence[str]) -> None:
     # Only packed documents begin with the token that ends texts; a stream is cut anywhere.
     prompts = encode(texts, tokenizer, begin=config.data.packing == "documents")
     try:
-        tokens = stream(
-            LM(config.model),
-            variables,
-            prompts,
+        options = GenerateOptions(
             max_new_tokens=FLAGS.max_new_tokens,
             temperature=FLAGS.temperature,
             top_k=FLAGS.top_k,
@@ -135,6 +131,8 @@ def main(argv: Sequence[str]) -> None:
             seed=FLAGS.seed,
             end=tokenizer.end,
         )
+        model: Any = make_model(config.model)
+        tokens = stream(model, variables, prompts, options)  # pyright: ignore[reportArgumentType]
     # The library refuses what the flags ask for before the first token is generated.
     except ValueError as error:
         raise BadInput(str(error)) from error

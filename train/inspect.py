@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from odeformer import ModelConfig, example_inputs, make_model
-from odeformer.transformer.sharding import parameter_axes
+from odeformer import ModelConfig, example_inputs, make_model, sharding
 from train import command_line
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
@@ -70,7 +69,7 @@ def parameter_shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
 
 
-def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def differing_keys(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns {'group.key': (value here, value there)} for the keys that differ.
 
     Args:
@@ -153,7 +152,7 @@ def _cells(entry: Entry, marks: Sequence[str], has_shuffles: bool) -> list[str]:
 
 
 def _print_differences(workdir: str, other: str, console: Console) -> None:
-    pairs = differences(to_dict(read_config(workdir)), to_dict(_config_of(other)))
+    pairs = differing_keys(to_dict(read_config(workdir)), to_dict(_config_of(other)))
     if not pairs:
         _print(console, f"{workdir} and {other} have the same config")
         return
@@ -180,7 +179,7 @@ def _print_parameters(config: ModelConfig, console: Console) -> None:
     shapes = parameter_shapes(config)
 
     axes = jax.tree.leaves(
-        parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
+        sharding.parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
     )
 
     table = Table(title="parameters", caption="axes: what a mesh may split; -: never split")

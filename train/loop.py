@@ -26,7 +26,7 @@ from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.sources import load_splits
 from train.data.split import Split
-from train.devices.checks import check_fits
+from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
 from train.divergence import Diverged, SkipMonitor, first_skipped, given_up, rolled_back
@@ -104,7 +104,7 @@ def train(
 def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
-    check_fits(config, mesh)
+    check_run_fits(config, mesh)
 
     path = check_workdir(workdir, config)
     splits = load_splits(config, read_tokenizer(path))

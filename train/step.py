@@ -11,8 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from odeformer import make_model
-from odeformer.transformer.sharding import constrain
+from odeformer import make_model, sharding
 from train.config.run import RunConfig
 from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
 from train.optimizer import make_schedule, update_ema
@@ -188,7 +187,7 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
     def split(x: jax.Array) -> jax.Array:
         # Rows are dealt out in turn: a part has as many rows of each shard as any other part.
         x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
-        return constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
+        return sharding.constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
 
     def accumulated(params, inputs, targets, key):
         def add(total, xs):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from odeformer.analysis.checks import check_cut
 from odeformer.errors import check_flag, check_kind
 from odeformer.models.registry import MODELS
+from odeformer.transformer.depth import STATES
 from odeformer.transformer.sharding import GROUPS
-from odeformer.transformer.stack import STATES
 
 
 def trajectory(model: Any, variables: Any, *inputs: Any, layers: bool = False) -> jax.Array:

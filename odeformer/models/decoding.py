@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
 from odeformer.ode import solvers
-from odeformer.ode.steps import staged_step
-from odeformer.ode.times import step_times
+from odeformer.ode.steps import staged_step, step_times
 from odeformer.transformer.attention import KeyValues
 from odeformer.transformer.field import TERMS, TransformerField, transformer_field
 from odeformer.transformer.layers import param_dtype
@@ -157,7 +156,7 @@ def _integrate(
     rotation: jax.Array | None,
 ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     """The state after the last group; the new keys and values, [G, steps, E, B, C, H, K] each."""
-    depth, field = config.depth, transformer_field(config, causal=True)
+    depth, field = config.depth, transformer_field(config)
 
     # LMConfig refuses adaptive steps.
     assert depth.fixed_steps is not None

@@ -61,7 +61,7 @@ def test_states_at_the_ends_of_groups_and_layers():
     config = LMConfig(7, 8, depth=DEPTH, time="additive", **SIZES)
     model = make_model(config)
     variables = noisy(model.init(jax.random.key(0), WORDS))
-    stack = ODEStack(DEPTH, transformer_field(config, causal=True))
+    stack = ODEStack(DEPTH, transformer_field(config))
 
     @jax.jit
     def find(variables):

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
+import odeformer
 from tests.helpers.checkout import ROOT
 
 # From the lowest row to the highest; an entry stands for a module, or for a folder and all in it.
 ROWS = [
     "odeformer.errors",
+    "odeformer.checks",
     "odeformer.ode",
     "odeformer.transformer",
     "odeformer.models",
@@ -116,6 +118,19 @@ def test_ode_alone_imports_diffrax():
         n for n, path in MODULES.items() if any(m.startswith("diffrax") for m in imports(path))
     }
     assert {name.rpartition(".")[0] for name in users} == {"odeformer.ode"}
+
+
+def test_the_trainer_imports_public_names_alone():
+    """From `odeformer` what is in its `__all__`, and from a module that is in it."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not name.startswith("train") or not isinstance(node, ast.ImportFrom):
+                continue
+
+            package, _, module = (node.module or "").partition(".")
+            if package == "odeformer":
+                used = {module} if module else {alias.name for alias in node.names}
+                assert used <= set(odeformer.__all__), f"{name} imports {used} of odeformer"
 
 
 def test_importing_the_library_loads_no_part_of_the_trainer():

@@ -15,7 +15,7 @@ from train.aot import compiled, topologies
 from train.aot.advice import advise
 from train.config.run import RunConfig
 from train.data.blank import blank_split
-from train.devices.checks import check_fits
+from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
 from train.state import expected_state
@@ -94,7 +94,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     devices = topologies.slice_devices(topology, num_slices)
     _, chip = topologies.find(topology)
     mesh = device_mesh(config.mesh, devices)
-    check_fits(config, mesh)
+    check_run_fits(config, mesh)
 
     # The shapes of a batch are all that the program depends on.
     split = blank_split(config)

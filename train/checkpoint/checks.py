@@ -66,7 +66,7 @@ def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
         )
 
 
-def check_fits(metadata: Metadata, target: TrainState, where: str) -> None:
+def check_arrays_fit(metadata: Metadata, target: TrainState, where: str) -> None:
     """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
     stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
     wanted = {

@@ -11,8 +11,8 @@ from etils import epath
 from odeformer import make_model
 from train.checkpoint.arrays import read_state
 from train.checkpoint.checks import (
+    check_arrays_fit,
     check_files,
-    check_fits,
     check_none_damaged,
     check_saved,
     step_damaged,
@@ -46,7 +46,7 @@ def restore_step(
     metadata = _on_all(lambda: read_metadata(workdir, step))
 
     # Before any array is read, so that the message names the first one that differs.
-    check_fits(metadata, target, str(folder))
+    check_arrays_fit(metadata, target, str(folder))
 
     state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
 

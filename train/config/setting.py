@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from odeformer import checks
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -103,16 +105,18 @@ def settings_of(cls: type) -> dict[str, Setting]:
     """Returns the settings that a dataclass's fields declare, by name.
 
     The library's dataclasses keep their help in their docstring, under 'Attributes:', and check
-    their values themselves.
+    their values themselves, so that of their ranges only the text is needed here.
     """
     kinds, attributes, settings = typing.get_type_hints(cls), _attributes(cls), {}
+    ranges = {name: Range(a.text, ANY.contains) for name, a in checks.accepted_by(cls).items()}
 
     for field in dataclasses.fields(cls):
-        if field.metadata:
-            settings[field.name] = Setting(kinds[field.name], **field.metadata)
+        name, kind = field.name, kinds[field.name]
+        if "help" in field.metadata:
+            settings[name] = Setting(kind, **field.metadata)
         elif field.default is not dataclasses.MISSING:
-            help_text = attributes.get(field.name, "")
-            settings[field.name] = Setting(kinds[field.name], field.default, help_text)
+            help_text = attributes.get(name, "")
+            settings[name] = Setting(kind, field.default, help_text, ranges.get(name, ANY))
 
     return settings
 

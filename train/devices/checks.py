@@ -5,9 +5,7 @@ from collections.abc import Mapping
 
 from jax.sharding import Mesh
 
-from odeformer import ModelConfig
-from odeformer.transformer.checks import check_backend
-from odeformer.transformer.layers import param_dtype
+from odeformer import ModelConfig, check_computable
 from train.config.run import RunConfig
 from train.errors import BadInput
 
@@ -42,7 +40,7 @@ def check_slices(data: int, slices: int) -> None:
         )
 
 
-def check_fits(config: RunConfig, mesh: Mesh) -> None:
+def check_run_fits(config: RunConfig, mesh: Mesh) -> None:
     """Raises BadInput if a run cannot be split over a mesh."""
     check_model_fits(config.model, mesh)
     data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
@@ -74,8 +72,7 @@ def check_fits(config: RunConfig, mesh: Mesh) -> None:
 def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
     """Raises BadInput if a model cannot be computed on this backend, or split over a mesh."""
     try:
-        param_dtype(model.dtype)
-        check_backend(model.attention)
+        check_computable(model)
     except ValueError as error:
         raise BadInput(f"config.model: {error}") from error
 

@@ -16,8 +16,7 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from odeformer import ModelConfig
-from odeformer.transformer.sharding import parameter_axes
+from odeformer import ModelConfig, sharding
 from train.config.run import MeshConfig
 from train.devices.checks import check_sizes, check_slices
 
@@ -103,7 +102,7 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
       model: the model's config.
       params: the parameters, or their shapes.
     """
-    return logical_to_mesh_sharding(parameter_axes(params), mesh, _rules(mesh, model))
+    return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, _rules(mesh, model))
 
 
 def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:

@@ -60,6 +60,27 @@ def test_the_keys_of_every_task_are_listed_once():
     assert flags.count("--config.model.width") == flags.count("--config.data.name") == 3
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_every_range_of_the_library_is_listed(task):
+    """And is what its own check refuses, one value beyond it."""
+    listed = " ".join(list_keys("config", from_config_dict({"task": task})))
+    entries = {part.partition("=")[0]: " ".join(part.split()) for part in listed.split("--config.")}
+    for key, setting in settings_for(task).items():
+        if key.startswith(("model.", "depth.")) and bool not in kinds_of(setting.kind):
+            text = setting.accepted.text
+            assert text and f" {text[:1].upper()}{text[1:]}. " in entries[key], key
+
+    for key, beyond, text in (
+        ("depth.share", 0, "Greater than 0 and less than 2**31."),
+        ("depth.rtol", 0.0, "Greater than 0."),
+        ("model.dropout", 1.0, "In [0, 1)."),
+        ("model.time", "sines", "One of none, additive."),
+    ):
+        assert text in entries[key]
+        with pytest.raises(BadInput, match=key.partition(".")[2]):
+            from_config_dict({"task": task}, {key: beyond})
+
+
 def test_the_library_keeps_its_help_in_its_docstrings():
     found = settings_of(TASKS["sentences"].model)
     assert found["width"].help == "D, size of the state's last axis."

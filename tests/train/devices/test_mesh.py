@@ -16,7 +16,7 @@ from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
-from train.devices.checks import check_fits
+from train.devices.checks import check_run_fits
 from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput
 
@@ -252,7 +252,7 @@ def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):
     sizes = dict(data=1, fsdp=1, tensor=1) | mesh
     shape = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
     with pytest.raises(BadInput, match=message):
-        check_fits(from_config_dict(cfg), shape)
+        check_run_fits(from_config_dict(cfg), shape)
 
 
 @pytest.mark.parametrize(
