@@ -89,7 +89,7 @@ endif
 PYTEST  = JAX_PLATFORMS=cpu $(PY) -m pytest
 SPREAD := -n 2 --dist loadfile
 
-quick: setup ## Run the tests of the library, and one tiny run that must learn
+quick: setup ## Run the tests of ode, transformer and models, and a run that must learn
 	$(PYTEST) $(SPREAD) tests/ode tests/transformer tests/models tests/train/test_learns.py
 
 test: check ## Check, then run the fast tests, or those of TESTS='tests/models/test_vit.py ...'
