@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from rich.console import Console
@@ -120,6 +124,7 @@ def compare(
 
     metrics = []
     for depth in rows:
+        note(f"compiling and evaluating {depth.solver}, steps per group: {_steps(depth)}")
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
         scores = score(
             params,
@@ -172,10 +177,12 @@ def main(argv: Sequence[str]) -> None:
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
         rows = depths(rows[0], names, adaptive=not isinstance(config.model, LMConfig))
 
+    note(f"reading the data, {config.data.name}")
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
 
+    note(f"restoring the weights of {workdir}")
     params = restore.load_params(workdir, config, mesh, FLAGS.step)
     compare(params, config, splits[FLAGS.split], rows, Console())
 

@@ -12,6 +12,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import numpy as np
 from absl import flags
 
@@ -119,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
         raise BadInput('--prompt is missing: give a text to continue, e.g. --prompt="The "')
 
     texts = [as_text(argument) for argument in FLAGS.prompt]
+    note(f"restoring the weights of {workdir}")
     variables = {"params": restore.load_params(workdir, config, step=FLAGS.step)}
 
     # A run on text stores its tokenizer before its first checkpoint.
@@ -127,6 +132,7 @@ def main(argv: Sequence[str]) -> None:
 
     # Only packed documents begin with the token that ends texts; a stream is cut anywhere.
     prompts = encode(texts, tokenizer, begin=config.data.packing == "documents")
+    note("compiling the model")
     try:
         tokens = stream(
             LM(config.model),

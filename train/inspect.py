@@ -20,6 +20,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from jax.sharding import PartitionSpec
@@ -87,6 +91,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, 
 
 
 def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> None:
+    note(f"reading every checkpoint of {workdir}")
     entries = list_checkpoints(workdir, config)
     finished = [entry for entry in entries if entry.is_finished]
     newest = finished[-1] if finished else None

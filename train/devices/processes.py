@@ -26,6 +26,7 @@ from train.devices.cluster import (
     timeout_message,
 )
 from train.errors import BadInput, ProcessError, Stopped
+from train.startup import note
 
 # At its own timeout jax ends the process, without our message: ours must come first.
 _JAX_TIMEOUT_SECS = 86_400
@@ -159,6 +160,7 @@ def _join(cluster: Cluster, timeout_secs: int) -> None:
     # In a thread: while jax waits, the main thread could neither report nor react to Ctrl-C.
     thread = threading.Thread(target=join, daemon=True)
     atexit.register(_leave)
+    note("waiting for the other processes")
     thread.start()
     thread.join(timeout_secs)
 

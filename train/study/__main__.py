@@ -16,6 +16,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from etils import epath
@@ -119,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
     file = command_line.load_file(argv, "study")
     command_line.define_file("study", FLAGS)
     changes = command_line.parse_changes(argv, FLAGS, "study", study_settings(file))
+    note("counting what the runs cost")
     study = from_study_dict(file, changes)
 
     console = Console(soft_wrap=True)
