@@ -2,11 +2,15 @@
 
 import contextlib
 import sys
-
-_HELP = ("--help", "-h", "--helpfull", "-help")
+from collections.abc import Sequence
 
 # Whether a person started this process as a program, and whether it is the one that reports.
 _is_program = _reports = False
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Returns whether a command line has the flag --help, in any of its forms."""
+    return any(argument in ("--help", "-h", "--helpfull", "-help") for argument in argv[1:])
 
 
 def announce(name: str, is_first: bool = True) -> None:
@@ -20,8 +24,7 @@ def announce(name: str, is_first: bool = True) -> None:
       is_first: whether this process is alone, or the first of several, which alone reports.
     """
     global _is_program
-    asks_for_help = any(argument in _HELP for argument in sys.argv[1:])
-    _is_program = name == "__main__" and "jax" not in sys.modules and not asks_for_help
+    _is_program = name == "__main__" and "jax" not in sys.modules and not asks_for_help(sys.argv)
 
     report_as(is_first)
     note("importing JAX and the trainer")
