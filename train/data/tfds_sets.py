@@ -46,6 +46,21 @@ def split_sizes(builder: Any, name: str) -> dict[str, int]:
     return sizes
 
 
+def place_of(splits: Any, split: str, index: int) -> str:
+    """Returns '; it is record NUMBER of FILE', for the end of a message.
+
+    Args:
+      splits: the set's, `builder.info.splits`.
+      split: in tfds' notation, e.g. 'train[:-10]'.
+      index: the record in the split.
+    """
+    for part in splits[split].file_instructions:
+        if index < part.take:
+            return f"; it is record {part.skip + index} of {part.filename}"
+        index -= part.take
+    return ""
+
+
 def _open(name: str, data_dir: str | None, builtin: Sequence[str]) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
