@@ -17,11 +17,10 @@ from ml_collections import config_flags
 
 from odeformer.errors import unknown
 from train.config import border
-from train.config.help import list_group, list_keys, parse_value
+from train.config.help import list_config, parse_value
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
-from train.config.study import StudyConfig
 from train.errors import BadInput, ProcessError, RunError, Stopped, collecting, refuse
 from train.files import expand
 from train.startup import asks_for_help
@@ -47,9 +46,9 @@ def run(
     """
     logging.set_verbosity(logging.WARNING)
 
+    # Names of files and texts of users hold what not every terminal can show. A notebook's streams
+    # are of another kind, and can.
     for stream in (sys.stdout, sys.stderr):
-        # Names of files and texts of users hold what not every terminal can show. A notebook's
-        # streams are of another kind, and can.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
@@ -94,6 +93,21 @@ def define_path(name: str, help_text: str, own_flags: flags.FlagValues) -> None:
       own_flags: the program's flags; the flag is added.
     """
     flags.DEFINE(_PathParser(), name, None, help_text, flag_values=own_flags)
+
+
+class _StepParser(flags.ArgumentParser):
+    """Of flags that name a checkpoint, by a step or the word 'best'."""
+
+    def parse(self, argument: str) -> int | str:
+        if argument != "best" and not argument.isdecimal():
+            raise ValueError("a step is a whole number, or the word 'best'")
+        return argument if argument == "best" else int(argument)
+
+
+def define_step(own_flags: flags.FlagValues) -> None:
+    """Defines --step, None by default, of a program that reads a checkpoint."""
+    text = "Step of the checkpoint, or 'best'; by default the newest sound one."
+    flags.DEFINE(_StepParser(), "step", None, text, own_flags)
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
@@ -282,15 +296,6 @@ def _print_help(
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
 
-    if config_flag is None:
-        return
-
-    file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
-    prefix = config_flag
-    if config_flag == "study":
-        # A study holds the config of its runs.
-        prefix, file = "study.config", None if file is None else file.config
-        print("\n".join(list_group("study", StudyConfig)))
-
-    config = None if file is None else border.from_config_dict(file)
-    print("\n".join(list_keys(prefix, config)))
+    if config_flag is not None:
+        file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
+        print("\n".join(list_config(config_flag, file)))

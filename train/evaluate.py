@@ -55,9 +55,7 @@ _CAPTION = (
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
-flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
-)
+command_line.define_step(FLAGS)
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
     "solvers",

@@ -31,9 +31,7 @@ from train.errors import BadInput, RunError
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
-flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
-)
+command_line.define_step(FLAGS)
 flags.DEFINE_multi_string(
     "prompt", [], "The text to continue; repeat the flag for several texts.", flag_values=FLAGS
 )

@@ -1,7 +1,7 @@
 """Reads checkpoints: verified, or not at all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from odeformer import make_model
 from train.checkpoint.arrays import read_state
 from train.checkpoint.checksums import checksums, leaf_name
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
+from train.checkpoint.retention import find_best_step
 from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
 from train.config.run import MeshConfig, RunConfig
 from train.config.stored import for_evaluation
@@ -20,6 +21,8 @@ from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
 from train.optimizer import make_optimizer
 from train.state import TrainState, abstract_state
+
+Step = int | Literal["best"] | None  # None: the newest sound one
 
 
 def restore_step(
@@ -138,7 +141,7 @@ def _report(text: str) -> None:
 def load_model(
     workdir: str | epath.Path,
     overrides: Mapping[str, Any] | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a trained model and its weights: the averaged ones if the run keeps them.
 
@@ -146,7 +149,8 @@ def load_model(
       workdir: of a run; a local folder or a gs:// address.
       overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
         tolerance replaces the run's fixed steps, and the reverse.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by the run's config.checkpoint.best, None
+        for the newest sound one.
 
     Returns:
       (model, variables), for `model.apply(variables, images)`, images standardised as the run's
@@ -175,7 +179,7 @@ def load_params(
     workdir: str | epath.Path,
     config: RunConfig,
     mesh: jax.sharding.Mesh | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> Any:
     """Returns the weights to evaluate with, from a run's checkpoint.
 
@@ -183,14 +187,15 @@ def load_params(
       workdir: of the run.
       config: of a model that the weights fit.
       mesh: the devices to lay them out on; by default one device.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
+        newest sound one.
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
       `model.init(...)['params']`.
 
     Raises:
-      BadInput: no sound checkpoint, not this one, or one that does not fit the config.
+      BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
     if mesh is None:
         mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
@@ -202,7 +207,7 @@ def load_params(
     if step is None:
         restored = restore_newest(workdir, target)
     else:
-        restored = _restore_only(workdir, step, target)
+        restored = _restore_only(workdir, step, target, config.checkpoint.best)
 
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
@@ -211,12 +216,15 @@ def load_params(
 
 
 def _restore_only(
-    workdir: str | epath.Path, step: int, target: TrainState
+    workdir: str | epath.Path, step: int | Literal["best"], target: TrainState, best: str | None
 ) -> tuple[TrainState, Metadata] | None:
-    """The checkpoint of a step, for which no other is substituted; None if there is none at all."""
+    """The checkpoint of a step, or the best one by a metric, and no other; None if none exists."""
     steps = saved_steps(workdir)
     if not steps:
         return None
+
+    if step == "best":
+        step = find_best_step(workdir, best)
 
     listed = ", ".join(map(str, steps))
     if step not in steps:
