@@ -96,7 +96,7 @@ def define_path(name: str, help_text: str, own_flags: flags.FlagValues) -> None:
 
 
 class _StepParser(flags.ArgumentParser):
-    """Of flags that name a checkpoint, by a step or the word 'best'."""
+    """Of flags that name a checkpoint: a step, or the word 'best'."""
 
     def parse(self, argument: str) -> int | str:
         if argument != "best" and not argument.isdecimal():
@@ -180,8 +180,7 @@ def parse_run(
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
 
-    workdir = expand(workdir)
-    config = read_config(workdir)
+    config = read_config(workdir := expand(workdir))
     stored = border.flatten(border.to_dict(config))
     settings = {key: s for key, s in border.settings_for(config.task).items() if key in stored}
     changes, refusals = collect_changes(argv, own_flags, "config", settings)
@@ -211,7 +210,6 @@ def collect_changes(
     refusals: list[BadInput] = []
     given = sorted({key for arg in argv[1:] if (key := _changed_key(arg, name)) is not None})
     keys = border.known_changes(dict.fromkeys(given), settings, refusals)
-    are_known = not refusals
 
     for key in keys:
         # As text: a value may be one of several types.
@@ -223,7 +221,7 @@ def collect_changes(
         rest = parse(known, own_flags)
 
         # What stands by itself may be the value of a key that is not known.
-        if rest and are_known:
+        if rest and not refusals:
             raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
 
     changes = {}
