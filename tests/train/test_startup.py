@@ -5,8 +5,8 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
 
+from tests.helpers.checkout import ROOT
 from train import startup
 from train.devices.cluster import is_first
 

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from conftest import make_tiny, start
 from PIL import Image
 
+from tests.helpers.programs import start
+from tests.helpers.tiny import make_tiny
 from train import inspect
 from train.checkpoint.workdir import record_run
 from train.config.border import from_config_dict

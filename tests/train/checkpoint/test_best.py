@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from conftest import make_tiny, start
 from etils import epath
 
+from tests.helpers.programs import start
+from tests.helpers.tiny import make_tiny
 from train import command_line, evaluate
 from train.checkpoint import load_model
 from train.checkpoint.saver import Saver

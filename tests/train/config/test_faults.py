@@ -2,8 +2,8 @@
 
 import ml_collections
 import pytest
-from conftest import run
 
+from tests.helpers.programs import run
 from train.config.border import from_config_dict, settings_for
 from train.config.run import TASKS
 from train.config.stored import for_evaluation
