@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from rich.console import Console
@@ -51,9 +55,7 @@ _CAPTION = (
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
-flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
-)
+command_line.define_step(FLAGS)
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
     "solvers",
@@ -120,6 +122,7 @@ def compare(
 
     metrics = []
     for depth in rows:
+        note(f"compiling and evaluating {depth.solver}, steps per group: {_steps(depth)}")
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
         scores = score(
             params,
@@ -172,10 +175,12 @@ def main(argv: Sequence[str]) -> None:
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
         rows = depths(rows[0], names, adaptive=not config.model.causal)
 
+    note(f"reading the data, {config.data.name}")
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
 
+    note(f"restoring the weights of {workdir}")
     params = restore.load_params(workdir, config, mesh, FLAGS.step)
     compare(params, config, splits[FLAGS.split], rows, Console())
 

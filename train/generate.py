@@ -12,6 +12,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import numpy as np
 from absl import flags
 
@@ -27,9 +31,7 @@ from train.errors import BadInput, RunError
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
-flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
-)
+command_line.define_step(FLAGS)
 flags.DEFINE_multi_string(
     "prompt", [], "The text to continue; repeat the flag for several texts.", flag_values=FLAGS
 )
@@ -114,6 +116,7 @@ def main(argv: Sequence[str]) -> None:
     check_prompted(FLAGS.prompt)
 
     texts = [as_text(argument) for argument in FLAGS.prompt]
+    note(f"restoring the weights of {workdir}")
     variables = {"params": restore.load_params(workdir, config, step=FLAGS.step)}
 
     # A run on text stores its tokenizer before its first checkpoint.
@@ -122,6 +125,7 @@ def main(argv: Sequence[str]) -> None:
 
     # Only packed documents begin with the token that ends texts; a stream is cut anywhere.
     prompts = encode(texts, tokenizer, begin=config.data.packing == "documents")
+    note("compiling the model")
     try:
         options = GenerateOptions(
             max_new_tokens=FLAGS.max_new_tokens,

@@ -38,6 +38,7 @@ from train.optimizer import make_optimizer, make_schedule
 from train.schedule import Schedule
 from train.scores import make_eval_step, score, summarise
 from train.signals import StopSignals
+from train.startup import note
 from train.state import TrainState, expected_state, init_state
 from train.step import make_train_step
 from train.tasks import make_task
@@ -107,6 +108,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
     check_run_fits(config, mesh)
 
     path = check_workdir(workdir, config)
+    note(f"reading the data, {config.data.name}")
     splits = load_splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
@@ -138,6 +140,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
 
 def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
     """The newest sound state, or the initial one, and its position in the data."""
+    note("restoring or initialising the state")
     restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
 
     if restored is None:
@@ -183,6 +186,8 @@ def _train_from(
         if run.stop_requested():
             raise Stopped(f"{run.path} is at step {start.step}; the same command resumes it")
 
+        if steps:
+            note("compiling the train step")
         for step, rows in zip(steps, _batches(run, start), strict=True):
             # The step is dispatched before the metrics of the last one are read.
             batch = put_batch(run.mesh, rows, config.batch_size)

@@ -1,7 +1,7 @@
 """Reads checkpoints: verified, or not at all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from train.checkpoint.checks import (
 )
 from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
+from train.checkpoint.retention import find_best_step
 from train.checkpoint.workdir import (
     checkpoint_folder,
     read_config,
@@ -31,6 +32,8 @@ from train.devices.mesh import one_device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
 from train.state import TrainState, expected_state
+
+Step = int | Literal["best"] | None  # None: the newest sound one
 
 
 def restore_step(
@@ -144,7 +147,7 @@ def verified_config(workdir: str | epath.Path) -> RunConfig:
 def load_model(
     workdir: str | epath.Path,
     overrides: Mapping[str, Any] | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a trained model and its weights: the averaged ones if the run keeps them.
 
@@ -152,7 +155,8 @@ def load_model(
       workdir: of a run; a local folder or a gs:// address.
       overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
         tolerance replaces the run's fixed steps, and the reverse.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by the run's config.checkpoint.best, None
+        for the newest sound one.
 
     Returns:
       (model, variables), for `model.apply(variables, images)`, images standardised as the run's
@@ -181,7 +185,7 @@ def load_params(
     workdir: str | epath.Path,
     config: RunConfig,
     mesh: jax.sharding.Mesh | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> Any:
     """Returns the weights to evaluate with, from a run's checkpoint.
 
@@ -189,14 +193,15 @@ def load_params(
       workdir: of the run.
       config: of a model that the weights fit.
       mesh: the devices to lay them out on; by default one device.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
+        newest sound one.
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
       `model.init(...)['params']`.
 
     Raises:
-      BadInput: no sound checkpoint, not this one, or one that does not fit the config.
+      BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
     # The whole state is restored, optimiser included: the checksums are those of all its arrays.
     target = expected_state(config, one_device_mesh() if mesh is None else mesh)
@@ -204,7 +209,7 @@ def load_params(
     if step is None:
         restored = restore_newest(workdir, target)
     else:
-        restored = _restore_only(workdir, step, target)
+        restored = _restore_only(workdir, step, target, config.checkpoint.best)
 
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
@@ -214,14 +219,17 @@ def load_params(
 
 
 def _restore_only(
-    workdir: str | epath.Path, step: int, target: TrainState
+    workdir: str | epath.Path, step: int | Literal["best"], target: TrainState, best: str | None
 ) -> tuple[TrainState, Metadata] | None:
-    """The checkpoint of a step, for which no other is substituted; None if there is none at all."""
+    """The checkpoint of a step, or the best one by a metric, and no other; None if none exists."""
     steps = saved_steps(workdir)
     if not steps:
         return None
 
+    if step == "best":
+        step = find_best_step(workdir, best)
     check_saved(workdir, step, steps)
+
     try:
         return restore_step(workdir, step, target)
     except Damaged as error:

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from train.config.border import check_key, checked, settings_for, task_of
-from train.config.setting import Range, Setting, one_of, setting, settings_of
+from train.config.border import known_changes, settings_for, task_of
+from train.config.setting import Range, Setting, checked, one_of, setting, settings_of
+from train.errors import BadInput, collecting, refuse
 
 _SEEDS = Range(
     "one or more seeds, whole numbers from 0 on",
@@ -41,28 +42,37 @@ def read_study(study: Any, changes: Mapping[str, Any]) -> StudyConfig:
     """Returns what a study's file says of these, but for changes such as {'folds': 3}.
 
     Raises:
-      BadInput: a key that is unknown, or a value that is not accepted.
+      BadInput: keys that are unknown, or values that are not accepted.
     """
-    settings, matched = settings_of(StudyConfig), changes.get("matched", study["matched"])
-    folds, seeds = (
-        checked(name, changes.get(name, study[name]), settings[name], "study")
-        for name in ("folds", "seeds")
-    )
-    if matched is None:
-        return StudyConfig(folds, seeds)
+    settings, refusals = settings_of(StudyConfig), []
+    values: dict[str, Any] = {}
+    for name in ("folds", "seeds"):
+        with collecting(refusals):
+            value = changes.get(name, study[name])
+            values[name] = checked(name, value, settings[name], "study")
 
-    known = settings_of(MatchedConfig)
-    for name in matched:
-        check_key(name, known)
-    values = {
-        name: changes.get(f"matched.{name}", matched.get(name, setting.default))
-        for name, setting in known.items()
-    }
-    values = {
-        name: checked(f"matched.{name}", value, known[name], "study")
-        for name, value in values.items()
-    }
-    return StudyConfig(folds, seeds, MatchedConfig(**values))
+    matched = changes.get("matched", study["matched"])
+    if matched is not None:
+        values["matched"] = _read_matched(matched, changes, refusals)
+
+    refuse(refusals)
+    return StudyConfig(**values)
+
+
+def _read_matched(
+    matched: Mapping[str, Any], changes: Mapping[str, Any], refusals: list[BadInput]
+) -> MatchedConfig | None:
+    """The group `matched`; None, and refusals, if it is not accepted."""
+    known, found = settings_of(MatchedConfig), len(refusals)
+    known_changes(matched, known, refusals)
+
+    values = {}
+    for name, accepted in known.items():
+        with collecting(refusals):
+            value = changes.get(f"matched.{name}", matched.get(name, accepted.default))
+            values[name] = checked(f"matched.{name}", value, accepted, "study")
+
+    return MatchedConfig(**values) if len(refusals) == found else None
 
 
 def study_settings(study: Mapping[str, Any] | Any) -> dict[str, Setting]:

@@ -39,3 +39,18 @@ def split_sizes(builder: Any, name: str) -> dict[str, int]:
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     check_has_train(sizes, name)
     return sizes
+
+
+def place_of(splits: Any, split: str, index: int) -> str:
+    """Returns '; it is record NUMBER of FILE', for the end of a message.
+
+    Args:
+      splits: the set's, `builder.info.splits`.
+      split: in tfds' notation, e.g. 'train[:-10]'.
+      index: the record in the split.
+    """
+    for part in splits[split].file_instructions:
+        if index < part.take:
+            return f"; it is record {part.skip + index} of {part.filename}"
+        index -= part.take
+    return ""

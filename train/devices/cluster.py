@@ -2,7 +2,7 @@
 
 import dataclasses
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from train.devices.cluster_checks import AUTO, check_flags, check_open_mpi, incomplete
 
@@ -53,6 +53,36 @@ def find_cluster(
 
     # Open MPI first: under mpirun inside a SLURM job both have set their variables.
     return _open_mpi(environ) or _slurm(environ) or _tpu_pod(environ)
+
+
+def is_first(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Returns whether flags or environment say that this process is alone, or the first of several.
+
+    For what is printed before jax is imported: what cannot be found out without it, or will be
+    refused, counts as no.
+
+    Args:
+      arguments: the command line.
+      environ: the environment's variables.
+    """
+    given = dict.fromkeys(("coordinator", "num_processes", "process_id"))
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, text = option.lstrip("-").partition("=")
+        if option.startswith("-") and name in given:
+            given[name] = text if equals else value
+
+    number, process = given["num_processes"], given["process_id"]
+    try:
+        cluster = find_cluster(
+            given["coordinator"],
+            None if number is None else int(number),
+            None if process is None else int(process),
+            environ,
+        )
+    except ValueError:
+        return False
+
+    return cluster is None or cluster.process_id == 0
 
 
 def _by_flags(

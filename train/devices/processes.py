@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train.devices.cluster import Cluster, failure_message, find_cluster, timeout_message
 from train.devices.cluster_checks import AUTO, FLAGS, check_joined
 from train.errors import BadInput, ProcessError, Stopped
+from train.startup import note
 
 # At its own timeout jax ends the process, without our message: ours must come first.
 _JAX_TIMEOUT_SECS = 86_400
@@ -148,6 +149,7 @@ def _join(cluster: Cluster, timeout_secs: int) -> None:
     # In a thread: while jax waits, the main thread could neither report nor react to Ctrl-C.
     thread = threading.Thread(target=join, daemon=True)
     atexit.register(_leave)
+    note("waiting for the other processes")
     thread.start()
     thread.join(timeout_secs)
 

@@ -14,6 +14,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 from absl import flags
 from tensorflow_datasets.core.constants import DATA_DIR
 
@@ -43,7 +47,9 @@ def main(argv: Sequence[str]) -> None:
     # SIGTERM cleans up as an interrupt does; by default it would leave the unfinished folder.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    print(prepare(find(names[0]), FLAGS.data_dir or DATA_DIR, FLAGS.archive))
+    source, data_dir = find(names[0]), FLAGS.data_dir or DATA_DIR
+    note(f"preparing {names[0]} in {data_dir}")
+    print(prepare(source, data_dir, FLAGS.archive))
 
 
 if __name__ == "__main__":

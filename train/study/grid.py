@@ -1,13 +1,14 @@
 """A study: rows of a grid, each trained once per fold and seed, and the claims they test."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config.border import from_config_dict
 from train.config.data import ImageDataConfig
 from train.config.run import RunConfig
 from train.config.study import read_study
+from train.errors import BadInput, collecting, refuse
 from train.study.checks import check_folds, check_keys
 from train.study.claims import Claim, find_claims
 from train.study.rows import Row, grid_rows, matched_rows
@@ -45,7 +46,9 @@ class Study:
     claims: tuple[Claim, ...]
 
 
-def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Study:
+def from_study_dict(
+    study: Any, changes: Mapping[str, Any] | None = None, earlier: Sequence[BadInput] = ()
+) -> Study:
     """Returns the study that a file of configs/studies describes.
 
     Args:
@@ -56,16 +59,22 @@ def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Stu
         weights where the row shares them and one per layer where it does not; `folds`, a number or
         None; `seeds`.
       changes: values that replace those, as {'folds': 3, 'config.seed': 1}.
+      earlier: what the same input was refused for already, to be raised with what else is wrong.
 
     Raises:
-      BadInput: a key, a name or a value that is not accepted.
+      BadInput: keys, names or values that are not accepted.
     """
-    changes = changes or {}
+    changes, refusals = changes or {}, list(earlier)
     check_keys(study)
-    settings = read_study(study, changes)
-
     of_run = {k.removeprefix("config."): v for k, v in changes.items() if k.startswith("config.")}
-    check_folds(settings.folds, from_config_dict(study.config, of_run))
+
+    with collecting(refusals):
+        settings = read_study(study, changes)
+    with collecting(refusals):
+        config = from_config_dict(study.config, of_run)
+    refuse(refusals)
+
+    check_folds(settings.folds, config)
     rows = grid_rows(study.config, of_run, study.grid.to_dict())
     rows += matched_rows(rows, settings.matched)
 

@@ -1,7 +1,6 @@
 """What a set of texts must hold, and which keys of its config have an effect."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -65,26 +64,13 @@ def check_held_out(name: str, examples: int, lacking: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def reading(split: str, records: range) -> Iterator[None]:
-    """Reports as bad input that records of a split, by their numbers, cannot be read."""
-    try:
-        yield
-    # The reader raises whatever its format's library does.
-    except Exception as error:
-        raise BadInput(
-            f"{split}: records {records.start} to {records.stop - 1} cannot be read ({error}): "
-            "prepare the set again"
-        ) from error
-
-
-def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
-    """Refuses labels outside the classes."""
+def check_labels(labels: np.ndarray, classes: int, name: str, place: Callable[[int], str]) -> None:
+    """Refuses labels outside the classes; `place` says where a record is, for the message."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise BadInput(
             f"{name}: record {wrong[0]} has label {labels[wrong[0]]}; the set's labels are 0 to "
-            f"{classes - 1}: every text needs one"
+            f"{classes - 1}: every text needs one{place(int(wrong[0]))}"
         )
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from train.data.cuts import record_place
 from train.data.progress import chunks
-from train.data.text.checks import reading
 from train.data.text.files import decode
+from train.errors import BadInput
 
 _CHUNK = 1024  # records read at a time
 
@@ -29,13 +30,29 @@ def read_texts(
     source = builder.as_data_source(split)
 
     for chunk in chunks(len(source), _CHUNK, f"reading {name}/{split}"):
-        # Fetched together: one by one, each record pays for a call of the reader.
-        with reading(f"{name}/{split}", chunk):
-            records = source.__getitems__(list(chunk))
-
-        for record in records:
+        for record in _read(source, chunk, f"{name}/{split}"):
             contents.append(record[text_key])
             if label_key is not None:
                 labels.append(int(record[label_key]))
 
     return decode(contents, f"{name}/{split}"), labels
+
+
+def _read(source: Any, chunk: range, split: str) -> list[Any]:
+    # Records are fetched together: one by one, each pays for a call of the reader.
+    try:
+        return source.__getitems__(list(chunk))
+    # One bad record fails the whole read, with whatever the format's library raises: read again one
+    # by one to find it.
+    except Exception:
+        return [_read_record(source, place, split) for place in chunk]
+
+
+def _read_record(source: Any, place: int, split: str) -> Any:
+    try:
+        return source[place]
+    except Exception as error:
+        raise BadInput(
+            f"{split}: record {place} cannot be read ({error}): prepare the set again"
+            f"{record_place(source, place)}"
+        ) from error
