@@ -92,7 +92,14 @@ def check_settings(config: Any, declared: type | None = None, but: Collection[st
         if name in but or (name in optional and getattr(config, name) is None):
             continue
 
-        accepted.check(**{name: getattr(config, name)})
+        try:
+            accepted.check(**{name: getattr(config, name)})
+        except ValueError as error:
+            if name not in optional:
+                raise
+
+            text = str(error).removesuffix(".")
+            raise ValueError(f"{text} (None is accepted, too)") from None
 
 
 def plain(value: Any) -> Any:

@@ -204,7 +204,7 @@ def test_memory_of_rk4_steps_by_hand():
         return gradient.lower(params, y).compile().memory_analysis().temp_size_in_bytes
 
     def ours(steps, adjoint):
-        depth = DepthConfig(steps, share=steps, solver="rk4", adjoint=adjoint)
+        depth = DepthConfig(layers=steps, share=steps, solver="rk4", adjoint=adjoint)
         return size(lambda p, y: ODEStack(depth, field).apply({"params": {"groups": p}}, y).y1)
 
     def by_hand(steps):
