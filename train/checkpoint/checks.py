@@ -103,6 +103,22 @@ def check_saved(workdir: str | epath.Path, step: int, steps: Sequence[int]) -> N
         raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
 
 
+def no_best(workdir: str | epath.Path, best: str | None) -> BadInput:
+    """Returns the error for a run without a best checkpoint by a metric, or without the metric."""
+    if best is None:
+        return BadInput(
+            f"{workdir} keeps no best checkpoint (config.checkpoint.best=None): leave the step out "
+            "for the newest, or name one; a run that is trained, or resumed, with "
+            "config.checkpoint.best=val/loss keeps it"
+        )
+
+    return BadInput(
+        f"{workdir} has no best checkpoint: none was saved at a step at which {best} was "
+        "evaluated (config.checkpoint.every_steps, config.eval.every_steps); leave the step "
+        "out for the newest"
+    )
+
+
 def step_damaged(
     workdir: str | epath.Path, step: int, steps: Sequence[int], error: Exception
 ) -> BadInput:

@@ -7,10 +7,10 @@ from typing import Any
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationContext, PreservationPolicy
 
+from train.checkpoint.checks import no_best
 from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.workdir import saved_steps
 from train.config.run import BEST, CheckpointConfig
-from train.errors import BadInput
 from train.files import as_path
 
 
@@ -70,20 +70,9 @@ def find_best_step(workdir: str | epath.Path, best: str | None) -> int:
     Raises:
       BadInput: the run keeps no best checkpoint, or none was scored.
     """
-    if best is None:
-        raise BadInput(
-            f"{workdir} keeps no best checkpoint (config.checkpoint.best=None): leave the step out "
-            "for the newest, or name one; a run that is trained, or resumed, with "
-            "config.checkpoint.best=val/loss keeps it"
-        )
-
     step = best_step(_read_scores(as_path(workdir), best), best)
     if step is None:
-        raise BadInput(
-            f"{workdir} has no best checkpoint: none was saved at a step at which {best} was "
-            "evaluated (config.checkpoint.every_steps, config.eval.every_steps); leave the step "
-            "out for the newest"
-        )
+        raise no_best(workdir, best)
     return step
 
 
