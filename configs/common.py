@@ -77,8 +77,6 @@ def get_study(config: Config, depth: dict[str, tuple[Any, ...]]) -> Config:
     study: Config = ml_collections.ConfigDict()
     study.config = config
     study.grid = dict(depth=depth)
-    study.matched = None
-    study.folds = None
     study.seeds = (0, 1, 2)
     return study
 

@@ -24,7 +24,8 @@ ROWS = [
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint train.gradient",
     "train.step",
-    "train.schedule train.scores train.divergence train.aot train.inspect train.generate",
+    "train.schedule train.scores train.divergence train.programs train.aot train.inspect "
+    "train.generate",
     "train.evaluate",
     "train.loop",
     "train.study train.__main__",
