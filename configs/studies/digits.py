@@ -34,7 +34,9 @@ def get_config() -> common.Config:
     # Memory is no limit here, and nothing is recomputed.
     config.depth.adjoint = "store"
     config.checkpoint.update(every_steps=800, keep=1)
-    config.eval.every_steps = 800
+
+    # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
+    config.eval.update(every_steps=800, batch_size=40)
     config.log.every_steps = 50
 
     solvers = ("lie_trotter", "euler", "midpoint", "rk4")

@@ -66,9 +66,11 @@ def test_study_builds(name):
     module = importlib.import_module(f"configs.studies.{name}")
     assert f"python -m train.study --study=configs/studies/{name}.py" in module.__doc__
     cfg = module.get_config()
-    cfg.grid.depth = dict(solver=cfg.grid.depth.solver[:2])  # each row costs a trace
     study = from_study_dict(cfg)
     assert len({row.slug for row in study.rows}) == len(study.rows) >= 2
+    assert {name for claim in study.claims for name in (claim.row, claim.baseline)} <= {
+        row.name for row in study.rows
+    }
 
 
 @pytest.mark.parametrize("name", ["deit_ti", "deit_s", "vit_b", "vit_l"])

@@ -5,8 +5,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from train.config.border import check_key, checked, settings_for, task_of
+from odeformer.errors import unknown
+from train.config.border import checked, settings_for, task_of
 from train.config.setting import COUNT, POSITIVE, Range, Setting, one_of, setting, settings_of
+from train.errors import BadInput
 
 # The seed of a run is SEEDS_PER_FOLD * seed + fold: below 2**32.
 SEEDS_PER_FOLD = 1000
@@ -112,9 +114,10 @@ def _read_group(group: str, cls: type, study: Any, changes: Mapping[str, Any]) -
         return None
 
     known = settings_of(cls)
+    accepted = [*(f"{group}.{name}" for name in known), *_OF_FILE]
     for name in given:
-        if f"{group}.{name}" not in _OF_FILE:
-            check_key(name, known)
+        if (key := f"{group}.{name}") not in accepted:
+            raise BadInput(f"study: {unknown('key', key, accepted)}")
 
     values = {
         name: changes.get(f"{group}.{name}", given.get(name, setting.default))

@@ -110,10 +110,19 @@ def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Stu
     grid = flatten(study.tune.to_dict().get("grid", {})) if settings.tune is not None else {}
     check_tuning(settings, config, grid)
 
+    replicas = _replicas(settings, config.train_steps)
+    trials = _trials(settings, config.train_steps, grid)
+
+    # What a length or a trial makes impossible is refused here, and not after hours of others.
+    for replica in {replica.steps: replica for replica in replicas}.values():
+        replica_config(rows[0], replica)
+    for trial in trials:
+        replica_config(rows[0], trial.replica, dict(trial.values))
+
     return Study(
         rows=tuple(rows),
-        replicas=_replicas(settings, config.train_steps),
-        trials=_trials(settings, config.train_steps, grid),
+        replicas=replicas,
+        trials=trials,
         claims=_claims(study.get("contrasts"), rows),
         settings=settings,
         metric=metric,

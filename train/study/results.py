@@ -144,8 +144,8 @@ def encode(scores: np.ndarray) -> str:
 
 
 def decode(text: str) -> np.ndarray:
-    """Returns what `encode` was given."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4")
+    """Returns what `encode` was given, as float64, in which differences are averaged."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").astype(np.float64)
 
 
 def read_results(workdir: str | epath.Path) -> Results:

@@ -13,13 +13,22 @@ from rich.console import Console
 
 from odeformer import flops
 from tests.helpers.checkout import ROOT
+from tests.helpers.programs import run
 from tests.helpers.tiny import make_tiny, make_tiny_language
+from train.checkpoint import load_model
 from train.checkpoint.workdir import locked
 from train.config.stored import to_json
-from train.errors import BadInput
+from train.errors import BadInput, RunDiverged, RunError
+from train.logs.metrics import read_metrics
+from train.loop import train
+from train.programs import Programs
 from train.study import report
 from train.study.__main__ import run_study
 from train.study.grid import from_study_dict, replica_config
+from train.study.results import Results, declaration
+from train.study.tuning import best_of
+
+RATES = dict(optimizer=dict(learning_rate=(1e-3, 3e-3, 9e-3)))
 
 
 def make_study(**changes):
@@ -56,8 +65,8 @@ def test_rows_of_a_grid(study):
         "lie_trotter, share 2",
         "euler, share 2",
         "rk4, share 2",
-        "lie_trotter, share 1, layers 8",
-        "lie_trotter, share 8, layers 8",
+        "lie_trotter, share 1, steps 4",
+        "lie_trotter, share 2, steps 8",
     ]
     assert [replica.slug for replica in study.replicas] == ["fold0_seed0", "fold1_seed0"]
     rows = dict(zip(names, study.rows, strict=True))
@@ -66,9 +75,12 @@ def test_rows_of_a_grid(study):
     assert parameters["euler, share 2"] == parameters["rk4, share 2"] < parameters["euler, share 1"]
 
 
-@pytest.mark.parametrize("by", ["parameters", "nfe", "flops"])
-def test_rows_are_matched(by):
-    given = make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",)))
+@pytest.mark.parametrize(
+    ("by", "means"),
+    [("parameters", "layers"), ("nfe", "layers"), ("flops", "layers"), ("nfe", "steps")],
+)
+def test_rows_are_matched(by, means):
+    given = make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",), means=(means,)))
     given.grid = dict(depth=dict(share=(1, 2), solver=("rk4",)))
     study = from_study_dict(given)
     rows = {row.name: row for row in study.rows}
@@ -86,6 +98,22 @@ def test_rows_are_matched(by):
             assert getattr(row.costs, by) == getattr(target.costs, by)
 
 
+def test_rows_matched_in_steps_are_the_same_ode():
+    """The same weights over the same interval: nothing differs but solver and steps."""
+    study = make_study(matched=dict(row="rk4", by="flops", solvers=("euler",)))
+    study.config.depth.layers = 6
+    study.grid.depth.share = (1, 6)
+    study = from_study_dict(study)
+    rows = {row.name: row for row in study.rows}
+    matched = {row.name: row for row in study.rows if row.match}
+    assert [*matched] == ["euler, share 1, steps 4", "euler, share 6, steps 24"]
+    for row in matched.values():
+        depth, target = row.config.model.depth, rows[row.match[1]].config.model.depth
+        assert replace(depth, solver=target.solver, steps=target.steps) == target
+        assert row.costs.inference_flops == rows[row.match[1]].costs.inference_flops
+        assert row.costs.parameters == rows[row.match[1]].costs.parameters
+
+
 def test_claims_are_those_of_the_paper(study):
     claims = [(claim.text, claim.row, claim.baseline) for claim in study.claims]
     for share in (1, 2):
@@ -94,7 +122,7 @@ def test_claims_are_those_of_the_paper(study):
         higher = "higher order beats the parallel layer"
         assert (higher, f"rk4, share {share}", parallel) in claims
     assert ("sharing weights costs accuracy", "rk4, share 2", "rk4, share 1") in claims
-    assert ("the same at equal flops", "rk4, share 1", "lie_trotter, share 1, layers 8") in claims
+    assert ("the same at equal flops", "rk4, share 1", "lie_trotter, share 1, steps 4") in claims
     assert len(claims) == 4 + 3 + 2
 
 
@@ -106,7 +134,30 @@ def test_claims_are_those_of_the_paper(study):
             dict(matched=dict(row="rk4", by="time", solvers=())),
             "study.matched.by is one of parameters, nfe, flops; time",
         ),
+        (
+            dict(matched=dict(row="rk4", by="parameters", solvers=())),
+            "changes no parameter; take means=",
+        ),
         (dict(seeds=()), "study.seeds is one or more seeds, whole numbers from 0 on"),
+        (dict(seeds=(1, 1)), "study.seeds is one or more seeds, .*each of them once"),
+        (dict(seeds=(4294968,)), "study.seeds is .* below 4,294,967"),
+        (dict(lengths=(6, 3)), "study.lengths is .*in ascending order"),
+        (dict(margin=0.0), "study.margin is greater than 0"),
+        (dict(metric="f1"), "study.metric is one of accuracy, loss; f1"),
+        (dict(tune=dict(seeds=(5,))), "tune.grid is missing"),
+        (dict(tune=dict(grid=RATES, seeds=(0,))), "tune.seeds and seeds both hold 0"),
+        (dict(tune=dict(grid=RATES)), "set config.data.validation_examples, say to 200"),
+        (dict(tune=dict(grid=RATES, step=3)), "unknown key 'tune.step'.*Did you mean 'tune.steps'"),
+        (
+            dict(tune=dict(grid=RATES, steps=2), folds=None),
+            r"warmup_steps=2 does not lie in \[0, train_steps=2\)",
+        ),
+        (dict(contrasts=(("a", "euler, share 1"),)), "a contrast is .claim, row, baseline."),
+        (
+            dict(contrasts=(("a", "euler, share 1", "eule, share 2"),)),
+            "unknown row 'eule, share 2'.*Did you mean 'euler, share 2'",
+        ),
+        (dict(contrasts=(("a", "rk4, share 1", "rk4, share 1"),)), "compared with itself"),
         (dict(seeds=("1",)), "study.seeds is one or more seeds, whole numbers from 0 on"),
         (dict(folds=1), "study.folds is 2 or more; 1 was given"),
         (dict(rows=3), "unknown key 'rows'"),
@@ -126,15 +177,15 @@ def small(**changes):
 
 
 def test_a_replica_has_its_own_seed_and_fold():
-    """And is otherwise its row."""
+    """And is otherwise its row; no two replicas share a seed."""
     study = from_study_dict(small(seeds=(3, 5)))
     row = study.rows[0]
     configs = [replica_config(row, replica) for replica in study.replicas]
     assert [(config.seed, config.data.fold) for config in configs] == [
-        (3, 0),
-        (3, 1),
-        (5, 0),
-        (5, 1),
+        (3000, 0),
+        (3001, 1),
+        (5000, 0),
+        (5001, 1),
     ]
 
     for config in configs:
@@ -143,54 +194,72 @@ def test_a_replica_has_its_own_seed_and_fold():
 
 
 def test_a_claims_difference_is_the_row_minus_the_baseline():
-    """Means of scores that are known, in points and in nats."""
+    """Means of accuracies that are known, in points and in nats."""
     study = from_study_dict(small())
-    correct = {"euler": ([1, 1, 1, 0], [1, 1, 0, 0]), "lie_trotter": ([1, 0, 0, 0], [1, 0, 0, 0])}
-    loss = {"euler": ([0.25] * 4, [0.5] * 4), "lie_trotter": ([1.0] * 4, [0.75] * 4)}
-    scores = {
-        f"{solver}, share 1": {
-            (fold, 0): {
-                "correct": np.array(correct[solver][fold], np.float32),
-                "loss": np.array(loss[solver][fold], np.float32),
-            }
-            for fold in (0, 1)
-        }
-        for solver in correct
-    }
-    results = [
-        {"row": row, "test/accuracy": 0.0, "test/loss": 0.0, "secs_per_step": None}
-        for row in scores
+    reached = {"euler": (0.75, 0.5), "lie_trotter": (0.25, 0.25)}
+    losses = {"euler": (0.25, 0.5), "lie_trotter": (1.0, 0.75)}
+    runs = [
+        dict(row=f"{solver}, share 1", fold=fold, seed=0, steps=3, values={}, secs_per_step=None)
+        | {"test/accuracy": reached[solver][fold], "test/loss": losses[solver][fold]}
+        | dict(train_examples=80, test_examples=20)
+        for solver in reached
+        for fold in (0, 1)
     ]
-    table = report.markdown(study, results, scores)
-    (line,) = (line for line in table.splitlines() if "parallel beats sequential" in line)
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:3] == ["euler, share 1", "lie_trotter, share 1"]
+    for metric, effect in (("accuracy", "+37.50"), ("loss", "-0.5000")):
+        declared = declaration(study) | {"metric": metric}
+        table = report.markdown(Results(declared, runs, []))
+        line = next(line for line in table.splitlines() if "parallel beats sequential" in line)
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == "euler, share 1 against lie_trotter, share 1"
 
-    assert "not a verdict" in table.splitlines()[-1]
+        # (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
+        assert cells[2].split()[0] == effect and "at 3 steps alone" in cells[3]
 
-    # Over replicas, and over examples: (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
-    means = [cells[place].split()[0] for place in (3, 4, 6, 7)]
-    assert means == ["+37.50", "+37.50", "-0.5000", "-0.5000"]
+
+def test_seeds_and_folds_share_their_programs(tmp_path):
+    """And each replica has weights and an order of its own; the next length compiles again."""
+    study, programs = from_study_dict(small(seeds=(3, 5), lengths=(3, 6))), Programs()
+    row, weights, orders, sizes = study.rows[0], [], [], []
+    for replica in study.replicas[:4]:
+        config = replica_config(row, replica)
+        train(config, tmp_path / replica.slug, programs=programs)
+        _, variables = load_model(tmp_path / replica.slug)
+        weights.append(np.asarray(variables["params"]["head"]["kernel"]))
+        orders.append(read_metrics(tmp_path / replica.slug)[0]["train/loss"])
+        kept = {key[0]: kept for key, kept in programs._kept.items() if key[0] != "splits"}
+        sizes.append({name: jitted._cache_size() for name, jitted in kept.items()})
+
+    # Validation and test have batches of two sizes.
+    assert sizes == [{"init": 1, "train": 1, "eval": 2}] * 4
+    for values in (weights, orders):
+        assert len({np.asarray(value).tobytes() for value in values}) == 4
+
+    # What was kept changes nothing: the last replica, alone.
+    train(config, tmp_path / "alone")
+    _, variables = load_model(tmp_path / "alone")
+    np.testing.assert_array_equal(variables["params"]["head"]["kernel"], weights[-1])
+    assert study.replicas[4].steps == 6 and replica_config(row, study.replicas[4]).train_steps == 6
 
 
 def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     study, runs = from_study_dict(small(seeds=(4,))), []
     from train.study import __main__ as program
 
-    def counted(config, workdir):
+    def counted(config, workdir, programs):
         runs.append((config.model.depth.solver, config.data.fold, config.seed))
         if len(runs) == 3:
             raise KeyboardInterrupt
-        return train(config, workdir)
+        return train(config, workdir, programs=programs)
 
-    train = program.train
     monkeypatch.setattr(program, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, tmp_path, Console(quiet=True))
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
     run_study(study, tmp_path, Console(quiet=True))
     # replica by replica; the run that was interrupted is begun again, the finished ones are not
-    first, second = ([(solver, fold, 4) for solver in ("lie_trotter", "euler")] for fold in (0, 1))
+    first, second = (
+        [(solver, fold, 4000 + fold) for solver in ("lie_trotter", "euler")] for fold in (0, 1)
+    )
     assert runs == [*first, second[0], *second]
 
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -198,7 +267,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     table = (tmp_path / "table.md").read_text()
     of_euler = [100 * line["test/accuracy"] for line in lines if line["row"] == "euler, share 1"]
     assert f"| {np.mean(of_euler):.2f} ± " in table
-    assert table.count("parallel beats sequential") == 1
+    assert table.count("| parallel beats sequential |") == 2  # the verdict, and the figures
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
 
     held = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
@@ -220,7 +289,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
 def test_a_study_may_grow(tmp_path, monkeypatch):
     """And what is held under another config is refused before a run of it begins."""
     monkeypatch.setattr(
-        "train.study.__main__.train", lambda config, folder: pytest.fail("it was begun")
+        "train.study.__main__.train", lambda *args, programs: pytest.fail("it was begun")
     )
     folder = tmp_path / "runs" / "lie_trotter_share1" / "fold1_seed0"
     folder.mkdir(parents=True)
@@ -237,6 +306,92 @@ def test_a_study_may_grow(tmp_path, monkeypatch):
         run_study(study, tmp_path, Console(quiet=True))
 
 
+def tuned(**changes):
+    study = small(seeds=(4, 5), tune=dict(grid=RATES, steps=2, seeds=(900,)), margin=1.0, **changes)
+    study.config.data.validation_examples = 200
+    study.config.optimizer.warmup_steps = 1
+    return study
+
+
+def test_rows_are_tuned_before_they_are_compared(tmp_path, monkeypatch):
+    """By validation loss alone, on a seed that no run has; what diverged is never chosen."""
+    from train.study import __main__ as program
+
+    study, started = from_study_dict(tuned()), []
+
+    def pretended(config, workdir, programs):
+        """Runs as they would be found, but for the training."""
+        rate, solver = config.optimizer.learning_rate, config.model.depth.solver
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text(to_json(config))
+        started.append((workdir.parent.parent.name, solver, rate, config.seed, config.train_steps))
+        if (solver, rate) == ("euler", 1e-3):
+            raise RunDiverged("the run diverged")
+
+        best = {"lie_trotter": 3e-3, "euler": 9e-3}[solver]
+        lines = [{"step": 2, "val/loss": 0.1}, {"step": 2, "val/loss": 1 + abs(rate - best)}]
+        lines.append({"step": 2, "test/accuracy": rate, "test/loss": 0.0})
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        for name in ("test_scores.npz", "curves.png"):
+            (workdir / name).touch()
+        if workdir.parent.parent.name == "runs":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "train", pretended)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path, Console(quiet=True))
+    rates = (1e-3, 3e-3, 9e-3)
+    solvers = ("lie_trotter", "euler")
+    trials = [("trials", solver, rate, 900000, 2) for solver in solvers for rate in rates]
+    assert started == [*trials, ("runs", "lie_trotter", 3e-3, 4000, 3)]
+
+    # Nothing that is finished begins again, what diverged included.
+    started.clear()
+    monkeypatch.setattr(program, "run_line", lambda *args: {})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path, Console(quiet=True))
+    assert started == [("runs", "euler", 9e-3, 4000, 3)]
+
+    # What would count as yes was fixed before the first run.
+    other = tuned()
+    other.margin = 2.0
+    with pytest.raises(BadInput, match=r"margin was declared as 1.0 before the first run; 2.0"):
+        run_study(from_study_dict(other), tmp_path, Console(quiet=True))
+
+
+def test_a_choice_at_the_edge():
+    rate = lambda *values: [((("optimizer.learning_rate", value),), value) for value in values]
+    losses = dict(rate(1e-3, 3e-3, 9e-3))
+    low = best_of(losses, "a")
+    assert low.values == {"optimizer.learning_rate": 1e-3}
+    assert low.edges == ("optimizer.learning_rate",)
+    middle = best_of({**losses, rate(3e-3)[0][0]: 0.0}, "a")
+    assert middle.values == {"optimizer.learning_rate": 3e-3} and middle.edges == ()
+    with pytest.raises(RunError, match="every trial of row 'a' diverged"):
+        best_of(dict.fromkeys(losses, float("inf")), "a")
+    assert best_of({}, "a").values == {}
+
+
+def test_tables_are_made_from_the_results_alone(tmp_path):
+    """By --render, where the runs themselves are gone; one table of claims for all studies."""
+    study = from_study_dict(small(seeds=(4,)))
+    lines = [
+        dict(row=row.name, fold=fold, seed=4, steps=3, values={}, secs_per_step=0.5)
+        | {"test/accuracy": 0.5, "test/loss": 1.0, "train_examples": 8, "test_examples": 2}
+        for row in study.rows
+        for fold in (0, 1)
+    ]
+    (tmp_path / "study.json").write_text(json.dumps(declaration(study)))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run("train.study", f"--render={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "table.md").read_text() in done.stdout and "| digits |" in done.stdout
+    assert "500.0 | 50.00 ± 0.00" in done.stdout
+
+    bad = run("train.study", f"--render={tmp_path / 'nowhere'}")
+    assert bad.returncode == 2 and "holds no study.json: give the workdir of a study" in bad.stderr
+
+
 @pytest.mark.slow
 def test_dry_run_as_a_user_starts_it():
     command = [sys.executable, "-m", "train.study", "--study=configs/studies/digits.py"]
@@ -244,4 +399,7 @@ def test_dry_run_as_a_user_starts_it():
         [*command, "--dry_run", "--study.folds=3"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "14 rows, 3 replicas each" in done.stdout and "recomputed" in done.stdout
+    assert (
+        "12 rows, 6 replicas and 3 trials each: 108 runs" in done.stdout
+        and "recomputed" in done.stdout
+    )
