@@ -18,10 +18,7 @@ Paper: arXiv 2212.06011.
 
 from configs import common
 
-PARALLEL = "parallel sublayers beat sequential ones"
-HIGHER = "a higher-order solver beats the parallel layer"
 STEPS = "RK4 beats as many evaluations in smaller steps"
-SHARED = "sharing weights costs accuracy"
 
 
 def get_config() -> common.Config:
@@ -31,8 +28,6 @@ def get_config() -> common.Config:
     config.data.validation_examples = 200
     config.model.update(width=32, heads=2, mlp=64)
 
-    # Memory is no limit here, and nothing is recomputed.
-    config.depth.adjoint = "store"
     config.checkpoint.update(every_steps=800, keep=1)
 
     # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
@@ -50,17 +45,10 @@ def get_config() -> common.Config:
 
     study.margin = 1.5
     study.contrasts = (
-        (PARALLEL, "euler, share 1", "lie_trotter, share 1"),
-        (PARALLEL, "euler, share 6", "lie_trotter, share 6"),
-        (HIGHER, "midpoint, share 1", "euler, share 1"),
-        (HIGHER, "midpoint, share 6", "euler, share 6"),
-        (HIGHER, "rk4, share 1", "euler, share 1"),
-        (HIGHER, "rk4, share 6", "euler, share 6"),
+        *common.get_contrasts(shares=(1, 6)),
         (STEPS, "rk4, share 1", "euler, share 1, steps 4"),
         (STEPS, "rk4, share 6", "euler, share 6, steps 24"),
         (STEPS, "rk4, share 1", "lie_trotter, share 1, steps 4"),
         (STEPS, "rk4, share 6", "lie_trotter, share 6, steps 24"),
-        (SHARED, "euler, share 6", "euler, share 1", "worse"),
-        (SHARED, "lie_trotter, share 6", "lie_trotter, share 1", "worse"),
     )
     return study

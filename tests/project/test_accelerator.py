@@ -75,7 +75,7 @@ def test_without_an_accelerator(tmp_path, capsys):
     [
         ([], "give --out=DIR"),
         (["--out=x", "--sections=cards"], "Did you mean 'card'"),
-        (["--out=x"], "trainer, probe, shakespeare read prepared sets"),
+        (["--out=x"], "trainer, probe, shakespeare, study read prepared sets"),
         (["--out=x", "--data_dir=nowhere"], "is no folder"),
         (["--render=nowhere"], "holds no results.jsonl"),
     ],
@@ -146,8 +146,9 @@ def test_a_section_that_hangs_is_stopped_with_all_its_processes(tmp_path, monkey
 
 
 def test_limits():
-    """Two calls of 300 seconds; what a section leaves goes to the next."""
-    names = list(SECTIONS)
+    """Two calls of 300 seconds and the study's; what a section leaves goes to the next."""
+    *names, last = SECTIONS
+    assert (last, SECTIONS[last].limit_secs) == ("study", 570)
     first, second = names[:4], names[4:]
     for call in (first, second):
         assert sum(SECTIONS[name].limit_secs for name in call) == 300
@@ -251,6 +252,15 @@ def test_rehearse_all_sections(tmp_path):
     lines = rows.read(out)
     assert all(rows.is_complete(lines, name) for name in SECTIONS)
     assert "error" not in json.dumps(lines)
-    for name in ("card", "truth", "overhead", "utilisation", "decoding", "trainer", "probe"):
+    for name in (
+        "card",
+        "truth",
+        "overhead",
+        "utilisation",
+        "decoding",
+        "trainer",
+        "probe",
+        "study",
+    ):
         assert any("values" in line for line in rows.newest(lines, name).values()), name
     render.markdown(lines)

@@ -89,7 +89,7 @@ def claims_markdown(studies: Sequence[Results]) -> str:
     lines = [
         cells
         for results in studies
-        for cells in _claims_cells(results, all_findings(results), results.declared["data"])
+        for cells in claims_cells(results, all_findings(results), results.declared["data"])
     ]
     return _table(header, lines)
 
@@ -110,13 +110,13 @@ def _claims_table(results: Results, findings: Sequence[Finding]) -> str:
         return ""
 
     header = ("claim", "rows", f"effect, {_UNITS[results.declared['metric']]}", "verdict")
-    return _table(header, list(_claims_cells(results, findings)))
+    return _table(header, list(claims_cells(results, findings)))
 
 
-def _claims_cells(
+def claims_cells(
     results: Results, findings: Sequence[Finding], task: str | None = None
 ) -> Iterator[list[str]]:
-    """The cells of each claim: its effects after each number of steps, and its verdict."""
+    """Yields the cells of each claim: its rows, its effects by number of steps, its verdict."""
     declared = results.declared
     digits = _DIGITS[declared["metric"]]
 
