@@ -188,3 +188,28 @@ def conclude(findings: Sequence[Finding], lengths: Sequence[int]) -> str:
     if len({verdict.removesuffix(_WITHIN) for verdict in verdicts.values()}) == 1:
         return min(verdicts.values(), key=len)
     return "open: " + "; ".join(f"{verdict} at {n:,} steps" for n, verdict in verdicts.items())
+
+
+def what_would_change(findings: Sequence[Finding], declared: Mapping[str, Any]) -> str:
+    """Returns, in words, what could lead a claim's findings to another verdict.
+
+    Args:
+      findings: on one claim, by number of steps.
+      declared: the study's declaration.
+    """
+    if not findings:
+        return "a run"
+
+    longest = findings[-1]
+    verdict, detectable = longest.verdict, longest.comparison.mean.detectable
+    if verdict in (UNREACHABLE, OPEN):
+        sample = "folds" if declared["folds"] else "seeds"
+        change = f"more {sample} or test examples: effects below {detectable:.2g} do not show here"
+    elif verdict == EQUIVALENT:
+        change = f"a margin below {declared['margin']:g}"
+    else:
+        change = "another task, size or budget; more seeds hardly"
+
+    lengths = declared["lengths"]
+    doubled = len(lengths) > 1 and max(lengths) >= 2 * min(lengths)
+    return change if doubled else f"{change}; runs of twice the steps, which a claim needs"

@@ -16,6 +16,7 @@ from train.study.contrasts import (
     find,
     over_replicas,
     ratio_of_tests,
+    what_would_change,
 )
 from train.study.grid import Study
 from train.study.intervals import Estimate, Mean, holm
@@ -86,12 +87,15 @@ def all_findings(results: Results) -> list[Finding]:
 def claims_markdown(studies: Sequence[Results]) -> str:
     """Returns the table of the claims of several studies, for docs/claims.md."""
     header = ("claim", "task", "rows", "effect [95 % interval], p (Holm)", "verdict")
-    lines = [
-        cells
-        for results in studies
-        for cells in claims_cells(results, all_findings(results), results.declared["data"])
-    ]
-    return _table(header, lines)
+    lines = []
+    for results in studies:
+        findings = all_findings(results)
+        cells = claims_cells(results, findings)
+        for claim, (text, rows, *rest) in zip(results.declared["contrasts"], cells, strict=True):
+            own = [finding for finding in findings if finding.claim == claim]
+            change = what_would_change(own, results.declared)
+            lines.append([text, results.declared["on"], rows, *rest, change])
+    return _table((*header, "what would change it"), lines)
 
 
 def reached(lines: Mapping[Key, Mapping[str, Any]], metric: str) -> Mean:
@@ -113,9 +117,7 @@ def _claims_table(results: Results, findings: Sequence[Finding]) -> str:
     return _table(header, list(claims_cells(results, findings)))
 
 
-def claims_cells(
-    results: Results, findings: Sequence[Finding], task: str | None = None
-) -> Iterator[list[str]]:
+def claims_cells(results: Results, findings: Sequence[Finding]) -> Iterator[list[str]]:
     """Yields the cells of each claim: its rows, its effects by number of steps, its verdict."""
     declared = results.declared
     digits = _DIGITS[declared["metric"]]
@@ -129,7 +131,6 @@ def claims_cells(
         ]
         yield [
             _claim_text(claim),
-            *([task] if task else []),
             f"{claim['row']} against {claim['baseline']}",
             "; ".join(effects),
             conclude(own, declared["lengths"]),

@@ -62,7 +62,7 @@ def declaration(study: Study) -> dict[str, Any]:
 
     return {
         "task": config.task,
-        "data": config.data.name,
+        "on": f"{config.data.name}, width {config.model.width}",
         "metric": study.metric,
         "margin": settings.margin,
         "folds": settings.folds,
