@@ -385,7 +385,9 @@ def test_tables_are_made_from_the_results_alone(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = run("train.study", f"--render={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "table.md").read_text() in done.stdout and "| digits, width 16 |" in done.stdout
+    assert (
+        tmp_path / "table.md"
+    ).read_text() in done.stdout and "| digits, width 16 |" in done.stdout
     assert "500.0 | 50.00 ± 0.00" in done.stdout
 
     bad = run("train.study", f"--render={tmp_path / 'nowhere'}")
