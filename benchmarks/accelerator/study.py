@@ -129,7 +129,7 @@ def _figures(rows: Rows, workdir: pathlib.Path) -> dict[str, Any]:
     # Before the first run there are trials alone, and no line of results.
     if not (workdir / FILE).exists():
         raise NotReached
-    results = read_results(workdir)
+    results = read_results(str(workdir))
     out = rows.folder / "study"
     out.mkdir(exist_ok=True)
     for name in ("study.json", FILE):

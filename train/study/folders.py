@@ -101,20 +101,20 @@ def declare(path: epath.Path, declared: Mapping[str, Any]) -> dict[str, Any]:
         before the first run. Rows, folds, seeds, lengths and contrasts may be added.
     """
     # As a reader gets it: JSON turns tuples into lists.
-    declared, file = json.loads(json.dumps(declared)), path / DECLARED
+    record: dict[str, Any] = json.loads(json.dumps(declared))
+    file = path / DECLARED
     if file.exists():
         first = json.loads(file.read_text())
-        _check_declared(file, first, declared)
+        _check_declared(file, first, record)
 
         # A contrast that was added to what had been seen is marked for good.
         old = {_key(contrast): contrast for contrast in first["contrasts"]}
-        declared["contrasts"] = [
-            old.get(_key(contrast), {**contrast, "added": True})
-            for contrast in declared["contrasts"]
+        record["contrasts"] = [
+            old.get(_key(contrast), {**contrast, "added": True}) for contrast in record["contrasts"]
         ]
 
-    write_atomic(file, json.dumps(declared, indent=1) + "\n")
-    return declared
+    write_atomic(file, json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def _key(contrast: Mapping[str, Any]) -> tuple[str, ...]:
