@@ -33,7 +33,20 @@ class Comparison(NamedTuple):
     @property
     def p_value(self) -> float:
         """The larger of both p-values: a difference has to show over runs and over examples."""
-        return max(self.mean.p_value, self.examples.p_value if self.examples else 0.0)
+        return max(each.p_value for each in self._views)
+
+    @property
+    def detectable(self) -> float:
+        """The smallest effect that shows in 80 % of such studies, over both, without correction."""
+        return max(each.detectable for each in self._views)
+
+    def is_equivalent(self, margin: float) -> bool:
+        """Returns whether the difference lies within the margin, over both."""
+        return all(each.is_equivalent(margin) for each in self._views)
+
+    @property
+    def _views(self) -> tuple[Mean | Bootstrap, ...]:
+        return (self.mean,) if self.examples is None else (self.mean, self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +167,7 @@ def _verdict(
     declared: Mapping[str, Any], claim: Mapping[str, Any], each: Comparison, corrected: float
 ) -> str:
     mean, margin = each.mean, declared["margin"]
-    is_equivalent = margin is not None and mean.is_equivalent(margin)
+    is_equivalent = margin is not None and each.is_equivalent(margin)
 
     if corrected < 1 - LEVEL:
         is_better = (mean.value > 0) == (declared["metric"] == "accuracy")
@@ -163,7 +176,7 @@ def _verdict(
 
     if is_equivalent:
         return EQUIVALENT
-    if margin is not None and mean.detectable > margin:
+    if margin is not None and each.detectable > margin:
         return UNREACHABLE
     return OPEN
 
@@ -201,7 +214,7 @@ def what_would_change(findings: Sequence[Finding], declared: Mapping[str, Any]) 
         return "a run"
 
     longest = findings[-1]
-    verdict, detectable = longest.verdict, longest.comparison.mean.detectable
+    verdict, detectable = longest.verdict, longest.comparison.detectable
     if verdict in (UNREACHABLE, OPEN):
         sample = "folds" if declared["folds"] else "seeds"
         change = f"more {sample} or test examples: effects below {detectable:.2g} do not show here"

@@ -159,7 +159,7 @@ def _contrasts_table(declared: Mapping[str, Any], findings: Sequence[Finding]) -
                 *(_claim_text(claim), claim["row"], claim["baseline"], f"{finding.steps:,}"),
                 *(str(each.replicas), _difference(each.mean.interval(), digits), *over),
                 *(f"{each.p_value:.2g}", f"{finding.corrected:.2g}"),
-                *(f"{each.mean.detectable:.{digits}f}", finding.verdict),
+                *(f"{each.detectable:.{digits}f}", finding.verdict),
             ]
         )
     return _table(header, lines)

@@ -108,6 +108,12 @@ def test_the_bootstrap_is_scipys():
     )
     np.testing.assert_allclose(ours.interval[1:], reference.confidence_interval, rtol=1e-9)
     below = (reference.bootstrap_distribution <= 0).sum()
+    np.testing.assert_allclose(ours.error, reference.standard_error, rtol=1e-9)
+    np.testing.assert_allclose(ours.detectable, (1.959963985 + 0.841621234) * ours.error, rtol=1e-9)
+    inner = np.quantile(reference.bootstrap_distribution, [0.05, 0.95])
+    np.testing.assert_allclose(ours.inner[1:], inner, rtol=1e-9)
+    for margin in (inner[1] - 1e-6, inner[1] + 1e-6):
+        assert ours.is_equivalent(margin) == (margin > inner[1] and -margin < inner[0])
     np.testing.assert_allclose(ours.p_value, 2 * (min(below, 999 - below) + 1) / 1000, rtol=1e-9)
 
 
@@ -148,7 +154,13 @@ def test_pairing_removes_what_examples_share():
         *[{k: decode(one["examples"]) for k, one in lines.items()} for lines in (row, baseline)]
     )
     averaged = 100 * np.mean(list(differences.values()), axis=0)
-    assert each.examples == bootstrap(averaged) and each.p_value >= each.examples.p_value
+    assert each.examples == bootstrap(averaged)
+
+    # A verdict holds over the seeds and over the images.
+    both = each.mean, each.examples
+    assert each.p_value == max(one.p_value for one in both)
+    assert each.detectable == max(one.detectable for one in both)
+    assert not each.is_equivalent(1.0) and each.is_equivalent(10.0)
 
 
 def test_rows_of_other_replicas_are_refused():

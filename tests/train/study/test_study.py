@@ -110,8 +110,8 @@ def test_rows_matched_in_steps_are_the_same_ode():
     for row in matched.values():
         depth, target = row.config.model.depth, rows[row.match[1]].config.model.depth
         assert replace(depth, solver=target.solver, steps=target.steps) == target
-        assert row.costs.inference_flops == rows[row.match[1]].costs.inference_flops
-        assert row.costs.parameters == rows[row.match[1]].costs.parameters
+        models = row.config.model, rows[row.match[1]].config.model
+        assert len({flops.forward(model) for model in models}) == 1
 
 
 def test_claims_are_those_of_the_paper(study):
@@ -220,7 +220,7 @@ def test_seeds_and_folds_share_their_programs(tmp_path):
     """And each replica has weights and an order of its own; the next length compiles again."""
     study, programs = from_study_dict(small(seeds=(3, 5), lengths=(3, 6))), Programs()
     row, weights, orders, sizes = study.rows[0], [], [], []
-    for replica in study.replicas[:4]:
+    for replica in study.replicas[:3]:
         config = replica_config(row, replica)
         train(config, tmp_path / replica.slug, programs=programs)
         _, variables = load_model(tmp_path / replica.slug)
@@ -230,9 +230,9 @@ def test_seeds_and_folds_share_their_programs(tmp_path):
         sizes.append({name: jitted._cache_size() for name, jitted in kept.items()})
 
     # Validation and test have batches of two sizes.
-    assert sizes == [{"init": 1, "train": 1, "eval": 2}] * 4
+    assert sizes == [{"init": 1, "train": 1, "eval": 2}] * 3
     for values in (weights, orders):
-        assert len({np.asarray(value).tobytes() for value in values}) == 4
+        assert len({np.asarray(value).tobytes() for value in values}) == 3
 
     # What was kept changes nothing: the last replica, alone.
     train(config, tmp_path / "alone")
