@@ -30,8 +30,8 @@ UPGRADE := --upgrade --upgrade-strategy eager
 PINS    := $(if $(LOCK),--constraint $(LOCK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo check test test-slow test-tpu test-compat test-latest test-lowest \
-  bench docs format clean
+.PHONY: help setup lock demo check quick test test-slow test-tpu test-compat test-latest \
+  test-lowest bench docs format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
@@ -86,14 +86,20 @@ else
 endif
 
 # Tests run on the CPU; every other target uses whatever device JAX finds.
+PYTEST  = JAX_PLATFORMS=cpu $(PY) -m pytest
+SPREAD := -n 2 --dist loadfile
+
+quick: setup ## Run the tests of ode, transformer and models, and a run that must learn
+	$(PYTEST) $(SPREAD) tests/ode tests/transformer tests/models tests/train/test_learns.py
+
 test: check ## Check, then run the fast tests, or those of TESTS='tests/models/test_vit.py ...'
-	JAX_PLATFORMS=cpu $(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+	$(PYTEST) $(SPREAD) $(TESTS)
 
 test-slow: setup ## Run the long tests
-	JAX_PLATFORMS=cpu $(PY) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-tpu: setup $(TPU)/.stamp ## Compile for TPUs, without one
-	PYTHONPATH=$(CURDIR)/$(TPU) JAX_PLATFORMS=cpu $(PY) -m pytest -m tpu
+	PYTHONPATH=$(CURDIR)/$(TPU) $(PYTEST) -m tpu
 
 # Apart from .venv's own packages: beside libtpu, jax would look for a TPU wherever it runs.
 LIBTPU := from importlib.metadata import requires; \

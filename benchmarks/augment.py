@@ -25,7 +25,7 @@ from odeformer import ViT, presets
 from train.augment.mixing import mix
 from train.augment.pipeline import augment
 from train.config.data import AugmentConfig
-from train.tasks.losses import cross_entropy
+from train.tasks.task import cross_entropy
 
 WANTED = 0.1  # of the train step, at most, for the whole recipe
 SIZE, CLASSES, SMOOTHING = 32, 10, 0.1

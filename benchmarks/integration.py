@@ -22,7 +22,7 @@ from benchmarks import handwritten, measure
 from benchmarks.arguments import positive
 from odeformer import DepthConfig, ODEStack, ViTConfig, presets
 from odeformer.errors import unknown
-from odeformer.ode.settings import ADJOINTS
+from odeformer.ode.problem import ADJOINTS
 from odeformer.transformer.field import transformer_field
 
 TOKENS, SHARE = 65, 12

@@ -5,25 +5,29 @@ determines which architecture that becomes. Source: Zhong, Zhang, Chakraborty, D
 Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 """
 
+from odeformer import checks, errors
 from odeformer.errors import warn_about_namesake
 from odeformer.models import flops, presets
-from odeformer.models.generate import generate
+from odeformer.models.checks import check_computable
+from odeformer.models.generate import STOPPED, GenerateOptions, generate, stream
 from odeformer.models.lm import LM, LMConfig
-from odeformer.models.registry import ModelConfig, example_inputs, make_model
+from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
 from odeformer.models.text import TextClassifier, TextConfig
 from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
-from odeformer.ode.field import Solution, VectorField
 from odeformer.ode.integrate import integrate
-from odeformer.transformer.depth import DepthConfig
+from odeformer.ode.problem import Solution, VectorField
+from odeformer.transformer import sharding
+from odeformer.transformer.depth import DepthConfig, ODEStack
 from odeformer.transformer.field import TransformerField, make_vector_field
-from odeformer.transformer.stack import ODEStack
 
 warn_about_namesake()
 
 __all__ = [
     "LM",
+    "STOPPED",
     "DepthConfig",
+    "GenerateOptions",
     "LMConfig",
     "ModelConfig",
     "ODEStack",
@@ -34,12 +38,18 @@ __all__ = [
     "VectorField",
     "ViT",
     "ViTConfig",
+    "check_computable",
+    "checks",
+    "errors",
     "example_inputs",
+    "example_sizes",
     "flops",
     "generate",
     "integrate",
     "make_model",
     "make_vector_field",
     "presets",
+    "sharding",
     "solvers",
+    "stream",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
 
 def unknown(kind: str, name: object, accepted: Iterable[str]) -> ValueError:
     """Returns the error for a name outside a closed set of names.
@@ -69,6 +71,15 @@ def check_rate(**values: Any) -> None:
         rate = np.float32(value) if is_number else np.float32(np.nan)
         if not 0 <= rate < 1:
             raise ValueError(f"{name} is in [0, 1); {value!r} was given")
+
+
+def check_finite(**values: Any) -> None:
+    """Raises ValueError for a value that is not a finite number, also as float32."""
+    for name, value in values.items():
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        size: Any = abs(value) if is_number else np.nan
+        if not size <= LARGEST_FLOAT:
+            raise ValueError(f"{name} is a finite number of float32; {value!r} was given")
 
 
 def check_flag(**values: object) -> None:

@@ -12,9 +12,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Most of the tests' time is compilation, and their programs are tiny: LLVM need not try hard.
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# XLA stops at a flag that it does not know, and this one may not stay.
+# XLA stops at a flag that it does not know, and these may not stay. Compiling a program as a whole
+# costs 8 % less CPU time than in parts (a train step of the tiny run, 5.1 against 5.6 seconds).
 if jaxlib_version.__version_info__ < (0, 11):
-    _QUICK += " --xla_cpu_use_fusion_emitters=false"
+    _QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
 
 import jax

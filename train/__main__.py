@@ -19,8 +19,15 @@ it, and the run ends as if it had not been interrupted. A second signal stops it
 Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal with its state saved.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+
+from train import startup
+from train.devices.cluster import is_first
+
+# Before what takes seconds to import.
+startup.announce(__name__, is_first(sys.argv, os.environ))
 
 from absl import flags
 
@@ -64,6 +71,9 @@ def main(argv: Sequence[str]) -> None:
     processes.start(
         FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.join_timeout_secs
     )
+
+    # The flags and the environment may not have said which process is the first.
+    startup.report_as(processes.is_primary())
 
     with processes.exiting_together():
         train(config, FLAGS.workdir, traced)

@@ -16,14 +16,14 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from odeformer.errors import unknown
-from train.config.border import check_key, flatten, from_config_dict, settings_for, task_of, to_dict
-from train.config.help import list_group, list_keys, parse_value
+from train.config import border
+from train.config.help import list_config, parse_value
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
-from train.config.study import StudyConfig
-from train.errors import BadInput, ProcessError, RunError, Stopped
+from train.errors import BadInput, ProcessError, RunError, Stopped, collecting, refuse
 from train.files import expand
+from train.startup import asks_for_help
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
 
@@ -46,14 +46,14 @@ def run(
     """
     logging.set_verbosity(logging.WARNING)
 
+    # Names of files and texts of users hold what not every terminal can show. A notebook's streams
+    # are of another kind, and can.
     for stream in (sys.stdout, sys.stderr):
-        # Names of files and texts of users hold what not every terminal can show. A notebook's
-        # streams are of another kind, and can.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
     try:
-        if any(arg in ("--help", "-h", "--helpfull", "-help") for arg in argv[1:]):
+        if asks_for_help(argv):
             _print_help(argv, own_flags, help_text or "", config_flag)
         else:
             main(argv)
@@ -95,6 +95,21 @@ def define_path(name: str, help_text: str, own_flags: flags.FlagValues) -> None:
     flags.DEFINE(_PathParser(), name, None, help_text, flag_values=own_flags)
 
 
+class _StepParser(flags.ArgumentParser):
+    """Of flags that name a checkpoint: a step, or the word 'best'."""
+
+    def parse(self, argument: str) -> int | str:
+        if argument != "best" and not argument.isdecimal():
+            raise ValueError("a step is a whole number, or the word 'best'")
+        return argument if argument == "best" else int(argument)
+
+
+def define_step(own_flags: flags.FlagValues) -> None:
+    """Defines --step, None by default, of a program that reads a checkpoint."""
+    text = "Step of the checkpoint, or 'best'; by default the newest sound one."
+    flags.DEFINE(_StepParser(), "step", None, text, own_flags)
+
+
 def flag_value(argv: Sequence[str], name: str) -> str | None:
     """Returns the value of --name=value or --name value, before the flags are parsed."""
     for i, arg in enumerate(argv[1:], 1):
@@ -134,12 +149,13 @@ def parse_config(
       name: of the flag, where it is not 'config'.
 
     Raises:
-      BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
+      BadInput: flags or keys that are unknown (names the nearest), or values that do not fit.
     """
     file = load_file(argv, name)
     define_file(name, own_flags)
-    changes = parse_changes(argv, own_flags, name, settings_for(task_of(file)))
-    return from_config_dict(file, changes)
+    settings = border.settings_for(border.task_of(file))
+    changes, refusals = collect_changes(argv, own_flags, name, settings)
+    return border.from_config_dict(file, changes, refusals)
 
 
 def parse_run(
@@ -158,51 +174,67 @@ def parse_run(
       The workdir, and the run's config as the flags change it; see `for_evaluation`.
 
     Raises:
-      BadInput: no workdir, a flag or key that is unknown, or a value that does not fit.
+      BadInput: no workdir, flags or keys that are unknown, or values that do not fit.
     """
     workdir = flag_value(argv, "workdir")
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
 
-    workdir = expand(workdir)
-    config = read_config(workdir)
-    stored = flatten(to_dict(config))
-    settings = {key: s for key, s in settings_for(config.task).items() if key in stored}
-    return workdir, for_evaluation(config, parse_changes(argv, own_flags, "config", settings))
+    config = read_config(workdir := expand(workdir))
+    stored = border.flatten(border.to_dict(config))
+    settings = {key: s for key, s in border.settings_for(config.task).items() if key in stored}
+    changes, refusals = collect_changes(argv, own_flags, "config", settings)
+    return workdir, for_evaluation(config, changes, refusals)
 
 
 def parse_changes(
     argv: Sequence[str], own_flags: flags.FlagValues, name: str, settings: Mapping[str, Setting]
 ) -> dict[str, Any]:
-    """Parses the flags, and returns the values of --config.key=value by key.
+    """Returns the values that `collect_changes` does; raises BadInput for all that is refused."""
+    changes, refusals = collect_changes(argv, own_flags, name, settings)
+    refuse(refusals)
+    return changes
+
+
+def collect_changes(
+    argv: Sequence[str], own_flags: flags.FlagValues, name: str, settings: Mapping[str, Setting]
+) -> tuple[dict[str, Any], list[BadInput]]:
+    """Parses the flags, and returns the values of --config.key=value by key, and what is refused.
 
     Args:
       argv: the command line.
       own_flags: the program's flags; filled in.
       name: what stands before each key, e.g. 'config'.
       settings: every key that can be set.
-
-    Raises:
-      BadInput: a flag or key that is unknown (names the nearest), or a value that does not fit.
     """
-    keys = sorted(changed_keys(argv, name))
-    for key in keys:
-        check_key(key, settings)
+    refusals: list[BadInput] = []
+    given = sorted({key for arg in argv[1:] if (key := _changed_key(arg, name)) is not None})
+    keys = border.known_changes(dict.fromkeys(given), settings, refusals)
 
     for key in keys:
         # As text: a value may be one of several types.
         define = flags.DEFINE_bool if settings[key].kind is bool else flags.DEFINE_string
         define(f"{name}.{key}", None, settings[key].help, own_flags)
 
-    rest = parse(argv, own_flags)
-    if rest:
-        raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+    with collecting(refusals):
+        known = [arg for arg in argv if (key := _changed_key(arg, name)) is None or key in keys]
+        rest = parse(known, own_flags)
 
-    changes = {key: own_flags[f"{name}.{key}"].value for key in keys}
-    return {
-        key: parse_value(value, settings[key], f"{name}.{key}") if isinstance(value, str) else value
-        for key, value in changes.items()
-    }
+        # What stands by itself may be the value of a key that is not known.
+        if rest and not refusals:
+            raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+
+    changes = {}
+    for key in keys:
+        flag = own_flags[f"{name}.{key}"]
+        with collecting(refusals):
+            if isinstance(flag.value, str):
+                changes[key] = parse_value(flag.value, settings[key], f"{name}.{key}")
+            # Where the flags were refused some may have no value.
+            elif flag.present:
+                changes[key] = flag.value
+
+    return changes, refusals
 
 
 def define_file(name: str, own_flags: flags.FlagValues) -> None:
@@ -242,12 +274,15 @@ def load_file(argv: Sequence[str], name: str) -> Any:
     return loaded
 
 
-def changed_keys(argv: Sequence[str], name: str = "config") -> set[str]:
-    """Returns the keys that --config.key=value flags set, e.g. {'depth.solver'}."""
-    prefix = f"{name}."
-    names = (arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-"))
-    names = (name.removeprefix("no") if name.startswith(f"no{prefix}") else name for name in names)
-    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+def _changed_key(arg: str, name: str) -> str | None:
+    """The key that an argument --config.key=value or --noconfig.key sets; None if it sets none."""
+    option, prefix = arg.lstrip("-").partition("=")[0], f"{name}."
+    if option.startswith(f"no{prefix}"):
+        option = option.removeprefix("no")
+
+    return (
+        option.removeprefix(prefix) if arg.startswith("-") and option.startswith(prefix) else None
+    )
 
 
 def _print_help(
@@ -259,15 +294,6 @@ def _print_help(
         default = f" (default {flag.default})" if flag.default else ""
         print(f"  --{flag.name}\n      {flag.help}{default}")
 
-    if config_flag is None:
-        return
-
-    file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
-    prefix = config_flag
-    if config_flag == "study":
-        # A study holds the config of its runs.
-        prefix, file = "study.config", None if file is None else file.config
-        print("\n".join(list_group("study", StudyConfig)))
-
-    config = None if file is None else from_config_dict(file)
-    print("\n".join(list_keys(prefix, config)))
+    if config_flag is not None:
+        file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
+        print("\n".join(list_config(config_flag, file)))

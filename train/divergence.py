@@ -1,8 +1,8 @@
-"""The report about a run that diverged: it accepts no batch any more."""
+"""Skipped batches, reported as they come; and the report about a run that accepts none any more."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,16 +12,60 @@ from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint.checksums import leaf_name
-from train.config.run import RunConfig
+from train.config.run import GuardConfig, RunConfig
 from train.data.pipeline import BatchOrder
 from train.devices.mesh import on_mesh, replicated
 from train.devices.processes import is_primary
-from train.errors import warn
+from train.errors import RunDiverged, warn
 from train.files import write_atomic
-from train.gradient import make_gradient
 from train.state import TrainState
-from train.step import random_keys
+from train.step import make_gradient, random_keys
 from train.tasks.task import Batch, Task
+
+
+class SkipMonitor:
+    """Reports skipped batches one step late, so that the device never waits for the host.
+
+    While batches are being skipped, and before the run is saved, it waits for the newest step.
+    """
+
+    def __init__(self, config: GuardConfig, report: Callable[[int, Mapping[str, Any]], None]):
+        """Starts with no batch reported.
+
+        Args:
+          config: how many consecutive skipped batches are too many.
+          report: called with the step and the metrics of each skipped batch, in order.
+        """
+        self._config, self._report = config, report
+        self._held: tuple[int, Mapping[str, Any]] | None = None
+        self._is_first = True
+        self._consecutive = 0
+
+    def exceeded(self, step: int, metrics: Mapping[str, Any], wait: bool) -> bool:
+        """Returns whether too many batches in a row were skipped.
+
+        Args:
+          step: that was dispatched.
+          metrics: of that step.
+          wait: whether to wait for this step, instead of reading the previous one alone.
+        """
+        previous, self._held = self._held, (step, metrics)
+        if previous is not None:
+            self._read(*previous)
+
+        # At first, too: a run may be resumed amid skipped batches, and the batch that is one too
+        # many must be noticed at its own step.
+        limit = self._config.max_consecutive
+        if wait or self._is_first or self._consecutive or limit == 1:
+            self._held, self._is_first = None, False
+            self._read(step, metrics)
+
+        return self._consecutive >= limit
+
+    def _read(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self._consecutive = int(metrics["skipped_in_a_row"])
+        if self._consecutive:
+            self._report(step, metrics)
 
 
 class Diverged(Exception):
@@ -42,7 +86,16 @@ def first_skipped(diverged: Diverged) -> int:
     return diverged.step - int(diverged.metrics["skipped_in_a_row"]) + 1
 
 
-def report(
+def rolled_back(diverged: Diverged, rollback: int, limit: int) -> str:
+    """Returns the warning about the rollback of that number, of as many as there may be."""
+    return (
+        f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
+        f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "
+        f"in another order (rollback {rollback} of {limit})"
+    )
+
+
+def given_up(
     diverged: Diverged,
     workdir: epath.Path,
     config: RunConfig,
@@ -50,8 +103,8 @@ def report(
     mesh: Mesh,
     examples: int,
     shuffle: int,
-) -> str:
-    """Writes divergence.json, and returns its content as text.
+) -> RunDiverged:
+    """Writes divergence.json, and returns the error that reports it: no rollback is left.
 
     Args:
       diverged: the last skipped batch, and the state after it.
@@ -74,12 +127,17 @@ def report(
         except OSError as error:
             warn(f"{path} cannot be written: {error}")
 
-    return f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}."
+    return RunDiverged(
+        f"the run diverged, after {config.guard.max_rollbacks} rollbacks to a checkpoint "
+        "(config.guard.max_rollbacks)\n"
+        f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}.\n"
+        "Take a smaller optimizer.learning_rate, say, and another --workdir"
+    )
 
 
 def _batch_indices(step: int, config: RunConfig, examples: int, shuffle: int) -> np.ndarray:
     """The indices of the examples of a step's batch."""
-    batches: Any = BatchOrder(
+    batches = BatchOrder(
         examples,
         config.batch_size,
         config.train_steps,

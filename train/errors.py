@@ -2,10 +2,48 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 
 
 class BadInput(ValueError):
-    """A flag, a config, a workdir or a data set that the program refuses; the text says why."""
+    """A flag, a config, a workdir or a data set that the program refuses; the text says why.
+
+    Attributes:
+      faults: all that is wrong, a text each.
+    """
+
+    def __init__(self, *faults: str):
+        """Takes the text of each fault: of several each gets a line."""
+        self.faults = faults
+        lines = ("\n  " + " ".join(fault.split()) for fault in faults)
+        super().__init__(
+            faults[0] if len(faults) == 1 else f"{len(faults)} faults:{''.join(lines)}"
+        )
+
+
+@contextlib.contextmanager
+def collecting(refusals: list[BadInput]) -> Iterator[None]:
+    """Adds a refusal inside it to the list, rather than let it stop the program."""
+    try:
+        yield
+    except BadInput as error:
+        refusals.append(error)
+
+
+def refuse(refusals: Sequence[BadInput]) -> None:
+    """Raises BadInput for all that was refused: the refusal itself if it is the only one."""
+    if len(refusals) == 1:
+        raise refusals[0]
+    if refusals:
+        raise BadInput(*dict.fromkeys(fault for r in refusals for fault in r.faults))
+
+
+def no_home(path: str, home: str) -> BadInput:
+    """Returns the error for a path whose home folder, '~NAME', is that of no user."""
+    return BadInput(
+        f"{path}: {home} is nobody's home: give the whole path, or ./{path} for a name that "
+        "begins with ~"
+    )
 
 
 class ProcessError(RuntimeError):

@@ -9,24 +9,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from odeformer import DepthConfig, LMConfig, solvers
+from odeformer import DepthConfig, solvers
 from odeformer.errors import unknown
 from train import command_line
 from train.checkpoint import restore
-from train.checkpoint.metadata import verified_config
+from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
-from train.devices.mesh import check_model_fits, device_mesh, parameter_shardings
+from train.devices.checks import check_model_fits
+from train.devices.mesh import device_mesh, parameter_shardings
 from train.errors import BadInput
-from train.scores import score, summarise
-from train.step import make_eval_step
+from train.scores import make_eval_step, score, summarise
 from train.tasks import make_task
 
 SPLITS = ("train", "validation", "test")
@@ -51,9 +55,7 @@ _CAPTION = (
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
-flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint; by default the newest sound one.", flag_values=FLAGS
-)
+command_line.define_step(FLAGS)
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
     "solvers",
@@ -120,6 +122,7 @@ def compare(
 
     metrics = []
     for depth in rows:
+        note(f"compiling and evaluating {depth.solver}, steps per group: {_steps(depth)}")
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
         scores = score(
             params,
@@ -170,12 +173,14 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.solvers:
         names = solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
-        rows = depths(rows[0], names, adaptive=not isinstance(config.model, LMConfig))
+        rows = depths(rows[0], names, adaptive=not config.model.causal)
 
+    note(f"reading the data, {config.data.name}")
     splits = load_splits(config, read_tokenizer(workdir))
     mesh = device_mesh(config.mesh)
     check_model_fits(config.model, mesh)
 
+    note(f"restoring the weights of {workdir}")
     params = restore.load_params(workdir, config, mesh, FLAGS.step)
     compare(params, config, splits[FLAGS.split], rows, Console())
 

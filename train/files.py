@@ -5,7 +5,7 @@ import os
 
 from etils import epath
 
-from train.errors import BadInput
+from train.errors import no_home
 
 
 def is_local(path: epath.Path) -> bool:
@@ -28,11 +28,7 @@ def expand(path: str) -> str:
     # It leaves what it cannot expand unchanged, and a folder named '~x' would be made.
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        home = expanded.partition("/")[0]
-        raise BadInput(
-            f"{path}: {home} is nobody's home: give the whole path, or ./{path} for a name that "
-            "begins with ~"
-        )
+        raise no_home(path, expanded.partition("/")[0])
 
     return expanded
 

@@ -3,6 +3,7 @@
     python -m train.inspect runs/digits
     python -m train.inspect runs/digits --compare=runs/euler
     python -m train.inspect runs/digits --compare=configs/digits.py
+    python -m train.inspect runs/a --compare=runs/b,runs/c --curves=abc.png
     python -m train.inspect runs/digits --params
     python -m train.inspect --params --config=configs/imagenet.py:variant=vit_b
 
@@ -14,31 +15,32 @@ there is none yet, 2 bad input: a folder that holds no run, or whose config.json
 """
 
 import dataclasses
-import math
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
-from jax.sharding import PartitionSpec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from odeformer import ModelConfig, example_inputs, make_model
-from odeformer.transformer.sharding import parameter_axes
 from train import command_line
-from train.checkpoint.checksums import leaf_name
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
-from train.checkpoint.metadata import other_versions, verified_config
-from train.checkpoint.restore import count_parameters
+from train.checkpoint.metadata import other_versions
+from train.checkpoint.parameters import parameter_shapes, parameter_table
+from train.checkpoint.restore import count_parameters, verified_config
 from train.checkpoint.workdir import read_config
+from train.checks import check_newest_sound, check_one_folder, reading_run
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
 from train.errors import BadInput, RunError
 from train.files import expand
+from train.logs.comparison import plot_runs, read_runs, score_table
 from train.logs.progress import describe
 
 # Where there is no terminal, rich would fold tables to 80 columns.
@@ -57,19 +59,17 @@ _COLUMNS: Mapping[str, Any] = {
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run; or give it alone.", FLAGS)
-command_line.define_path(
-    "compare", "Show how its config differs from that of this run or file.", FLAGS
+flags.DEFINE_list(
+    "compare",
+    [],
+    "Show how its config differs from those of these runs or files, and the runs' final scores.",
+    flag_values=FLAGS,
 )
+command_line.define_path("curves", "With --compare: draw the runs' curves to this PNG.", FLAGS)
 flags.DEFINE_bool("params", False, "Show the model's parameters.", flag_values=FLAGS)
 
 
-def parameter_shapes(config: ModelConfig) -> Any:
-    """Returns the shapes and dtypes of a model's parameters, without allocating them."""
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
-
-
-def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def differing_keys(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Returns {'group.key': (value here, value there)} for the keys that differ.
 
     Args:
@@ -87,6 +87,7 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, 
 
 
 def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> None:
+    note(f"reading every checkpoint of {workdir}")
     entries = list_checkpoints(workdir, config)
     finished = [entry for entry in entries if entry.is_finished]
     newest = finished[-1] if finished else None
@@ -105,7 +106,7 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
 
     # After the table, which is of use even if the config.json is another run's.
     verified_config(workdir)
-    _check_newest(workdir, finished)
+    check_newest_sound(workdir, [(entry.step, entry.state) for entry in finished], SOUND)
 
 
 def _print_summary(workdir: str, config: RunConfig, step: int, console: Console) -> None:
@@ -151,24 +152,25 @@ def _cells(entry: Entry, marks: Sequence[str], has_shuffles: bool) -> list[str]:
     ]
 
 
-def _check_newest(workdir: str, finished: Sequence[Entry]) -> None:
-    """Raises RunError if the newest checkpoint is not sound."""
-    if not finished:
-        raise RunError(f"{workdir} holds no finished checkpoint")
+def _compare(workdir: str, others: Sequence[str], console: Console) -> None:
+    for other in others:
+        _print_differences(workdir, other, console)
 
-    newest = finished[-1]
-    if newest.state == SOUND:
-        return
+    # Files have a config alone, and runs that have just begun no scores.
+    runs = read_runs([workdir, *(other for other in others if not _is_file(other))])
+    if len(runs) > 1:
+        console.print(score_table(runs))
+    if FLAGS.curves:
+        plot_runs(runs, FLAGS.curves)
+        _print(console, f"curves: {FLAGS.curves}")
 
-    sound = [entry.step for entry in finished if entry.state == SOUND]
-    rest = f"the newest sound one is of step {sound[-1]}" if sound else "none is sound"
-    raise RunError(
-        f"the newest checkpoint of {workdir}, step {newest.step}, is {newest.state}: {rest}"
-    )
+
+def _is_file(other: str) -> bool:
+    return other.partition(":")[0].endswith(".py")
 
 
 def _print_differences(workdir: str, other: str, console: Console) -> None:
-    pairs = differences(to_dict(read_config(workdir)), to_dict(_config_of(other)))
+    pairs = differing_keys(to_dict(read_config(workdir)), to_dict(_config_of(other)))
     if not pairs:
         _print(console, f"{workdir} and {other} have the same config")
         return
@@ -186,44 +188,9 @@ def _print_differences(workdir: str, other: str, console: Console) -> None:
 
 def _config_of(other: str) -> RunConfig:
     """The config of a file FILE.py or FILE.py:argument, or else of a workdir."""
-    if other.partition(":")[0].endswith(".py"):
+    if _is_file(other):
         return from_config_dict(command_line.load_file(["", f"--compare={other}"], "compare"))
     return read_config(other)
-
-
-def _print_parameters(config: ModelConfig, console: Console) -> None:
-    shapes = parameter_shapes(config)
-
-    axes = jax.tree.leaves(
-        parameter_axes(shapes), is_leaf=lambda spec: isinstance(spec, PartitionSpec)
-    )
-
-    table = Table(title="parameters", caption="axes: what a mesh may split; -: never split")
-    for name in ("name", "shape", "dtype", "entries", "bytes", "axes"):
-        table.add_column(name, justify="right" if name in ("entries", "bytes") else "left")
-
-    # By the first part of the name, in the order of the parameters.
-    entries, sizes = Counter(), Counter()
-    leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    for (path, leaf), spec in zip(leaves, axes, strict=True):
-        name, count = leaf_name(path), math.prod(leaf.shape)
-        size = count * leaf.dtype.itemsize
-        entries[name.partition("/")[0]] += count
-        sizes[name.partition("/")[0]] += size
-
-        shape = " x ".join(map(str, leaf.shape))
-        split = " ".join(axis or "-" for axis in spec)
-        row = [name, shape, str(leaf.dtype), f"{count:,}", f"{size:,}", split]
-        table.add_row(*row)
-
-    table.add_section()
-    totals = {name: (entries[name], sizes[name]) for name in entries}
-    totals["all"] = (entries.total(), sizes.total())
-    for name, (count, size) in totals.items():
-        row = [name, "", "", f"{count:,}", f"{size:,}", ""]
-        table.add_row(*row)
-
-    console.print(table)
 
 
 def _print(console: Console, text: str) -> None:
@@ -234,9 +201,7 @@ def _print(console: Console, text: str) -> None:
 def _workdir_of(positional: Sequence[str]) -> str:
     """The workdir, given by --workdir or by itself."""
     folders = [*([FLAGS.workdir] if FLAGS.workdir else []), *positional]
-    if len(folders) != 1:
-        raise BadInput(f"give the folder of one run, e.g. runs/digits; {len(folders)} were given")
-
+    check_one_folder(folders)
     return expand(folders[0])
 
 
@@ -246,14 +211,16 @@ def _inspect(argv: Sequence[str], console: Console) -> None:
         if not FLAGS.params or FLAGS.workdir or FLAGS.compare:
             raise BadInput("--config goes with --params alone: it shows a config's parameters")
 
-        _print_parameters(config.model, console)
+        console.print(parameter_table(config.model))
         return
 
     workdir = _workdir_of(command_line.parse(argv, FLAGS))
+    if FLAGS.curves and not FLAGS.compare:
+        raise BadInput("--curves goes with --compare: name the runs to draw next to this one")
     if FLAGS.compare:
-        _print_differences(workdir, FLAGS.compare, console)
+        _compare(workdir, [expand(other) for other in FLAGS.compare], console)
     if FLAGS.params:
-        _print_parameters(read_config(workdir).model, console)
+        console.print(parameter_table(read_config(workdir).model))
     if not FLAGS.compare and not FLAGS.params:
         _print_checkpoints(workdir, read_config(workdir), console)
 
@@ -267,19 +234,8 @@ def main(argv: Sequence[str]) -> None:
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
 
-    try:
+    with reading_run():
         _inspect(argv, console)
-
-    # The reader of a pipe has left: no fault of the run's, and nobody to tell.
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise BadInput(f"the run cannot be read: {error}") from error
-    except ImportError as error:
-        raise BadInput(
-            f"the workdir needs a package that is not installed ({error}): for gs:// addresses "
-            "pip install 'etils[epath-gcs]'"
-        ) from error
 
 
 if __name__ == "__main__":

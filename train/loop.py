@@ -10,7 +10,8 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint.metadata import Metadata, check_origin
+from train.checkpoint.checks import check_origin
+from train.checkpoint.metadata import Metadata
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import (
@@ -24,11 +25,11 @@ from train.config.border import Given, from_config_dict
 from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.split import Split
-from train.devices.mesh import check_fits, device_mesh, local_rows, put_batch
+from train.devices.checks import check_run_fits
+from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
-from train.divergence import Diverged, first_skipped, report
-from train.errors import RunDiverged, RunError, Stopped, warn
-from train.guard import SkipMonitor
+from train.divergence import Diverged, SkipMonitor, first_skipped, given_up, rolled_back
+from train.errors import RunError, Stopped, warn
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
@@ -37,9 +38,10 @@ from train.programs import Programs
 from train.schedule import Schedule
 from train.scores import score, summarise
 from train.signals import StopSignals
-from train.state import TrainState, abstract_state
+from train.startup import note
+from train.state import TrainState, expected_state
 from train.tasks import make_task
-from train.tasks.task import Task
+from train.tasks.task import Batch, Metrics, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Run:
     schedule: Schedule
     stop_requested: Callable[[], bool]
     init_state: Callable[[], TrainState]
-    train_step: Any
-    eval_step: Any
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    eval_step: Callable[[Any, Batch], Metrics]
 
 
 def train(
@@ -96,7 +98,7 @@ def train(
             try:
                 return _train_from(run, state, start, traced)
             except Diverged as diverged:
-                before = _check_rollbacks(run, start, diverged)
+                before = _resume_before(run, start, diverged)
 
             # Outside of the exception's scope, which holds a state: there is memory for one.
             state, start = _roll_back(run, start, before)
@@ -107,9 +109,10 @@ def train(
 def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -> Iterator[Run]:
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
-    check_fits(config, mesh)
+    check_run_fits(config, mesh)
 
     path = check_workdir(workdir, config)
+    note(f"reading the data, {config.data.name}")
     splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
@@ -142,8 +145,8 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
 
 def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
     """The newest sound state, or the initial one, and its position in the data."""
-    target = abstract_state(run.config, run.optimizer, run.mesh)
-    restored = restore_newest(run.path, target, before)
+    note("restoring or initialising the state")
+    restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
 
     if restored is None:
         state, start = run.init_state(), BEGINNING
@@ -188,6 +191,8 @@ def _train_from(
         if run.stop_requested():
             raise Stopped(f"{run.path} is at step {start.step}; the same command resumes it")
 
+        if steps:
+            note("compiling the train step")
         for step, rows in zip(steps, _batches(run, start), strict=True):
             # The step is dispatched before the metrics of the last one are read.
             batch = put_batch(run.mesh, rows, config.batch_size)
@@ -254,32 +259,21 @@ def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     return score(params, data, size, run.mesh, run.eval_step, workers=workers)
 
 
-def _check_rollbacks(run: Run, start: Position, diverged: Diverged) -> int:
+def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
-    limit, examples = run.config.guard.max_rollbacks, len(run.splits["train"])
-
-    if start.shuffle >= limit:
-        text = report(
+    if start.shuffle >= run.config.guard.max_rollbacks:
+        raise given_up(
             diverged,
             run.path,
             config=run.config,
             task=run.task,
             mesh=run.mesh,
-            examples=examples,
+            examples=len(run.splits["train"]),
             shuffle=start.shuffle,
-        )
-        raise RunDiverged(
-            f"the run diverged, after {limit} rollbacks to a checkpoint "
-            "(config.guard.max_rollbacks)\n"
-            f"{text}\nTake a smaller optimizer.learning_rate, say, and another --workdir"
         )
 
     if is_primary():
-        warn(
-            f"{int(diverged.metrics['skipped_in_a_row'])} batches were skipped in a row up to step "
-            f"{diverged.step}: the run is rolled back to a checkpoint, and resumed with the data "
-            f"in another order (rollback {start.shuffle + 1} of {limit})"
-        )
+        warn(rolled_back(diverged, start.shuffle + 1, run.config.guard.max_rollbacks))
     return first_skipped(diverged)
 
 

@@ -13,8 +13,9 @@ from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
 from train.data.text.tokenizer import Tokenizer
+from train.scores import jit_eval_step, make_eval_step
 from train.state import TrainState, jit_init
-from train.step import jit_eval_step, jit_train_step, make_eval_step, make_train_step
+from train.step import jit_train_step, make_train_step
 from train.tasks.task import Batch, Metrics, Task
 
 

@@ -1,18 +1,82 @@
-"""Scores of the examples of a split, and the metrics of the split."""
+"""The jitted evaluation step, the scores of a split's examples, and the metrics of the split."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from odeformer import ModelConfig, example_inputs, make_model
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.split import Split
-from train.devices.mesh import batch_shards, local_rows, put_batch
+from train.devices.mesh import (
+    batch_shards,
+    local_rows,
+    on_mesh,
+    parameter_shardings,
+    put_batch,
+    replicated,
+    split_by_batch,
+)
 from train.devices.processes import is_primary
 from train.errors import warn
-from train.tasks.task import Batch, Metrics, Task, mean
+from train.step import evaluations, failures
+from train.tasks.task import Arrays, Batch, Metrics, Task, mean
+
+
+def make_eval_step(
+    config: ModelConfig, task: Task, mesh: Mesh, jitted: Any = None
+) -> Callable[[Any, Batch], Metrics]:
+    """Returns the jitted evaluation step (params, batch) -> scores of each example.
+
+    Args:
+      config: the model's config.
+      task: how batches become scores.
+      mesh: the batch is split over its devices, the parameters as in training.
+      jitted: what `jit_eval_step` returned for a task that differs in its fold alone.
+
+    Returns:
+      The step. A batch holds what the task says. Scores are float32 [B], replicated: those of the
+      task, nfe (evaluations of all terms) and failed (1 where a solve did not reach its end).
+    """
+    step = jit_eval_step(config, task, mesh) if jitted is None else jitted
+    constants = task.constants()
+
+    def score_batch(params: Any, batch: Batch) -> Metrics:
+        with on_mesh(mesh, config):
+            return step(params, batch, constants)
+
+    return score_batch
+
+
+def jit_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
+    """Returns the jitted evaluation step (params, batch, constants)."""
+    model = make_model(config)
+
+    def eval_step(params: Any, batch: Batch, constants: Arrays) -> Metrics:
+        inputs = task.inputs(batch, constants)
+        logits, aux = model.apply({"params": params}, *inputs, mutable=["ode"])
+        scores = {
+            **task.scores(logits, batch, constants),
+            "nfe": evaluations(aux["ode"]),
+            "failed": failures(aux["ode"]).any(axis=0),
+        }
+
+        # Where the batch shares a solve, nfe and failed are scalars: each example gets them.
+        size = batch["index"].shape
+        return {k: jnp.broadcast_to(v, size).astype(jnp.float32) for k, v in scores.items()}
+
+    inputs = example_inputs(config)
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    everywhere = replicated(mesh)
+    return jax.jit(
+        eval_step,
+        in_shardings=(parameter_shardings(mesh, config, params), split_by_batch(mesh), everywhere),
+        # Replicated, as a process can fetch only what lies on its own devices.
+        out_shardings=everywhere,
+    )
 
 
 def score(

@@ -1,4 +1,4 @@
-"""What changes from step to step of a run."""
+"""What changes from step to step of a run: weights, moments, and what the guard has seen."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,19 @@ from jax.sharding import Mesh
 from odeformer import example_inputs, make_model
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings, replicated
-from train.guard import Guard, init_guard
+from train.optimizer import make_optimizer
+
+# Number of batches that a new one is compared with.
+WINDOW = 128
+
+
+@flax.struct.dataclass
+class Guard:
+    """Statistics of the batches so far; a part of a run's state."""
+
+    recent: jax.Array  # float32 [WINDOW, 2]: loss, gradient norm of the newest accepted batches
+    consecutive: jax.Array  # int32: skipped batches since the newest accepted one
+    skipped: jax.Array  # int32: skipped batches in all
 
 
 @flax.struct.dataclass
@@ -34,6 +46,15 @@ class TrainState:
     def eval_params(self) -> Any:
         """The weights to evaluate with: the average if there is one."""
         return self.params if self.ema is None else self.ema
+
+
+def init_guard() -> Guard:
+    """Returns the statistics before the first batch."""
+    return Guard(
+        recent=jnp.zeros((WINDOW, 2), jnp.float32),
+        consecutive=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+    )
 
 
 def make_init(
@@ -89,6 +110,11 @@ def abstract_state(
     )
 
 
+def expected_state(config: RunConfig, mesh: Mesh) -> TrainState:
+    """Returns the abstract state of a run as its config alone says: what its checkpoints hold."""
+    return abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
+
+
 def state_shardings(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
@@ -109,4 +135,40 @@ def jit_init(
     """Returns the jitted function (seed) -> TrainState whose outputs are sharded."""
     return jax.jit(
         make_init(config, optimizer), out_shardings=state_shardings(config, optimizer, mesh)
+    )
+
+
+def judge(
+    guard: Guard, steps: jax.Array, loss: jax.Array, grad_norm: jax.Array, sigmas: float | None
+) -> tuple[jax.Array, Guard]:
+    """Returns whether a batch is accepted, and the statistics after it.
+
+    It is if its loss and its gradient's norm are finite and, once WINDOW batches were accepted,
+
+        value <= mean + sigmas * standard deviation
+
+    of the WINDOW newest ones, for both.
+
+    Args:
+      guard: the statistics so far.
+      steps: int32, number of batches accepted so far.
+      loss: of the batch, float32 (nats).
+      grad_norm: of the batch's gradient, float32.
+      sigmas: the number of standard deviations; None: any finite value is accepted.
+    """
+    values = jnp.stack([loss, grad_norm])
+    accepted = jnp.isfinite(values).all()
+
+    if sigmas is not None:
+        bound = guard.recent.mean(axis=0) + sigmas * guard.recent.std(axis=0)
+
+        # Until the window is full it holds zeros.
+        accepted &= (steps < WINDOW) | (values <= bound).all()
+
+    # A skipped batch must leave no trace in the window: a single NaN would reject all that follow.
+    recent = guard.recent.at[steps % WINDOW].set(values)
+    return accepted, Guard(
+        recent=jnp.where(accepted, recent, guard.recent),
+        consecutive=jnp.where(accepted, 0, guard.consecutive + 1),
+        skipped=guard.skipped + (~accepted).astype(jnp.int32),
     )

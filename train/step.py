@@ -1,4 +1,4 @@
-"""The jitted train step and evaluation step."""
+"""The jitted train step, and in it the gradient: of the whole batch, in parts, or by shard."""
 
 import dataclasses
 import functools
@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
-from odeformer import ModelConfig, example_inputs, make_model
+from odeformer import make_model, sharding
 from train.config.run import RunConfig
-from train.devices.mesh import on_mesh, parameter_shardings, replicated, split_by_batch
-from train.gradient import evaluations, failures, make_gradient
-from train.guard import judge
+from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
 from train.optimizer import make_schedule, update_ema
-from train.state import TrainState, abstract_state, state_shardings
+from train.state import TrainState, abstract_state, judge, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
+
+Gradient = Callable[[Any, Any, Any, jax.Array], tuple[Any, Metrics]]
 
 
 def make_train_step(
@@ -32,7 +32,7 @@ def make_train_step(
 
     How a sample is prepared is a function of the seed, the sample's index and its visit; dropout
     and mixing are functions of the seed, the step and the sample's place in the batch. None of it
-    depends on the mesh. A batch that `guard.judge` refuses is skipped: it changes nothing of the
+    depends on the mesh. A batch that `state.judge` refuses is skipped: it changes nothing of the
     state but the guard's counts.
 
     Args:
@@ -160,54 +160,89 @@ def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Arr
     return dropout_key, Keys(batch_key, sample_keys)
 
 
-def make_eval_step(
-    config: ModelConfig, task: Task, mesh: Mesh, jitted: Any = None
-) -> Callable[[Any, Batch], Metrics]:
-    """Returns the jitted evaluation step (params, batch) -> scores of each example.
+def make_gradient(config: RunConfig, task: Task) -> Gradient:
+    """Returns (params, inputs, targets, dropout key) -> (gradient, metrics of the loss).
 
-    Args:
-      config: the model's config.
-      task: how batches become scores.
-      mesh: the batch is split over its devices, the parameters as in training.
-      jitted: what `jit_eval_step` returned for a task that differs in its fold alone.
-
-    Returns:
-      The step. A batch holds what the task says. Scores are float32 [B], replicated: those of the
-      task, nfe (evaluations of all terms) and failed (1 where a solve did not reach its end).
+    Under mode 'jit' the compiler splits one program over the mesh. Under 'shard_map' each shard of
+    the batch runs a program of its own, so that its adaptive solves take their own steps and wait
+    for no other shard; the shards meet once, where their gradients are added up. With accumulation
+    the batch is processed in parts, one after the other, in the memory of one part. Either way each
+    loss is weighted by the number of examples or tokens that it is the mean of.
     """
-    step = jit_eval_step(config, task, mesh) if jitted is None else jitted
-    constants = task.constants()
+    model = make_model(config.model)
 
-    def score_batch(params: Any, batch: Batch) -> Metrics:
-        with on_mesh(mesh, config):
-            return step(params, batch, constants)
+    def loss_fn(params, inputs, targets, key):
+        logits, aux = model.apply(
+            {"params": params}, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
+        )
+        loss, metrics = task.loss(logits, targets)
 
-    return score_batch
-
-
-def jit_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
-    """Returns the jitted evaluation step (params, batch, constants)."""
-    model = make_model(config)
-
-    def eval_step(params: Any, batch: Batch, constants: Arrays) -> Metrics:
-        inputs = task.inputs(batch, constants)
-        logits, aux = model.apply({"params": params}, *inputs, mutable=["ode"])
-        scores = {
-            **task.scores(logits, batch, constants),
-            "nfe": evaluations(aux["ode"]),
-            "failed": failures(aux["ode"]).any(axis=0),
+        counts = {
+            "nfe": evaluations(aux["ode"]).mean(),
+            "failed_solves": failures(aux["ode"]).sum().astype(jnp.float32),
         }
+        return loss, {"loss": loss, **counts, **metrics}
 
-        # Where the batch shares a solve, nfe and failed are scalars: each example gets them.
-        size = batch["index"].shape
-        return {k: jnp.broadcast_to(v, size).astype(jnp.float32) for k, v in scores.items()}
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if config.parallel.accumulate > 1:
+        gradient = _in_parts(gradient, task, config.parallel.accumulate)
 
-    inputs = example_inputs(config)
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    everywhere = replicated(mesh)
-    return jax.jit(
-        eval_step,
-        in_shardings=(parameter_shardings(mesh, config, params), split_by_batch(mesh), everywhere),
-        # Replicated, as a process can fetch only what lies on its own devices.
-        out_shardings=everywhere,
+    return _by_shard(gradient, task) if config.parallel.mode == "shard_map" else gradient
+
+
+def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
+    """The gradient of a batch that is processed in parts."""
+
+    def split(x: jax.Array) -> jax.Array:
+        # Rows are dealt out in turn: a part has as many rows of each shard as any other part.
+        x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+        return sharding.constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
+
+    def accumulated(params, inputs, targets, key):
+        def add(total, xs):
+            part, inputs, targets = xs
+            new = gradient(params, inputs, targets, jax.random.fold_in(key, part))
+
+            weight = task.weight(targets)
+            return jax.tree.map(lambda a, b: a + weight * b, total, (*new, 1.0)), None
+
+        xs = (jnp.arange(parts), *jax.tree.map(split, (inputs, targets)))
+        first = jax.tree.map(lambda x: x[0], xs[1:])
+
+        shapes = jax.eval_shape(gradient, params, *first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (*shapes, jnp.float32(0)))
+
+        (*total, weight), _ = jax.lax.scan(add, zeros, xs)
+        return jax.tree.map(lambda x: x / weight, tuple(total))
+
+    return accumulated
+
+
+def _by_shard(gradient: Gradient, task: Task) -> Gradient:
+    """The gradient of a batch whose shards compute theirs independently, on the active mesh."""
+
+    def shard(params, inputs, targets, key):
+        weight = task.weight(targets)
+        mine = jax.tree.map(lambda x: weight * x, gradient(params, inputs, targets, key))
+
+        # Shards may hold different numbers of tokens, so the mean is a weighted one.
+        total, weights = jax.lax.psum((mine, weight), BATCH_AXES)
+        return jax.tree.map(lambda x: x / weights, total)
+
+    replicated, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    return jax.shard_map(
+        shard,
+        in_specs=(replicated, split, split, replicated),
+        out_specs=replicated,
+        check_vma=False,  # which diffrax's loops do not pass (diffrax#735)
     )
+
+
+def failures(ode: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns which solves did not reach their end: bool [G], or [G, B] per sample."""
+    return jnp.not_equal(ode["result"], 0)
+
+
+def evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns the evaluations of all terms over the depth: float32 [], or [B] per sample."""
+    return ode["nfe"].sum(axis=(0, -1)).astype(jnp.float32)

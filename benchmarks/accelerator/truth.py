@@ -23,7 +23,7 @@ from benchmarks.accelerator.cases import threads
 from benchmarks.accelerator.rows import Rows, Unavailable, WrongAnswer
 from benchmarks.accelerator.tables import Line, Table, number, stamp
 from odeformer import LMConfig, ViTConfig, presets, solvers
-from odeformer.ode.settings import ADJOINTS
+from odeformer.ode.problem import ADJOINTS
 
 FLOAT32, BFLOAT16 = 1e-4, 2e-2  # accepted differences, relative, over the whole tree
 RTOL = 1e-3  # of the adaptive solves

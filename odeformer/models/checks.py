@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.checks import COUNT, Accepted
 from odeformer.errors import check_positive_int
-from odeformer.ode.times import concrete
+from odeformer.ode.time_checks import concrete
+from odeformer.transformer.checks import check_backend, check_float64
+from odeformer.transformer.field import FieldConfig
 
 Array = jax.Array | np.ndarray
 
@@ -81,13 +84,18 @@ def check_mask(mask_BN: Array, tokens_BN: Array) -> None:
         )
 
 
-def check_sides(sides: Sequence[int]) -> None:
-    """Raises ValueError where these are not the height and width of an image."""
-    if len(sides) != 2:
-        raise ValueError(f"image_size is a side or a pair of sides; {sides} was given")
+def check_sides(**sizes: int | tuple[int, int]) -> None:
+    """Raises ValueError for what is neither a side of an image nor its height and width."""
+    for name, sides in sizes.items():
+        sides = sides if isinstance(sides, tuple) else (sides, sides)
+        if len(sides) != 2:
+            raise ValueError(f"{name} is a side or a pair of sides; {sides} was given")
 
-    for side in sides:
-        check_positive_int(image_size=side)
+        for side in sides:
+            check_positive_int(**{name: side})
+
+
+SIDES = Accepted(COUNT.text, check_sides)
 
 
 def check_patches(image_size: int | tuple[int, int], sides: Sequence[int], patch_size: int) -> None:
@@ -115,6 +123,26 @@ def check_rotary(width: int, heads: int) -> None:
             f"positions 'rotary' rotate pairs of a head's {width // heads} entries (width={width} "
             f"over heads={heads}), an odd number: take other heads, or positions 'learned'"
         )
+
+
+def check_trips(primitive: str) -> None:
+    """Raises ValueError for a loop whose body's FLOPs cannot be counted."""
+    if primitive == "while":
+        raise ValueError(
+            "a while loop (an adaptive solve, or an adjoint of diffrax) has no trip count before "
+            "it runs: count fixed steps under adjoint 'checkpoint' or 'store', or one evaluation, "
+            "and multiply it by the solve's nfe"
+        )
+
+
+def check_computable(config: FieldConfig) -> None:
+    """Raises ValueError where this process cannot compute the model of a config.
+
+    That is dtype 'float64' without jax_enable_x64, or attention 'cudnn' without an NVIDIA GPU.
+    """
+    if config.dtype == "float64":
+        check_float64()
+    check_backend(config.attention)
 
 
 def _outside(values: Array, size: int) -> str | None:

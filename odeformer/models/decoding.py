@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
 from odeformer.ode import solvers
-from odeformer.ode.steps import staged_step
-from odeformer.ode.times import step_times
+from odeformer.ode.steps import staged_step, step_times
 from odeformer.transformer.attention import KeyValues
 from odeformer.transformer.field import TERMS, TransformerField, transformer_field
+from odeformer.transformer.layers import param_dtype
 
 # Indices of the field's terms.
 ATTENTION, MLP = range(2)
@@ -31,11 +31,14 @@ class Cache(NamedTuple):
       k: keys, [G, steps, E, B, S, H, K].
       v: values, [G, steps, E, B, S, H, K].
       filled: int32 [B], how many tokens of each sample were read.
+      sums: the sums of these tokens' values, [G, steps, E, B, H, K] float32 or float64, where
+        attention is centred; else None.
     """
 
     k: jax.Array
     v: jax.Array
     filled: jax.Array
+    sums: jax.Array | None = None
 
 
 def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache:
@@ -47,7 +50,7 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
       places: S, the most tokens that a sequence will have; None: the block's size.
 
     Returns:
-      A Cache of zeros, keys and values in the dtype of the matrix products.
+      A Cache of zeros, keys and values in the dtype of the matrix products, sums in the state's.
     """
     depth = config.depth
 
@@ -56,9 +59,10 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
 
     places = config.block_size if places is None else places
     heads = (config.heads, config.width // config.heads)
-    shape = (depth.groups, depth.fixed_steps, evaluations, batch, places, *heads)
-    k, v = (jnp.zeros(shape, config.dtype) for _ in range(2))
-    return Cache(k, v, jnp.zeros(batch, jnp.int32))
+    each = (depth.groups, depth.fixed_steps, evaluations, batch)
+    k, v = (jnp.zeros((*each, places, *heads), config.dtype) for _ in range(2))
+    sums = jnp.zeros((*each, *heads), param_dtype(config.dtype)) if config.centre else None
+    return Cache(k, v, jnp.zeros(batch, jnp.int32), sums)
 
 
 def decode(
@@ -125,7 +129,13 @@ def advance(
         at = places.at[:, :, :, samples_B1, places_BC]
         return at.set(new, mode="drop", unique_indices=True)
 
-    return y_BCD, Cache(write(cache.k, k), write(cache.v, v), cache.filled + lengths_B)
+    sums = cache.sums
+    if sums is not None:
+        real_BC11 = (jnp.arange(new)[None] < lengths_B[:, None])[..., None, None]
+        added = jnp.where(jnp.expand_dims(real_BC11, (0, 1, 2)), v.astype(sums.dtype), 0)
+        sums += added.sum(axis=4)
+
+    return y_BCD, Cache(write(cache.k, k), write(cache.v, v), cache.filled + lengths_B, sums)
 
 
 def predict(model: LM, variables: Any, y_BCD: jax.Array) -> jax.Array:
@@ -146,30 +156,30 @@ def _integrate(
     rotation: jax.Array | None,
 ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     """The state after the last group; the new keys and values, [G, steps, E, B, C, H, K] each."""
-    depth, field = config.depth, transformer_field(config, causal=True)
+    depth, field = config.depth, transformer_field(config)
 
     # LMConfig refuses adaptive steps.
     assert depth.fixed_steps is not None
     times = jnp.asarray(step_times(0.0, float(depth.share), depth.fixed_steps, y_BCD.dtype))
 
     def group(y_BCD, xs):
-        theta, offset, k, v = xs
+        theta, offset, k, v, sums = xs
 
         def step(y_BCD, xs):
-            t0, t1, k, v = xs
-            step_cache = Cache(k, v, cache.filled)
+            t0, t1, k, v, sums = xs
+            step_cache = Cache(k, v, cache.filled, sums)
             evaluate, new = _make_evaluate(field, theta, offset, step_cache, rotation)
             y_BCD = staged_step(depth.solver, TERMS, evaluate, t0=t0, t1=t1, y0=y_BCD)
 
             k, v = (jnp.stack(evaluations) for evaluations in zip(*new, strict=True))
             return y_BCD, (k, v)
 
-        return jax.lax.scan(step, y_BCD, (times[:-1], times[1:], k, v))
+        return jax.lax.scan(step, y_BCD, (times[:-1], times[1:], k, v, sums))
 
     # The same scan over groups as in the stack, with the cache's part of each group.
     theta = variables["params"]["depth"]["groups"]
     offsets = depth.share * jnp.arange(depth.groups, dtype=y_BCD.dtype)
-    return jax.lax.scan(group, y_BCD, (theta, offsets, cache.k, cache.v))
+    return jax.lax.scan(group, y_BCD, (theta, offsets, cache.k, cache.v, cache.sums))
 
 
 def _make_evaluate(
@@ -181,13 +191,14 @@ def _make_evaluate(
 ):
     """A step's slope for `staged_step`, and the list to which it adds new keys and values.
 
-    The cache is that of one step, [E, B, S, H, K].
+    The cache is that of one step: k and v [E, B, S, H, K], sums [E, B, H, K] or None.
     """
     # Filled while the step is traced, in the order in which the step evaluates attention.
     variables, new = {"params": theta}, []
 
     def attention(n: int, t: jax.Array, y_BCD: jax.Array) -> jax.Array:
-        seen = KeyValues(cache.k[n], cache.v[n], cache.filled)
+        sums = None if cache.sums is None else cache.sums[n]
+        seen = KeyValues(cache.k[n], cache.v[n], cache.filled, sums)
         slope_BCD, keys_and_values = field.apply(
             variables, t, y_BCD, seen, rotation, method="extend_attention"
         )

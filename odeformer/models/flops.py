@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from odeformer.models.lm import LMConfig
-from odeformer.models.registry import ModelConfig, example_inputs, make_model
-from odeformer.models.vit import ViTConfig
+from odeformer.models.checks import check_trips
+from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
 from odeformer.ode import solvers
 from odeformer.transformer.field import TERMS
 from odeformer.transformer.layers import TimeEmbedding
@@ -66,21 +65,12 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         out_axis = params["dimension_numbers"].rhs_spec[0]
         return 2 * math.prod(outputs[0].shape) * math.prod(kernel) // kernel[out_axis]
 
-    _check_trips(name)
+    check_trips(name)
     inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "cond":
         return max(inner)
 
     return sum(inner) * (params["length"] if name == "scan" else 1)
-
-
-def _check_trips(primitive: str) -> None:
-    if primitive == "while":
-        raise ValueError(
-            "a while loop (an adaptive solve, or an adjoint of diffrax) has no trip count before "
-            "it runs: count fixed steps under adjoint 'checkpoint' or 'store', or one evaluation, "
-            "and multiply it by the solve's nfe"
-        )
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
@@ -95,6 +85,8 @@ def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
     """Returns the FLOPs of one evaluation of attention, and of the MLP, for one sequence.
 
         attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M
+
+    Centring adds no products.
 
     Args:
       width: D, size of the state's last axis.
@@ -139,7 +131,8 @@ def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
       ValueError: adaptive steps and no nfe.
     """
     # All scores count, also those that a causal mask hides: the program computes them.
-    terms = [term + _time(config) for term in evaluation(config.width, config.mlp, _tokens(config))]
+    tokens = example_sizes(config).tokens
+    terms = [term + _time(config) for term in evaluation(config.width, config.mlp, tokens)]
     depth = sum(n * term for n, term in zip(_counts(config, nfe), terms, strict=True))
     return int(_patches(config) + _head(config) + depth)
 
@@ -172,29 +165,16 @@ def _counts(config: ModelConfig, nfe: Sequence[float] | None) -> Sequence[float]
     return evaluations(config).tolist() if nfe is None else nfe
 
 
-def _tokens(config: ModelConfig) -> int:
-    """Tokens of one example, the class token included."""
-    if isinstance(config, ViTConfig):
-        return math.prod(config.grid) + (config.pool == "token")
-
-    return config.block_size
-
-
 def _patches(config: ModelConfig) -> int:
     """FLOPs that embed an image's patches."""
-    if not isinstance(config, ViTConfig):
-        return 0
-
-    inputs = config.patch_size**2 * config.channels
-    return 2 * math.prod(config.grid) * inputs * config.width
+    sizes = example_sizes(config)
+    return 2 * sizes.patches * sizes.patch_inputs * config.width
 
 
 def _head(config: ModelConfig) -> int:
-    """FLOPs of the logits: of one vector per example, or of one per token for a language model."""
-    if isinstance(config, LMConfig):
-        return 2 * _tokens(config) * config.width * config.vocabulary
-
-    return 2 * config.width * config.classes
+    """FLOPs of the logits."""
+    sizes = example_sizes(config)
+    return 2 * sizes.predictions * config.width * sizes.outputs
 
 
 def _time(config: ModelConfig) -> int:

@@ -3,6 +3,7 @@
 Arrays carry their axes in their names: B batch, C tokens of a chunk, V vocabulary.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,11 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.errors import check_kind, check_positive_int
+from odeformer.checks import COUNT, check_settings, setting
+from odeformer.errors import check_kind
 from odeformer.models.decoding import Cache, decode, init_cache
+from odeformer.models.generate_checks import (
+    SEED,
+    TEMPERATURE,
+    TOP_P,
+    as_prompts,
+    check_end,
+    check_variables,
+    not_finite,
+)
 from odeformer.models.lm import LM
-from odeformer.models.prompts import as_prompts, check_end, check_variables, not_finite
-from odeformer.models.sampling import check_sampling, sample
+from odeformer.models.sampling import sample
 
 # In place of the token of a sequence that has ended, in `stream`.
 STOPPED = -1
@@ -25,6 +35,21 @@ _INVALID = -2
 
 # (tokens_BC, cache, lengths_B, number) -> the new token of that number [B, 1], cache
 Read = Callable[..., tuple[jax.Array, Cache]]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateOptions:
+    """How prompts are continued: the options of `generate`, which describes them."""
+
+    max_new_tokens: int | None = setting(COUNT, None)
+    temperature: float = setting(TEMPERATURE, 1.0)
+    top_k: int | None = setting(COUNT, None)
+    top_p: float | None = setting(TOP_P, None)
+    seed: int = setting(SEED, 0)
+    end: int | None = None  # depends on the vocabulary
+
+    def __post_init__(self):
+        check_settings(self)
 
 
 def generate(
@@ -82,10 +107,7 @@ def generate(
       >>> [len(text) for text in texts]  # three tokens and five fill the block
       [5, 6]
     """
-    tokens = stream(
-        model,
-        variables,
-        prompts,
+    options = GenerateOptions(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -93,7 +115,7 @@ def generate(
         seed=seed,
         end=end,
     )
-    new = np.stack(list(tokens), axis=1)
+    new = np.stack(list(stream(model, variables, prompts, options)), axis=1)
     return [row[row != STOPPED] for row in new]
 
 
@@ -101,17 +123,15 @@ def stream(
     model: LM,
     variables: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-    end: int | None = None,
+    options: GenerateOptions | None = None,
 ) -> Iterator[np.ndarray]:
     """Continues each prompt as `generate` does, and yields the tokens as they come.
 
     Args:
-      As those of `generate`.
+      model: the model.
+      variables: its parameters.
+      prompts: sequences of tokens, as for `generate`.
+      options: those of `generate`; None: its defaults.
 
     Returns:
       An iterator of int32 [B]: the next new token of each prompt; STOPPED (-1) for a prompt whose
@@ -121,26 +141,25 @@ def stream(
       ValueError: as `generate`, at the call.
       FloatingPointError: as `generate`, at the token that would have been sampled.
     """
+    options = options or GenerateOptions()
     check_kind("generate", model, LM)
     check_variables(variables)
     sequences = as_prompts(prompts, model.config)
-    check_sampling(temperature, top_k, top_p, seed)
-    check_positive_int(max_new_tokens=max_new_tokens)
-    check_end(end, model.config)
+    check_end(options.end, model.config)
 
     tokens_BC, lengths_B = _pad(sequences, model.config.block_size)
     limits_B = model.config.block_size - lengths_B
-    if max_new_tokens is not None:
-        limits_B = np.minimum(limits_B, max_new_tokens)
+    if options.max_new_tokens is not None:
+        limits_B = np.minimum(limits_B, options.max_new_tokens)
 
     read = functools.partial(
         _read_and_sample,
         model,
         variables,
-        key=jax.random.key(seed),
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
+        key=jax.random.key(options.seed),
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
     )
 
     # A generator of its own, so that the checks above run at the call and not at the first token.
@@ -151,7 +170,7 @@ def stream(
         tokens_BC=tokens_BC,
         lengths_B=lengths_B,
         limits_B=limits_B,
-        end=end,
+        end=options.end,
     )
 
 

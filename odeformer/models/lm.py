@@ -6,9 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from odeformer.errors import check_flag, check_kind
+from odeformer.checks import FLAG, setting
+from odeformer.errors import check_kind
 from odeformer.models.tokens import TokenConfig, TokenTransformer, embedding_init
-from odeformer.transformer.checks import check_causal
 from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.sharding import constrain
 
@@ -27,12 +27,9 @@ class LMConfig(TokenConfig):
         steps, under which a token's output would depend on later tokens.
     """
 
-    tied: bool = True
+    tied: bool = setting(FLAG, True)
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_flag(tied=self.tied)
-        check_causal(self.depth.rtol)
+    causal: ClassVar[bool] = True
 
 
 class LM(TokenTransformer[LMConfig]):
@@ -52,8 +49,6 @@ class LM(TokenTransformer[LMConfig]):
       >>> model.apply(variables, tokens).shape
       (2, 16, 257)
     """
-
-    causal: ClassVar[bool] = True
 
     def __post_init__(self):
         check_kind("LM", self.config, LMConfig)

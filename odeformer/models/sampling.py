@@ -3,12 +3,8 @@
 Arrays carry their axes in their names: B batch, V vocabulary.
 """
 
-import numbers
-
 import jax
 import jax.numpy as jnp
-
-from odeformer.errors import check_positive_int
 
 
 def sample(
@@ -72,22 +68,3 @@ def _sample_best(
 
     ranks_B = jax.vmap(jax.random.categorical)(keys_B, ranked_BV)
     return jnp.take_along_axis(tokens_BV, ranks_B[:, None], axis=-1)[:, 0]
-
-
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None, seed: int) -> None:
-    """Raises ValueError where these are not accepted; see `sample`, and `generate` for the seed."""
-    if not isinstance(temperature, numbers.Real) or not temperature >= 0:
-        raise ValueError(
-            f"temperature is 0 or more; {temperature!r} was given: take 0 for the best token, 1 "
-            "for the model's own probabilities"
-        )
-
-    check_positive_int(top_k=top_k)
-    if top_p is not None and (not isinstance(top_p, numbers.Real) or not 0 < top_p <= 1):
-        raise ValueError(
-            f"top_p is greater than 0 and at most 1; {top_p!r} was given: take 1, or leave it out, "
-            "to sample from all tokens"
-        )
-
-    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is a whole number, 0 to 2^32 - 1; {seed!r} was given")

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_name, check_positive_int
+from odeformer.checks import COUNT, one_of, setting
+from odeformer.errors import check_kind
 from odeformer.models.checks import check_mask
 from odeformer.models.tokens import TokenConfig, TokenTransformer
 from odeformer.transformer.layers import param_dtype
@@ -30,13 +31,8 @@ class TextConfig(TokenConfig):
       ValueError: sizes that do not fit one another, or a name that is not accepted.
     """
 
-    classes: int = 2
-    pool: str = "mean"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_positive_int(classes=self.classes)
-        check_name("pool", self.pool, POOLS)
+    classes: int = setting(COUNT, 2)
+    pool: str = setting(one_of(POOLS), "mean")
 
 
 class TextClassifier(TokenTransformer[TextConfig]):

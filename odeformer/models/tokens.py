@@ -11,55 +11,44 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_name, check_positive_int
+from odeformer.checks import COUNT, one_of, setting
 from odeformer.models.checks import check_layout, check_rotary, check_tokens
+from odeformer.models.config import TransformerConfig
 from odeformer.transformer.attention import Layout, rotation
-from odeformer.transformer.checks import DTYPES
-from odeformer.transformer.depth import DepthConfig, as_depth
-from odeformer.transformer.field import FieldConfig, transformer_field
+from odeformer.transformer.depth import DepthModule, ODEStack, sow_counts
+from odeformer.transformer.field import transformer_field
 from odeformer.transformer.layers import Dropout, layer_norm, param_dtype
 from odeformer.transformer.sharding import constrain, sample_numbers
-from odeformer.transformer.stack import DepthModule, ODEStack, sow_counts
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenConfig(FieldConfig):
+class TokenConfig(TransformerConfig):
     """A transformer over tokens.
 
-    The other fields are those of `FieldConfig`.
+    The other fields are those of `TransformerConfig`.
 
     Attributes:
       vocabulary: V, number of tokens that there are.
       block_size: the most tokens a sequence may have.
       positions: 'rotary', turned queries and keys, or 'learned', added to the embedded tokens.
-      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
     """
 
-    vocabulary: int = 257
-    block_size: int = 256
+    vocabulary: int = setting(COUNT, 257)
+    block_size: int = setting(COUNT, 256)
     _: dataclasses.KW_ONLY
     width: int = 384
     heads: int = 6
     mlp: int = 1536
-    positions: str = "rotary"
-    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+    positions: str = setting(one_of(POSITIONS), "rotary")
 
     def __post_init__(self):
-        check_positive_int(vocabulary=self.vocabulary, block_size=self.block_size)
-        object.__setattr__(self, "depth", as_depth(self.depth))
-
-        for name, accepted in (("positions", POSITIONS), ("dtype", DTYPES)):
-            check_name(name, getattr(self, name), accepted)
-
-        # The field refuses the sizes, rates and names that it cannot take.
-        transformer_field(self)
-
+        super().__post_init__()
         if self.positions == "rotary":
             check_rotary(self.width, self.heads)
 
@@ -72,12 +61,10 @@ class TokenTransformer(DepthModule, Generic[Config]):
 
     Attributes:
       config: its sizes and its depth.
-      causal: whether a token sees only itself and those before it; a model's own.
       scaled: whether embeddings are multiplied by the root of the width; a model's own.
     """
 
     config: Config
-    causal: ClassVar[bool] = False
     scaled: ClassVar[bool] = False
 
     def setup(self):
@@ -89,7 +76,7 @@ class TokenTransformer(DepthModule, Generic[Config]):
         if config.positions == "learned":
             self.position_embedding = nn.Embed(config.block_size, config.width, **options)
         self.dropout = Dropout()
-        self.depth = ODEStack(config.depth, transformer_field(config, self.causal))
+        self.depth = ODEStack(config.depth, transformer_field(config))
         self.norm = layer_norm(config.dtype)
 
     def states(

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_kind, check_name, check_positive_int
-from odeformer.models.checks import check_images, check_patches, check_sides, check_sincos
-from odeformer.transformer.checks import DTYPES
-from odeformer.transformer.depth import DepthConfig, as_depth
-from odeformer.transformer.field import FieldConfig, transformer_field
+from odeformer.checks import COUNT, one_of, setting
+from odeformer.errors import check_kind
+from odeformer.models.checks import SIDES, check_images, check_patches, check_sincos
+from odeformer.models.config import TransformerConfig
+from odeformer.transformer.depth import DepthModule, ODEStack, sow_counts
+from odeformer.transformer.field import transformer_field
 from odeformer.transformer.layers import (
     Dropout,
     PatchEmbedding,
@@ -19,17 +20,16 @@ from odeformer.transformer.layers import (
     param_dtype,
 )
 from odeformer.transformer.sharding import sample_numbers
-from odeformer.transformer.stack import DepthModule, ODEStack, sow_counts
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(FieldConfig):
+class ViTConfig(TransformerConfig):
     """A vision transformer.
 
-    The other fields are those of `FieldConfig`.
+    The other fields are those of `TransformerConfig`.
 
     Attributes:
       image_size: height and width in pixels, or a pair (height, width).
@@ -38,40 +38,28 @@ class ViTConfig(FieldConfig):
       classes: C, number of classes.
       pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
       positions: 'learned', or 'sincos': fixed sines and cosines.
-      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
     """
 
-    image_size: int | tuple[int, int] = 32
-    patch_size: int = 4
-    channels: int = 3
-    classes: int = 10
+    image_size: int | tuple[int, int] = setting(SIDES, 32)
+    patch_size: int = setting(COUNT, 4)
+    channels: int = setting(COUNT, 3)
+    classes: int = setting(COUNT, 10)
     _: dataclasses.KW_ONLY
     width: int = 192
     heads: int = 3
     mlp: int = 768
-    pool: str = "token"
-    positions: str = "learned"
-    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+    pool: str = setting(one_of(POOLS), "token")
+    positions: str = setting(one_of(POSITIONS), "learned")
 
     def __post_init__(self):
-        for name in ("patch_size", "channels", "classes"):
-            check_positive_int(**{name: getattr(self, name)})
-        object.__setattr__(self, "depth", as_depth(self.depth))
-
         # JSON has no tuples; as a list the config could not be hashed.
         if isinstance(self.image_size, list):
             object.__setattr__(self, "image_size", tuple(self.image_size))
-        check_sides(self.image_size if isinstance(self.image_size, tuple) else self.image_shape[:2])
 
-        for name, accepted in (("pool", POOLS), ("positions", POSITIONS), ("dtype", DTYPES)):
-            check_name(name, getattr(self, name), accepted)
-
-        # The field refuses the sizes, rates and names that it cannot take.
-        transformer_field(self)
-
+        super().__post_init__()
         check_patches(self.image_size, self.image_shape[:2], self.patch_size)
         if self.positions == "sincos":
             check_sincos(self.width)

@@ -1,4 +1,4 @@
-"""What `integrate` accepts, apart from its settings: fields, states, weights, axes."""
+"""What `integrate` accepts, apart from settings and times: fields, states, weights, axes."""
 
 from typing import Any
 
@@ -8,8 +8,13 @@ import numpy as np
 from jax.core import Tracer
 
 from odeformer.ode import solvers
-from odeformer.ode.field import MAX_STEPS_REACHED, Solution, State, VectorField
-from odeformer.ode.settings import SolveSettings
+from odeformer.ode.problem import (
+    MAX_STEPS_REACHED,
+    Solution,
+    SolveSettings,
+    State,
+    VectorField,
+)
 
 
 def as_state(y0: State, per_sample: bool) -> State:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from odeformer.ode.problem import Problem
-from odeformer.ode.times import Times
+from odeformer.ode.problem import Problem, Times
 
 _NO_GRADIENT_OF_ENDS = (
     "adjoint 'backsolve' has no gradient with respect to t0 and t1, and one was asked for: take "
@@ -60,8 +59,7 @@ def reverse_mode_only(tree: Any, message: str, once: bool = False) -> Any:
     Returns:
       The same tree.
     """
-    mark = _differentiable_once if once else _differentiable
-    return _map_floating(lambda leaf: mark(leaf, message), tree)
+    return _map_floating(lambda leaf: _differentiable(leaf, message, once), tree)
 
 
 def nondifferentiable(tree: Any, message: str) -> Any:
@@ -89,24 +87,16 @@ def _(message, primals, tangents):
 
 # Forward mode evaluates the mark that stands on the tangents, and raises; reverse mode transposes
 # it, which is allowed once.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _differentiable(x, message):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _differentiable(x, message, once):
     return x
 
 
 @_differentiable.defjvp
-def _(message, primals, tangents):
-    return _differentiable(primals[0], message), _tangent_p.bind(tangents[0], message=message)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _differentiable_once(x, message):
-    return x
-
-
-@_differentiable_once.defjvp
-def _(message, primals, tangents):
-    return _nondifferentiable(primals[0], message), _tangent_p.bind(tangents[0], message=message)
+def _(message, once, primals, tangents):
+    (x,) = primals
+    x = _nondifferentiable(x, message) if once else _differentiable(x, message, once)
+    return x, _tangent_p.bind(tangents[0], message=message)
 
 
 # A gradient in turn: its own derivatives, the second ones, raise wherever they are used.

@@ -11,12 +11,20 @@ import numpy as np
 from odeformer.ode import solvers
 from odeformer.ode.derivatives import refuse_derivatives
 from odeformer.ode.ends import Interval, amend, interval
-from odeformer.ode.field import FAILED, MAX_STEPS_REACHED, SUCCESS, Solution, State
-from odeformer.ode.problem import Problem
-from odeformer.ode.times import Span, Times, concrete
+from odeformer.ode.problem import (
+    FAILED,
+    MAX_STEPS_REACHED,
+    SUCCESS,
+    Problem,
+    Solution,
+    Span,
+    State,
+    Times,
+)
+from odeformer.ode.time_checks import known_for_backsolve
 
 
-def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
+def diffrax_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
     """Takes equal steps.
 
     Args:
@@ -51,7 +59,7 @@ def fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> S
     return amend(solution, over, slope)._replace(nfe=jnp.asarray(nfe))
 
 
-def adaptive_steps(problem: Problem, span: Span) -> Solution:
+def diffrax_adaptive_steps(problem: Problem, span: Span) -> Solution:
     """Takes steps of the sizes that the tolerances ask for, shared by the whole state.
 
     Args:
@@ -90,7 +98,7 @@ def adaptive_steps(problem: Problem, span: Span) -> Solution:
     return amend(solution, over, slope)._replace(nfe=nfe)
 
 
-def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
+def diffrax_adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     """Takes adaptive steps for each entry of the leading axis; the field sees an axis of 1.
 
     Args:
@@ -115,7 +123,7 @@ def adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
         sample = problem._replace(
             y0=batch_of_one(y0), key=key, params=params, weights=batch_of_one(weights)
         )
-        solution = adaptive_steps(sample, span)
+        solution = diffrax_adaptive_steps(sample, span)
         ys = jax.tree.map(lambda y: y[:, 0], solution.ys)
         return solution._replace(y1=jax.tree.map(lambda y: y[0], solution.y1), ys=ys)
 
@@ -259,12 +267,7 @@ def _save_at(
         subs = (diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=jnp.asarray(ts)))
         return diffrax.SaveAt(subs=subs), lambda ys: (last(ys[0]), ys[1])
 
-    start, end, wanted = concrete(t0), concrete(t1), concrete(ts)
-    if start is None or end is None or wanted is None:
-        raise ValueError(
-            "under adjoint 'backsolve' ts, t0 and t1 are known before tracing (numpy arrays or "
-            "floats); take another adjoint, or leave ts out"
-        )
+    start, end, wanted = known_for_backsolve(t0, t1, ts)
 
     # BacksolveAdjoint takes one list only, and its gradient is NaN where that ends in an interval
     # of length zero: so t1 joins the ts, each time once.

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.ode.field import FAILED, Solution, State
-from odeformer.ode.times import Times, concrete
+from odeformer.ode.problem import FAILED, Solution, State, Times
+from odeformer.ode.time_checks import all_finite, concrete
 
 
 class Interval(NamedTuple):
@@ -64,19 +64,6 @@ def interval(t0: Times, t1: Times, ts: Times | None) -> Interval:
     # Where diffrax takes no step, the gradients of its times are 0, or 0 / 0 under vmap.
     t0, t1 = (jnp.where(empty, jax.lax.stop_gradient(t), t) for t in (t0, t1))
     return Interval(t0, t1, ts, finite, lengths)
-
-
-def all_finite(*times: Times) -> jax.Array | bool:
-    """Whether all times are finite: a bool where they are known before tracing."""
-    known = [concrete(time) for time in times]
-    if not any(time is None for time in known):
-        return all(bool(np.isfinite(time).all()) for time in known if time is not None)
-
-    finite = jnp.asarray(True)
-    for time in times:
-        finite &= jnp.isfinite(time).all()
-
-    return finite
 
 
 def amend(solution: Solution, over: Interval, slope: State | None) -> Solution:

@@ -5,14 +5,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from odeformer.checks import plain
 from odeformer.errors import check_flag
 from odeformer.ode import checks
-from odeformer.ode.diffeqsolve import adaptive_steps, adaptive_steps_per_sample, fixed_steps
-from odeformer.ode.field import Params, Solution, State, VectorField, in_state_dtype
-from odeformer.ode.problem import Problem
-from odeformer.ode.scan import scan_steps
-from odeformer.ode.settings import DEFAULT_STEPS, SolveSettings, plain
-from odeformer.ode.times import Span, as_span, step_indices, step_times
+from odeformer.ode.diffeqsolve import (
+    diffrax_adaptive_steps,
+    diffrax_adaptive_steps_per_sample,
+    diffrax_fixed_steps,
+)
+from odeformer.ode.problem import (
+    DEFAULT_STEPS,
+    Params,
+    Problem,
+    Solution,
+    SolveSettings,
+    Span,
+    State,
+    VectorField,
+    in_state_dtype,
+)
+from odeformer.ode.steps import scan_fixed_steps, step_indices, step_times
+from odeformer.ode.time_checks import as_span, in_order
 
 
 def integrate(
@@ -181,8 +194,9 @@ def _solve(problem: Problem, span: Span) -> Solution:
     # Time has the state's dtype: bfloat16 times would give diffrax a wrong number of steps.
     settings, dtype = problem.settings, jnp.result_type(*jax.tree.leaves(problem.y0))
     if settings.adaptive:
-        steps = adaptive_steps_per_sample if settings.per_sample else adaptive_steps
-        return steps(problem, span.in_order(dtype))
+        per_sample = settings.per_sample
+        take_steps = diffrax_adaptive_steps_per_sample if per_sample else diffrax_adaptive_steps
+        return take_steps(problem, in_order(span, dtype))
 
     steps = DEFAULT_STEPS if settings.steps is None else settings.steps
     times = step_times(span.t0, span.t1, steps, dtype)
@@ -190,7 +204,8 @@ def _solve(problem: Problem, span: Span) -> Solution:
 
     # A scan of our own costs what a scan over layers does; diffeqsolve was 1.4 times slower.
     scanned = settings.adjoint in ("checkpoint", "store")
-    solution = (scan_steps if scanned else fixed_steps)(problem, times, indices)
+    take_steps = scan_fixed_steps if scanned else diffrax_fixed_steps
+    solution = take_steps(problem, times, indices)
     return _per_sample(solution, problem.y0) if settings.per_sample else solution
 
 

@@ -5,7 +5,8 @@ classical RK4 and the 3/8 rule), and the table of names.
 """
 
 import abc
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import jax
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.errors import check_name
-from odeformer.ode.field import Term, VectorField
 
 # The type that diffrax's solvers declare.
 Tableau = diffrax.ButcherTableau | diffrax.MultiButcherTableau
@@ -173,7 +173,16 @@ def is_splitting(name: str) -> bool:
 
 def tableau(name: str) -> diffrax.ButcherTableau | None:
     """Returns a Runge-Kutta solver's Butcher tableau; None for Euler and the splittings."""
-    return getattr(get(name), "tableau", None)
+    solver = get(name)
+    table = getattr(solver, "tableau", None)
+
+    # Without a tableau, steps and counts are written out for these alone.
+    if table is None and not isinstance(solver, diffrax.Euler | Splitting):
+        raise ValueError(
+            f"solver {name!r} is neither an explicit Runge-Kutta method nor a splitting: give it a "
+            "Butcher tableau as `tableau`, or make it a `Splitting`"
+        )
+    return table
 
 
 def is_adaptive(name: str) -> bool:
@@ -199,15 +208,19 @@ def evaluations(name: str, terms: int) -> np.ndarray:
     return np.bincount(evaluated, minlength=terms).astype(np.int32)
 
 
-def ode_terms(name: str, field: VectorField) -> diffrax.AbstractTerm:
+def ode_terms(name: str, field: Any) -> diffrax.AbstractTerm:
     """Returns a vector field as diffrax's term for the solver of that name.
+
+    Args:
+      name: of the solver.
+      field: a `VectorField`.
 
     Returns:
       A `diffrax.MultiTerm` for a splitting, an `ODETerm` of the sum for the others; each takes
       args = (params, *key).
     """
 
-    def ode_term(function: Term) -> diffrax.ODETerm:
+    def ode_term(function: Callable[..., Any]) -> diffrax.ODETerm:
         return diffrax.ODETerm(lambda t, y, args: function(t, y, *args))
 
     if is_splitting(name):

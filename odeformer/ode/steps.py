@@ -1,14 +1,146 @@
-"""One step, written out: of a Runge-Kutta method, and of any solver."""
+"""Fixed steps: the times between them, one step written out, and the scan over all of them."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
-from odeformer.ode.field import State
+from odeformer.ode.problem import FAILED, SUCCESS, Problem, Solution, State, Times
+from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
+
+# The name by which policies of `jax.checkpoint` know the state before each step.
+STATE = "ode_state"
+
+
+def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
+    """Returns the times between equal steps, t_n = t0 + (t1 - t0) n / steps.
+
+    Args:
+      t0: start of the first step.
+      t1: end of the last one.
+      steps: number of steps.
+      dtype: of the times.
+
+    Returns:
+      [steps + 1] of that dtype: a NumPy array, or, where t0 or t1 is being traced, a traced one.
+      Where an end is not finite in that dtype, all are NaN.
+    """
+    ends = concrete([t0, t1])
+
+    # In float64, so that each time is rounded once.
+    if ends is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            times = (ends[0] + (ends[1] - ends[0]) * np.arange(steps + 1) / steps).astype(dtype)
+        return times if np.isfinite(times).all() else np.full_like(times, np.nan)
+
+    start, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    return start + (end - start) * (jnp.arange(steps + 1, dtype=dtype) / steps)
+
+
+def step_indices(ts: Any, times: Times) -> np.ndarray:
+    """Returns the indices of the ts among the times between the steps.
+
+    Args:
+      ts: times, in order from t0 to t1.
+      times: of `step_times`, [steps + 1].
+
+    Returns:
+      int [len(ts)].
+
+    Raises:
+      ValueError: a ts that is not among the times, or is out of order, or is being traced.
+    """
+    wanted, grid = known_times(ts, times)
+
+    # All states are NaN then, so that any index will do.
+    if not np.isfinite(grid).all():
+        return np.full(len(wanted), len(grid) - 1)
+
+    indices = np.abs(grid[None, :] - wanted[:, None]).argmin(axis=1)
+    check_on_grid(wanted, indices, grid)
+    return indices
+
+
+def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
+    """Takes equal steps by a scan, under adjoint 'checkpoint' or 'store'.
+
+    Args:
+      problem: with one of these adjoints.
+      times: between the steps, [steps + 1].
+      indices: of the times at which states are returned, int [n]; None if none are.
+    """
+    field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
+    step = _make_step(problem, steps)
+
+    def body(y, xs):
+        n, t0, t1 = xs
+
+        # A single step's state is the solve's argument, which is kept anyway.
+        y = checkpoint_name(y, STATE) if steps > 1 else y
+
+        # One key per step, shared by its stages: within a step the field is one function.
+        keys = () if problem.key is None else (jax.random.fold_in(problem.key, n),)
+        y = step(y, t0, t1, problem.params, *keys)
+        return y, None if indices is None else y
+
+    grid = jnp.asarray(times)
+    if steps == 1:
+        y1, saved = body(problem.y0, (0, grid[0], grid[1]))
+        saved = jax.tree.map(lambda y: y[None], saved)
+    else:
+        y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
+
+    # Known before tracing, the result is a constant of the program.
+    finite = all_finite(times)
+    result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
+    return Solution(
+        y1=y1,
+        ys=None if indices is None else _at(problem.y0, saved, indices),
+        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms))),
+        accepted=jnp.int32(steps),
+        rejected=jnp.int32(0),
+        result=jnp.asarray(result, jnp.int32),
+    )
+
+
+def _make_step(problem: Problem, steps: int):
+    """Returns (y0, t0, t1, params, *key) -> y1, recomputed in the backward pass if asked for."""
+    field, settings = problem.field, problem.settings
+    method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
+    terms = solvers.ode_terms(settings.solver, field)
+
+    # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
+    # so twice the memory.
+    recompute = settings.adjoint == "checkpoint"
+    policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
+    slope = jax.checkpoint(field, policy=policy) if recompute else field
+
+    def step(y, t0, t1, *args):
+        if tableau is None:
+            y1, *_ = method.step(
+                terms, t0=t0, t1=t1, y0=y, args=args, solver_state=None, made_jump=False
+            )
+            return y1
+
+        # diffrax's own step loops over stages: no forward mode, no strict shard_map.
+        return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
+
+    if not recompute:
+        return step
+
+    # In a scan's body XLA has no first computation that it could merge the second one with.
+    return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
+
+
+def _at(y0: State, saved: Any, indices: np.ndarray) -> State:
+    """The states at some of the times between the steps."""
+    return jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
 
 
 def unrolled_step(
@@ -80,6 +212,9 @@ def staged_step(
 
     Returns:
       The state at t1, the same as that of `integrate`.
+
+    Raises:
+      ValueError: a solver that is neither a Runge-Kutta method nor a splitting.
     """
     solver, table = solvers.get(name), solvers.tableau(name)
     if table is not None:
@@ -88,7 +223,7 @@ def staged_step(
     def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
         return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
 
-    # Of the solvers without a tableau only Euler evaluates the sum.
+    # Of the solvers without a tableau only Euler evaluates the sum: `tableau` refuses others.
     if not isinstance(solver, solvers.Splitting):
         return euler(None, 0, t0, t1 - t0, y0)
 

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from odeformer.errors import check_finite
+from odeformer.transformer.centring import means_after, subtract_means, visible_means
 from odeformer.transformer.checks import check_attention, check_backend
 from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
 from odeformer.transformer.sharding import constrain
@@ -42,15 +44,20 @@ class KeyValues(NamedTuple):
       k: keys, rotated where positions are rotary, [B, S, H, K].
       v: values, [B, S, H, K].
       filled: int [B], how many of the S places hold a token; these come first.
+      sums: the sum of these tokens' values, [B, H, K] float32 or float64, where attention is
+        centred.
     """
 
     k: jax.Array
     v: jax.Array
     filled: jax.Array
+    sums: jax.Array | None = None
 
 
 class Attention(nn.Module):
     """Multi-head self-attention; softmax in float32.
+
+        out(concat_h (A_h - centre C) V_h),    C_ij = [i sees j] / (number of tokens that i sees)
 
     Attributes:
       heads: number of heads.
@@ -58,12 +65,16 @@ class Attention(nn.Module):
       dtype: dtype of the matrix products.
       implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
       causal: whether a token sees only itself and those before it.
+      centre: how much of the mean of the visible values is subtracted; 1: the rows of the weights
+        sum to 0.
 
     Raises:
-      ValueError: heads that do not divide the width, or an implementation that does not exist,
-        does not take the dtype, or (when applied) is not available on the device.
+      ValueError: heads that do not divide the width, a centre that is not finite, or an
+        implementation that does not exist, does not take the dtype, or (when applied) is not
+        available on the device.
 
-    Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762.
+    Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762; Ali et al.,
+    'Centered Self-Attention Layers', 2023, arXiv 2306.01610 (centre 1).
     """
 
     heads: int
@@ -71,9 +82,11 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
     implementation: str = "auto"
     causal: bool = False
+    centre: float = 0.0
 
     def __post_init__(self):
         check_attention(self.width, self.heads, self.dtype, self.implementation)
+        check_finite(centre=self.centre)
         super().__post_init__()
 
     def setup(self):
@@ -102,17 +115,23 @@ class Attention(nn.Module):
             mask_BHNN = layout.segments[:, None, :, None] == layout.segments[:, None, None, :]
 
         if _exceeds_jax(q_BNHK.dtype, self.implementation):
-            return self.out(_attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal))
+            mixed_BNHK = _attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
+        else:
+            implementation: Any = None if self.implementation == "auto" else self.implementation
+            mixed_BNHK = jax.nn.dot_product_attention(
+                q_BNHK,
+                k_BNHK,
+                v_BNHK,
+                mask=mask_BHNN,
+                is_causal=self.causal,
+                implementation=implementation,
+            )
 
-        implementation: Any = None if self.implementation == "auto" else self.implementation
-        mixed_BNHK = jax.nn.dot_product_attention(
-            q_BNHK,
-            k_BNHK,
-            v_BNHK,
-            mask=mask_BHNN,
-            is_causal=self.causal,
-            implementation=implementation,
-        )
+        # Outside of the kernels, none of which knows it.
+        if self.centre:
+            means_BNHK = visible_means(v_BNHK, layout.segments, self.causal)
+            mixed_BNHK = subtract_means(mixed_BNHK, means_BNHK, self.centre)
+
         return self.out(mixed_BNHK)
 
     def extend(
@@ -147,6 +166,12 @@ class Attention(nn.Module):
         old, own = weights[..., :places], weights[..., places:]
         mixed_BCHK = jnp.einsum("BHCS,BSHK->BCHK", old, seen.v)
         mixed_BCHK += jnp.einsum("BHCS,BSHK->BCHK", own, v_BCHK)
+
+        if self.centre:
+            assert seen.sums is not None
+            means_BCHK = means_after(v_BCHK, seen.sums, seen.filled)
+            mixed_BCHK = subtract_means(mixed_BCHK, means_BCHK, self.centre)
+
         return self.out(mixed_BCHK), (k_BCHK, v_BCHK)
 
 

@@ -73,7 +73,6 @@ def check_backend(implementation: str) -> None:
 
 def check_shared_layers(layers: int, share: int) -> None:
     """Raises ValueError where groups of `share` layers do not make up all layers."""
-    check_positive_int(layers=layers, share=share)
     if layers % share:
         raise ValueError(
             f"share={share} does not divide layers={layers}: take share from "
@@ -103,6 +102,24 @@ def check_fields(config: str, values: Mapping[str, Any], accepted: Iterable[str]
     for name in values:
         if name not in accepted:
             raise unknown(f"field of {config}", name, accepted)
+
+
+def check_mapping(name: str, value: Any, config: str, accepted: Iterable[str]) -> None:
+    """Raises ValueError for what is no mapping of a config's fields.
+
+    Args:
+      name: what the value is for.
+      value: to be checked.
+      config: name of the config's class.
+      accepted: names of its fields.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{name} is a {config}, or a mapping of its fields such as {{'layers': 12, 'solver': "
+            f"'rk4'}}; {value!r} was given"
+        )
+
+    check_fields(config, value, accepted)
 
 
 def check_shards(batch: int, shards: int, axes: Iterable[str]) -> None:

@@ -1,11 +1,28 @@
-"""How depth is integrated: L layers in G = L / share groups, each group one ODE."""
+"""Weights over depth: L layers in G groups, scanned, each group solved as an ODE of its own."""
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from odeformer.ode.settings import SolveSettings
-from odeformer.transformer.checks import check_fields, check_shared_layers
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from odeformer.checks import COUNT, setting
+from odeformer.ode.integrate import solve
+from odeformer.ode.problem import Solution, SolveSettings, VectorField
+from odeformer.transformer.attention import Layout
+from odeformer.transformer.checks import check_causal, check_mapping, check_shared_layers
+from odeformer.transformer.field import (
+    TERMS,
+    FieldParams,
+    TransformerField,
+    init_params,
+    make_vector_field,
+)
+from odeformer.transformer.sharding import by_shard, sample_numbers, solves_locally
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +39,8 @@ class DepthConfig(SolveSettings):
       ValueError: a value, a name or a combination that is not accepted.
     """
 
-    layers: int = 12
-    share: int = 1
+    layers: int = setting(COUNT, 12)
+    share: int = setting(COUNT, 1)
     solver: str = "euler"
 
     def __post_init__(self):
@@ -59,11 +76,196 @@ def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
     if isinstance(depth, DepthConfig):
         return depth
 
-    if not isinstance(depth, Mapping):
-        raise ValueError(
-            "depth is a DepthConfig, or a mapping of its fields such as {'layers': 12, 'solver': "
-            f"'rk4'}}; {depth!r} was given"
+    names = [field.name for field in dataclasses.fields(DepthConfig)]
+    check_mapping("depth", depth, "DepthConfig", names)
+    return DepthConfig(**depth)
+
+
+# The collection of a stack's states along depth, kept where it is mutable.
+STATES = "states"
+
+
+class DepthModule(nn.Module):
+    """A module that integrates over depth; its `init` creates parameters without solving.
+
+    `init_with_output` solves, and so does the `init` of another module that holds this one.
+    """
+
+    @nn.nowrap
+    def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
+        """Returns the variables: only parameters, without a solve's counts; see flax."""
+        kwargs["capture_intermediates"] = capture_intermediates
+
+        # Captured intermediates are outputs too, and so need the solve.
+        with contextlib.nullcontext() if capture_intermediates else _without_output():
+            return super().init(*args, **kwargs)
+
+
+# A context variable: flax hands no argument from `init` down to the stack inside a model.
+_output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """A context in which a stack that is being initialised need not trace its solve."""
+    token = _output_is_dropped.set(True)
+    try:
+        yield
+    finally:
+        _output_is_dropped.reset(token)
+
+
+class ODEStack(DepthModule):
+    """The depth of a transformer: G groups, each an ODE with parameters of its own.
+
+    The parameters are stacked over the groups, and the groups scanned, so that the program does
+    not grow with depth. The same parameters serve every solver.
+
+    Attributes:
+      config: how the depth is integrated; a mapping of DepthConfig's fields is accepted too.
+      field: the vector field's module, unbound; its `layers` become the config's.
+
+    Raises:
+      ValueError: adaptive steps of a causal field; see `check_causal`.
+    """
+
+    config: DepthConfig
+    field: TransformerField
+
+    def __post_init__(self):
+        self.config = as_depth(self.config)
+        if self.field.causal:
+            check_causal(self.config.rtol)
+
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        y_BND: jax.Array,
+        train: bool = False,
+        layout: Layout | None = None,
+        weights_BN1: jax.Array | None = None,
+    ) -> Solution:
+        """Integrates the state through all groups.
+
+        Args:
+          y_BND: the state, [B, N, D] float32 or float64.
+          train: whether dropout and drop-path act; they use the rng stream 'dropout'.
+          layout: how the tokens lie in their sequences, [B, N, ...]; None: each sees all others.
+          weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding.
+
+        Returns:
+          A Solution: y1 the state after the last group; nfe int32 [G, terms], and accepted,
+          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). With
+          mutable=['states'] also the states before the first and after each group, [G + 1, B, N,
+          D], as 'y'.
+        """
+        config, field = self.config, self.field.clone(parent=None, layers=self.config.layers)
+        theta = self.param("groups", self._init_groups, field, y_BND)
+        if self.is_initializing() and _output_is_dropped.get():
+            return _unsolved(config, y_BND)
+
+        keys, layout = self._randomness(train, layout, y_BND)
+        inputs, settings = Inputs(layout, weights_BN1), config.group_settings
+        vector_field = make_vector_field(field, train, local=solves_locally(settings))
+        solve_group = make_solve(vector_field, settings, float(config.share))
+
+        # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
+        y0_BND, kept = y_BND, self.is_mutable_collection(STATES) and not self.is_initializing()
+        solve_group, y_BND, inputs, merge = by_shard(solve_group, y_BND, inputs, settings)
+
+        def through_group(y_BND, xs) -> Any:
+            solution: Any = solve_group(*xs, y_BND, inputs)
+            return solution.y1, solution._replace(y1=merge(solution.y1) if kept else None)
+
+        offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
+        y1_BND, solutions = jax.lax.scan(through_group, y_BND, (theta, offsets, keys))
+        if kept:
+            states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
+            self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
+
+        return solutions._replace(y1=merge(y1_BND))
+
+    def _randomness(
+        self, train: bool, layout: Layout | None, y_BND: jax.Array
+    ) -> tuple[jax.Array | None, Layout | None]:
+        """A key per group, and the layout with the samples' numbers, where masks need them."""
+        if not train or not (self.field.dropout or self.field.drop_path):
+            return None, layout
+
+        keys = jax.random.split(self.make_rng("dropout"), self.config.groups)
+
+        # Numbered here, before a mesh splits the batch: a shard sees only its own samples.
+        samples = sample_numbers(y_BND.shape[0])
+        return keys, (layout or Layout())._replace(samples=samples)
+
+    def _init_groups(self, key: jax.Array, field: TransformerField, y_BND: jax.Array):
+        # No parameter's shape depends on the batch: one sample is enough.
+        keys = jax.random.split(key, self.config.groups)
+        return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)
+
+
+class Inputs(NamedTuple):
+    """What all groups receive in addition to the state, with the batch as the leading axis."""
+
+    layout: Layout | None
+    weights: jax.Array | None
+
+
+def make_solve(
+    field: VectorField, settings: SolveSettings, length: float
+) -> Callable[..., Solution]:
+    """Returns the solve of one group, (theta, offset, key, y_BND, inputs) -> Solution.
+
+    Args:
+      field: of `make_vector_field`.
+      settings: of a group.
+      length: of a group, in layers.
+    """
+    axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
+
+    def solve_group(theta, offset, key, y_BND, inputs) -> Solution:
+        # On local time: in float32 small steps late in depth would lose digits.
+        return solve(
+            field,
+            y_BND,
+            FieldParams(theta, offset, inputs.layout),
+            settings,
+            t1=length,
+            key=key,
+            params_axes=axes,
+            weights=inputs.weights,
+            # The groups are scanned, and a scan's body needs no guard against merging.
+            prevent_cse=False,
         )
 
-    check_fields("DepthConfig", depth, [field.name for field in dataclasses.fields(DepthConfig)])
-    return DepthConfig(**depth)
+    return solve_group
+
+
+def sow_counts(module: nn.Module, solution: Solution) -> None:
+    """Records a solve's counts in the module's collection 'ode', where it is mutable.
+
+    Args:
+      module: the model; nothing is recorded while it is being initialised.
+      solution: of its stack.
+    """
+    if module.is_initializing():
+        return
+
+    for name in ("nfe", "accepted", "rejected", "result"):
+        # The default of `sow` would append to a tuple; a model has one stack.
+        module.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
+
+
+def _unsolved(config: DepthConfig, y_BND: jax.Array) -> Solution:
+    """A solution of the right shapes, whose values nobody reads."""
+    zeros = jnp.zeros(config.groups, jnp.int32)
+    return Solution(
+        y1=y_BND,
+        ys=None,
+        nfe=jnp.zeros((config.groups, TERMS), jnp.int32),
+        accepted=zeros,
+        rejected=zeros,
+        result=zeros,
+    )

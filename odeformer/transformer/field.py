@@ -3,16 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_flag, check_name, check_positive_int, check_rate
-from odeformer.ode.field import VectorField
+from odeformer.checks import COUNT, FINITE, FLAG, RATE, check_settings, one_of, setting
+from odeformer.errors import check_flag, check_positive_int
+from odeformer.ode.problem import VectorField
 from odeformer.transformer.attention import Attention, KeyValues, Layout
-from odeformer.transformer.checks import TIME, check_attention, check_dtype
+from odeformer.transformer.checks import ATTENTIONS, DTYPES, TIME, check_attention, check_dtype
 from odeformer.transformer.layers import MLP, Dropout, TimeEmbedding, layer_norm, param_dtype
 from odeformer.transformer.sharding import sample_numbers, without_batch
 
@@ -39,9 +40,10 @@ class TransformerField(nn.Module):
         slopes are float32 or above.
       attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
       causal: whether a token sees only itself and those before it.
+      centre: how much of the mean of the visible values attention subtracts; see `Attention`.
 
     Raises:
-      ValueError: a size, a rate or a name that is not accepted.
+      ValueError: a size, a rate, a number or a name that is not accepted.
     """
 
     width: int
@@ -55,14 +57,14 @@ class TransformerField(nn.Module):
     dtype: Any = jnp.float32
     attention: str = "auto"
     causal: bool = False
+    centre: float = 0.0
 
     def __post_init__(self):
-        for name in ("width", "heads", "mlp", "layers"):
-            check_positive_int(**{name: getattr(self, name)})
-        check_rate(dropout=self.dropout, drop_path=self.drop_path)
-        check_flag(fused=self.fused, causal=self.causal)
-        check_name("time", self.time, TIME)
+        # All but the dtype, which a config names and a module has.
+        check_settings(self, FieldConfig, but=("dtype",))
         check_dtype(self.dtype)
+        check_positive_int(layers=self.layers)
+        check_flag(causal=self.causal)
         check_attention(self.width, self.heads, self.dtype, self.attention)
         super().__post_init__()
 
@@ -72,7 +74,7 @@ class TransformerField(nn.Module):
         self.bare_norm = layer_norm(self.dtype, affine=False)
 
         self.attention_layer = Attention(
-            self.heads, self.width, self.dtype, self.attention, self.causal
+            self.heads, self.width, self.dtype, self.attention, self.causal, self.centre
         )
         self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
 
@@ -247,26 +249,27 @@ class FieldConfig:
       time: 'none', or 'additive': the field knows the depth-time t.
       fused: one input product for attention and MLP in the parallel sum.
       attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
+      centre: how much of the mean over the visible tokens attention subtracts from what it mixes;
+        0 is plain attention, 1 makes the rows of its weights sum to 0.
     """
 
-    width: int
-    heads: int
-    mlp: int
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    dtype: str = "float32"
-    time: str = "none"
-    fused: bool = False
-    attention: str = "auto"
+    width: int = setting(COUNT)
+    heads: int = setting(COUNT)
+    mlp: int = setting(COUNT)
+    dropout: float = setting(RATE, 0.0)
+    drop_path: float = setting(RATE, 0.0)
+    dtype: str = setting(one_of(DTYPES), "float32")
+    time: str = setting(one_of(TIME), "none")
+    fused: bool = setting(FLAG, False)
+    attention: str = setting(one_of(ATTENTIONS), "auto")
+    centre: float = setting(FINITE, 0.0)
+
+    # Whether a token sees only itself and those before it: of a model, and no setting.
+    causal: ClassVar[bool] = False
 
 
-def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerField:
-    """Returns the unbound vector field of a model of that config.
-
-    Args:
-      config: the model's.
-      causal: whether a token sees only itself and those before it.
-    """
+def transformer_field(config: FieldConfig) -> TransformerField:
+    """Returns the unbound vector field of a model of that config."""
     return TransformerField(
         width=config.width,
         heads=config.heads,
@@ -277,6 +280,7 @@ def transformer_field(config: FieldConfig, causal: bool = False) -> TransformerF
         fused=config.fused,
         dtype=jnp.dtype(config.dtype),
         attention=config.attention,
-        causal=causal,
+        centre=config.centre,
+        causal=config.causal,
         parent=None,
     )

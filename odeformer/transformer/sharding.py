@@ -20,9 +20,8 @@ from flax.linen import get_logical_axis_rules, logical_axis_rules
 from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import PartitionSpec
 
-from odeformer.ode.field import Solution
-from odeformer.ode.scan import STATE
-from odeformer.ode.settings import SolveSettings
+from odeformer.ode.problem import Solution, SolveSettings
+from odeformer.ode.steps import STATE
 from odeformer.transformer.checks import check_shards
 
 # Kernels and embeddings, by the last two names of their paths; N is an axis that is never split.

@@ -34,11 +34,11 @@ from train.config.border import from_config_dict
 from train.config.run import MeshConfig
 from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
-from train.devices.mesh import check_fits, device_mesh, on_mesh, put_batch
-from train.gradient import make_gradient
+from train.devices.checks import check_run_fits
+from train.devices.mesh import device_mesh, on_mesh, put_batch
 from train.optimizer import make_optimizer
 from train.state import abstract_state, init_state, jit_init
-from train.step import lower_train_step, make_train_step
+from train.step import lower_train_step, make_gradient, make_train_step
 from train.tasks import make_task
 
 ONE = dict(data=1, fsdp=1, tensor=1)
@@ -70,7 +70,7 @@ def case(devices=8, steps=10, **changes):
     """Trains; returns the losses, and whether the state lies as before."""
     config = configure(**changes)
     mesh = device_mesh(config.mesh, jax.devices()[:devices])
-    check_fits(config, mesh)
+    check_run_fits(config, mesh)
     data = load_splits(config)["train"]
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, mesh)

@@ -42,6 +42,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "data.augment.randaugment_magnitude": (-0.5, 10.5, NAN, INF),
     "data.augment.erasing": (-0.5, 1.5, NAN, INF),
     "optimizer.weight_decay": _SIZE,
+    "model.centre": (NAN, INF, -INF, 1e39, 10**400),
     "optimizer.warmup_steps": (-1, 2**31, 10**12),
     "guard.max_rollbacks": (-1, 2**31),
 }

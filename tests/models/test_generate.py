@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeformer import LM, DepthConfig, LMConfig, generate
+from odeformer import LM, STOPPED, DepthConfig, GenerateOptions, LMConfig, generate, stream
 from odeformer.models.decoding import init_cache
-from odeformer.models.generate import STOPPED, stream
 from odeformer.models.sampling import sample
 
 MODULE = importlib.import_module("odeformer.models.generate")
@@ -88,8 +87,11 @@ def test_stream_marks_those_that_have_stopped():
     assert [column[column != STOPPED].tolist() for column in steps.T] == texts()
 
 
-def test_stream_and_generate_take_the_same():
-    assert inspect.signature(stream).parameters == inspect.signature(generate).parameters
+def test_generate_takes_the_options_and_their_defaults():
+    """They stand in its signature, too, where a reader looks for them."""
+    _, _, _, *parameters = inspect.signature(generate).parameters.values()
+    options = {field.name: field.default for field in dataclasses.fields(GenerateOptions)}
+    assert {p.name: p.default for p in parameters} == options
 
 
 def test_two_programs_serve_calls_of_the_same_shapes():
@@ -124,7 +126,7 @@ def test_a_step_is_dispatched_before_the_last_ones_tokens_are_read(monkeypatch):
         return draw(*args, **kwargs)
 
     monkeypatch.setattr(MODULE, "_read_and_sample", counted)
-    tokens = stream(*make(), PROMPTS, max_new_tokens=3)
+    tokens = stream(*make(), PROMPTS, GenerateOptions(max_new_tokens=3))
     counts = [len(calls) for _ in tokens]
     assert counts == [2, 3, 3]  # no step is dispatched whose tokens nobody takes
 
@@ -195,6 +197,10 @@ def test_equal_logits_leave_k_tokens():
     ],
 )
 def test_refusals(prompts, options, message):
-    for function in (generate, stream):  # which refuses at the call, not at the first token
+    def start(model, variables, prompts, **options):
+        """Refuses at the call, not at the first token."""
+        stream(model, variables, prompts, GenerateOptions(**options))
+
+    for function in (generate, start):
         with pytest.raises(ValueError, match=message):
             function(*make(), prompts, **options)

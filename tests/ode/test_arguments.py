@@ -9,7 +9,7 @@ import pytest
 
 from odeformer import VectorField, integrate
 from odeformer.ode import checks
-from odeformer.ode.settings import SolveSettings
+from odeformer.ode.problem import SolveSettings
 
 HEUN = dict(solver="heun", rtol=0.1)
 FIXED = dict(solver="euler", steps=2)

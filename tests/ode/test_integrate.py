@@ -13,13 +13,13 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
 from odeformer import VectorField, integrate, solvers
-from odeformer.ode import settings
+from odeformer.ode.problem import ADJOINTS
 from tests.helpers.trees import relative_error
 
 ADAPTIVE = dict(rtol=1e-9, atol=1e-9, max_steps=256)
 GRADIENTS = [
-    *(dict(solver="rk4", steps=12, adjoint=adjoint) for adjoint in settings.ADJOINTS[:4]),
-    *(dict(solver="strang", steps=6, adjoint=adjoint) for adjoint in settings.ADJOINTS[:4]),
+    *(dict(solver="rk4", steps=12, adjoint=adjoint) for adjoint in ADJOINTS[:4]),
+    *(dict(solver="strang", steps=6, adjoint=adjoint) for adjoint in ADJOINTS[:4]),
     dict(solver="rk4", steps=24, adjoint="backsolve"),
     *(
         dict(solver="tsit5", adjoint=adjoint, **ADAPTIVE)

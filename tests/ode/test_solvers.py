@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from odeformer import VectorField, integrate, solvers
-from odeformer.ode.steps import unrolled_step
+from odeformer.ode.steps import staged_step, unrolled_step
 
 RUNGE_KUTTA = [n for n in solvers.NAMES if isinstance(solvers.get(n), diffrax.AbstractERK)]
 TRUE_ORDER = dict.fromkeys(("lie_trotter", "strang", "euler"), 1) | {
@@ -109,3 +109,18 @@ def test_adaptive_solvers():
 def test_unknown_solver_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown solver 'rk5'.*Did you mean 'rk4'"):
         solvers.get("rk5")
+
+
+def test_a_solver_without_a_tableau_is_not_taken_for_euler(monkeypatch):
+    """Neither its step nor its evaluations are known: a leapfrog evaluates once, as Euler does."""
+    monkeypatch.setitem(solvers._SOLVERS, "leapfrog", diffrax.LeapfrogMidpoint())
+    monkeypatch.setattr(solvers, "NAMES", (*solvers.NAMES, "leapfrog"))
+    zero, one = jnp.float32(0), jnp.float32(1)
+
+    for use in (
+        lambda: solvers.evaluations("leapfrog", 2),
+        lambda: staged_step("leapfrog", 2, lambda term, n, t, y: y, zero, one, y0=one),
+        lambda: integrate(VectorField((lambda t, y, p: y,)), one, None, solver="leapfrog"),
+    ):
+        with pytest.raises(ValueError, match="'leapfrog' is neither .* Runge-Kutta .*Splitting"):
+            use()

@@ -7,26 +7,27 @@ import sys
 
 import pytest
 
+import odeformer
 from tests.helpers.checkout import ROOT
 
 # From the lowest row to the highest; an entry stands for a module, or for a folder and all in it.
 ROWS = [
     "odeformer.errors",
+    "odeformer.checks",
     "odeformer.ode",
     "odeformer.transformer",
     "odeformer.models",
     "odeformer.interop odeformer.analysis",
     "odeformer",
     "train.errors",
-    "train.files train.signals",
+    "train.files train.signals train.startup",
     "train.config",
-    "train.command_line train.devices train.data train.augment train.optimizer train.guard",
+    "train.command_line train.checks train.devices train.data train.augment train.optimizer",
     "train.tasks train.state train.prepare",
-    "train.logs train.checkpoint train.gradient",
+    "train.logs train.checkpoint",
     "train.step",
-    "train.schedule train.scores train.divergence train.programs train.aot train.inspect "
-    "train.generate",
-    "train.evaluate",
+    "train.schedule train.scores train.divergence train.aot train.inspect train.generate",
+    "train.evaluate train.programs",
     "train.loop",
     "train.study train.__main__",
 ]
@@ -119,9 +120,30 @@ def test_ode_alone_imports_diffrax():
     assert {name.rpartition(".")[0] for name in users} == {"odeformer.ode"}
 
 
+def test_the_trainer_imports_public_names_alone():
+    """From `odeformer` what is in its `__all__`, and from a module that is in it."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not name.startswith("train") or not isinstance(node, ast.ImportFrom):
+                continue
+
+            package, _, module = (node.module or "").partition(".")
+            if package == "odeformer":
+                used = {module} if module else {alias.name for alias in node.names}
+                assert used <= set(odeformer.__all__), f"{name} imports {used} of odeformer"
+
+
 def test_importing_the_library_loads_no_part_of_the_trainer():
     """A whole import in a fresh interpreter; train's own dependencies stay unloaded."""
-    extras = ("orbax.checkpoint", "grain", "ml_collections", "matplotlib", "sklearn", "tokenizers")
+    extras = (
+        "odeformer.analysis",
+        "orbax.checkpoint",
+        "grain",
+        "ml_collections",
+        "matplotlib",
+        "sklearn",
+        "tokenizers",
+    )
     code = f"import sys, odeformer; print([name for name in {extras!r} if name in sys.modules])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

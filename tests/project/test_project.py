@@ -98,6 +98,18 @@ def test_newest_versions_are_not_linted():
     assert not any(tool in make("--dry-run", "test", "LATEST=1").stdout for tool in tools)
 
 
+def test_quick_runs_the_models_and_a_run_that_learns(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(sys.executable)
+    (tmp_path / ".stamp").touch()
+    command = make("--dry-run", "quick", f"VENV={tmp_path}").stdout
+    named = re.search("--dist loadfile (.*)", command).group(1).split()
+
+    rooms = {f"tests/{room}" for room in ("ode", "transformer", "models")}
+    assert set(named) == rooms | {"tests/train/test_learns.py"}
+    assert all((ROOT / path).exists() for path in named)
+
+
 def test_compat_takes_a_newer_python_where_there_is_one(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").symlink_to(sys.executable)
@@ -215,9 +227,10 @@ def test_a_project_of_the_same_name_is_warned_about(tmp_path, monkeypatch):
 
 
 MODULES = [f"models.{name}" for name in ("flops", "generate", "lm", "presets", "text", "vit")]
+ANALYSIS = ("analysis.oversmoothing", "analysis.trajectories")
 
 
-@pytest.mark.parametrize("name", [*MODULES, "ode.integrate", "transformer.sharding"])
+@pytest.mark.parametrize("name", [*MODULES, "ode.integrate", "transformer.sharding", *ANALYSIS])
 def test_docstring_examples(name):
     result = doctest.testmod(importlib.import_module(f"odeformer.{name}"))
     assert result.attempted > 0 and result.failed == 0

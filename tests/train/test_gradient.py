@@ -9,9 +9,9 @@ from tests.helpers.trees import relative_error
 from train.config.border import from_config_dict
 from train.data.pipeline import train_batches
 from train.data.sources import load_splits
-from train.gradient import make_gradient
 from train.optimizer import make_optimizer
 from train.state import make_init
+from train.step import make_gradient
 from train.tasks import make_task
 from train.tasks.task import Keys
 

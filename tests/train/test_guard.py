@@ -25,9 +25,10 @@ from tests.helpers.tiny import make_tiny_language
 from train.config.border import from_config_dict
 from train.config.run import GuardConfig
 from train.data.sources import load_splits
-from train.guard import WINDOW, SkipMonitor, init_guard, judge
+from train.divergence import SkipMonitor
 from train.logs.metrics import read_metrics
 from train.loop import train
+from train.state import WINDOW, init_guard, judge
 from train.tasks.language import LanguageTask
 
 # The first step, one where a checkpoint is due, that one's next, one of no account, the last one.

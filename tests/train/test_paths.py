@@ -10,7 +10,7 @@ from etils import epath
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import run
 from tests.helpers.tiny import make_tiny_language
-from train.checkpoint.metadata import verified_config
+from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import check_workdir, read_config
 from train.command_line import define_path, parse_run
 from train.config.border import checked, from_config_dict, settings_for, to_dict

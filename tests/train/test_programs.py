@@ -65,7 +65,9 @@ def test_bad_input_is_told_in_a_line(tmp_path):
     command.append("--config.depth.solver=rk5")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: config.depth: unknown solver 'rk5'")
+    began, error = done.stderr.split("\n", 1)
+    assert began == "importing JAX and the trainer ..."
+    assert error.startswith("error: config.depth: unknown solver 'rk5'")
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 

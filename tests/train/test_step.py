@@ -20,8 +20,9 @@ from train.data.sources import load_splits
 from train.devices.mesh import device_mesh
 from train.loop import train
 from train.optimizer import make_optimizer
+from train.scores import make_eval_step
 from train.state import init_state
-from train.step import lower_train_step, make_eval_step, make_train_step
+from train.step import lower_train_step, make_train_step
 from train.tasks import make_task
 
 

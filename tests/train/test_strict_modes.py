@@ -36,8 +36,9 @@ from train.data.sources import load_splits
 from train.data.text.tokenizer import ByteTokenizer
 from train.devices.mesh import device_mesh, on_mesh
 from train.loop import train
+from train.scores import make_eval_step
 from train.state import abstract_state
-from train.step import lower_train_step, make_eval_step
+from train.step import lower_train_step
 from train.tasks import make_task
 
 SIZES = dict(width=16, heads=2, mlp=32)

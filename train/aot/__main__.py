@@ -16,6 +16,10 @@ import json
 import sys
 from collections.abc import Sequence
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 from absl import flags
 from rich.console import Console
 
@@ -38,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
         raise BadInput("--topology is missing: give a slice of TPUs, e.g. --topology=v5e:4x4")
 
     name = command_line.flag_value(argv, "config") or ""
+    note(f"compiling the train step for {FLAGS.topology}")
     report = make_report(config, name, FLAGS.topology, FLAGS.num_slices)
 
     if FLAGS.json:

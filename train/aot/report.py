@@ -15,9 +15,10 @@ from train.aot import compiled, topologies
 from train.aot.advice import advise
 from train.config.run import RunConfig
 from train.data.blank import blank_split
-from train.devices.mesh import check_fits, device_mesh
+from train.devices.checks import check_run_fits
+from train.devices.mesh import device_mesh
 from train.optimizer import make_optimizer
-from train.state import abstract_state
+from train.state import expected_state
 from train.step import lower_train_step
 from train.tasks import make_task
 
@@ -93,7 +94,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     devices = topologies.slice_devices(topology, num_slices)
     _, chip = topologies.find(topology)
     mesh = device_mesh(config.mesh, devices)
-    check_fits(config, mesh)
+    check_run_fits(config, mesh)
 
     # The shapes of a batch are all that the program depends on.
     split = blank_split(config)
@@ -106,7 +107,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     program, total, available = _compile(lowered, chip.hbm_bytes)
     secs = time.perf_counter() - start
 
-    state = abstract_state(config, optimizer, mesh)
+    state = expected_state(config, mesh)
     parts = [_bytes_per_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
 
     traffic = None

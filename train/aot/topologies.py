@@ -1,7 +1,6 @@
 """Slices of TPUs, as devices to compile for on a machine that has none."""
 
 import dataclasses
-import importlib.util
 import os
 import re
 from typing import Any
@@ -9,9 +8,14 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from odeformer.errors import unknown
+from train.aot.checks import (
+    check_compiler,
+    check_exists,
+    check_generation,
+    check_slices,
+    describing,
+)
 from train.devices.chips import CHIPS, Chip
-from train.errors import BadInput
 
 # What libtpu wants to know of the machine. Unanswered, it would ask the network, and report on
 # standard error that it found no TPU.
@@ -85,13 +89,11 @@ def find(topology: str) -> tuple[Generation, Chip]:
       BadInput: there is no such TPU, or no such slice of it; the message lists those that exist.
     """
     name, _, shape = topology.partition(":")
-    if name not in GENERATIONS:
-        raise BadInput(f"--topology: {unknown('TPU', name, GENERATIONS)}")
+    check_generation(name, GENERATIONS)
 
     generation = GENERATIONS[name]
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or not generation.has(shape):
-        raise BadInput(f"--topology: there is no {topology}; take {generation.describe(name)}")
-
+    is_shape = re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) is not None
+    check_exists(topology, is_shape and generation.has(shape), generation.describe(name))
     return generation, CHIPS[name]
 
 
@@ -109,9 +111,8 @@ def slice_devices(topology: str, num_slices: int = 1) -> list[Any]:
       BadInput: there is no such slice, no slice at all, or libtpu, the compiler, is not installed.
     """
     generation, _ = find(topology)
-    if num_slices < 1:
-        raise BadInput(f"--num_slices is 1 or more; {num_slices} was given")
-    _check_compiler()
+    check_slices(num_slices)
+    check_compiler()
 
     # Before libtpu is loaded, which reads its environment once. With it installed JAX would try the
     # TPU first for everything else.
@@ -125,16 +126,6 @@ def slice_devices(topology: str, num_slices: int = 1) -> list[Any]:
     if topology.endswith(":1x1"):
         options["chips_per_host_bounds"] = (1, 1, 1)
 
-    try:
+    with describing(topology):
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    except jax.errors.JaxRuntimeError as error:
-        raise BadInput(f"--topology: libtpu refuses {topology}: {error}") from error
     return list(described.devices)
-
-
-def _check_compiler() -> None:
-    if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
-        raise BadInput(
-            "compiling for a TPU needs libtpu, its compiler, which is not installed; no TPU is "
-            "needed: pip install 'odeformer-jax[tpu]', or pip install 'jax[tpu]'"
-        )

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Sequence
 
-import jax
 from etils import epath
 
 from train.checkpoint.metadata import Damaged, Metadata, read_metadata
@@ -19,11 +18,10 @@ from train.checkpoint.workdir import (
     saved_steps,
     unfinished_saves,
 )
-from train.config.run import MeshConfig, RunConfig
-from train.devices.mesh import device_mesh
+from train.config.run import RunConfig
+from train.devices.mesh import one_device_mesh
 from train.errors import BadInput
-from train.optimizer import make_optimizer
-from train.state import TrainState, abstract_state
+from train.state import TrainState, expected_state
 
 SOUND, DAMAGED, UNFIT = "sound", "damaged", "unfit"
 UNFINISHED, RETIRED = "unfinished", "retired"
@@ -59,8 +57,7 @@ def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Entry
     Returns:
       Every checkpoint, unfinished and retired ones included, by step in ascending order.
     """
-    mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
-    target = abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
+    target = expected_state(config, one_device_mesh())
     folder = checkpoint_folder(workdir)
 
     entries: list[Entry] = []

@@ -1,4 +1,4 @@
-"""Checkpoint metadata, and whether a workdir's other files are still those of its run.
+"""Checkpoint metadata: made, stored, and read again.
 
 checkpoints/<step>/state/ is orbax's, and holds the arrays; checkpoints/<step>/record/record.json
 says what they must be.
@@ -16,13 +16,10 @@ import jax
 from etils import epath
 
 from train.checkpoint.checksums import checksums, leaf_name
-from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
+from train.checkpoint.workdir import checkpoint_folder
 from train.config import names
-from train.config.run import RunConfig
-from train.config.stored import differences, from_stored
 from train.data.pipeline import Position
-from train.devices.processes import is_primary
-from train.errors import BadInput, first_line, warn
+from train.errors import first_line
 from train.files import as_path
 from train.state import TrainState
 
@@ -108,7 +105,7 @@ def make_metadata(
         position=position,
         examples=examples,
         config=dict(config),
-        versions=_versions(),
+        versions=versions(),
         metrics=dict(metrics),
         leaves=leaves,
         tokenizer=tokenizer,
@@ -172,37 +169,9 @@ def _from_values(values: dict[str, Any]) -> Metadata:
     return Metadata(**(values | others))
 
 
-def check_origin(metadata: Metadata, workdir: str | epath.Path, examples: int) -> None:
-    """Makes sure that a run is resumed with its own config and data; warns of other versions.
-
-    Args:
-      metadata: of the checkpoint to resume from.
-      workdir: of the run.
-      examples: number of training examples, as of now.
-
-    Raises:
-      BadInput: another config, another tokeniser, or another number of training examples.
-    """
-    _check_files(metadata, workdir)
-
-    # Another number of examples would shuffle into other batches from here on.
-    if metadata.examples != examples:
-        raise BadInput(
-            f"the training split has {examples} examples, and {workdir} was trained on one of "
-            f"{metadata.examples}: give it the data it had, or take another --workdir"
-        )
-
-    other = other_versions(metadata)
-    if other and is_primary():
-        warn(
-            f"{workdir} was saved with {', '.join(other)}: what follows may differ from an "
-            "uninterrupted run"
-        )
-
-
 def other_versions(metadata: Metadata) -> list[str]:
     """Returns 'NAME THEN, now NOW' for each version that has changed since the save."""
-    now = _versions()
+    now = versions()
     return [
         f"{name} {was}, now {now.get(name, 'absent')}"
         for name, was in metadata.versions.items()
@@ -210,56 +179,13 @@ def other_versions(metadata: Metadata) -> list[str]:
     ]
 
 
-def verified_config(workdir: str | epath.Path) -> RunConfig:
-    """Returns the config of a run, compared with the newest metadata that can be read.
-
-    Raises:
-      BadInput: no run, or a config.json or tokenizer.json that is not the run's.
-    """
-    config = read_config(workdir)
-
-    for step in reversed(saved_steps(workdir)):
-        # An older checkpoint of the same run has the same config.
-        try:
-            metadata = read_metadata(workdir, step)
-        except Damaged:
-            continue
-
-        _check_files(metadata, workdir)
-        break
-
-    return config
-
-
-def _check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
-    """Refuses a config.json or a tokenizer.json that the checkpoint was not made with."""
-    changed = differences(from_stored(metadata.config), read_config(workdir))
-    lines = [
-        f"{key}: {was!r} in checkpoint {metadata.position.step}, {now!r} in config.json"
-        for key, (was, now) in changed.items()
-    ]
-    if lines:
-        raise BadInput(
-            f"{workdir}/config.json is not what the run was trained with:\n  "
-            + "\n  ".join(lines)
-            + "\nPut these values back, or take another --workdir"
-        )
-
-    # Other versions of the library may write the same tokeniser in another way.
-    same_library = metadata.versions.get("tokenizers") == _versions()["tokenizers"]
-    if same_library and metadata.tokenizer not in (None, tokenizer_digest(workdir)):
-        raise BadInput(
-            f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
-            f"copy whose SHA-256 is {metadata.tokenizer}, or take another --workdir"
-        )
-
-
 def _digest(values: Mapping[str, Any]) -> str:
     # Sorted: the order of the keys is no part of the values.
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that a run depends on, as of now."""
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -1,7 +1,7 @@
 """Reads checkpoints: verified, or not at all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,16 +10,30 @@ from etils import epath
 
 from odeformer import make_model
 from train.checkpoint.arrays import read_state
-from train.checkpoint.checksums import checksums, leaf_name
-from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata, verified_config
-from train.checkpoint.workdir import checkpoint_folder, saved_steps, unfinished_saves
-from train.config.run import MeshConfig, RunConfig
+from train.checkpoint.checks import (
+    check_arrays_fit,
+    check_files,
+    check_none_damaged,
+    check_saved,
+    step_damaged,
+)
+from train.checkpoint.checksums import checksums
+from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
+from train.checkpoint.retention import find_best_step
+from train.checkpoint.workdir import (
+    checkpoint_folder,
+    read_config,
+    saved_steps,
+    unfinished_saves,
+)
+from train.config.run import RunConfig
 from train.config.stored import for_evaluation
-from train.devices.mesh import device_mesh
+from train.devices.mesh import one_device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
-from train.optimizer import make_optimizer
-from train.state import TrainState, abstract_state
+from train.state import TrainState, expected_state
+
+Step = int | Literal["best"] | None  # None: the newest sound one
 
 
 def restore_step(
@@ -35,7 +49,7 @@ def restore_step(
     metadata = _on_all(lambda: read_metadata(workdir, step))
 
     # Before any array is read, so that the message names the first one that differs.
-    check_fits(metadata, target, str(folder))
+    check_arrays_fit(metadata, target, str(folder))
 
     state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
 
@@ -85,34 +99,8 @@ def restore_newest(
                 _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
 
     # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
-    if damaged:
-        reasons = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
-        raise BadInput(
-            f"{folder} holds no sound checkpoint:{reasons}\nPut one back from a copy, or take "
-            "another --workdir; none of them was changed"
-        )
-
+    check_none_damaged(folder, damaged)
     return None
-
-
-def check_fits(metadata: Metadata, target: TrainState, where: str) -> None:
-    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
-    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
-    wanted = {
-        leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
-    }
-
-    for name in wanted | stored:
-        if stored.get(name) != wanted.get(name):
-            raise BadInput(
-                f"the checkpoint {where} does not fit the model: {name} is "
-                f"{stored.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} "
-                "in the model; give the config that the run was trained with"
-            )
-
-
-def _form(leaf: Any) -> str:
-    return f"{leaf.dtype} {list(leaf.shape)}"
 
 
 def _on_all(read: Callable[[], Any]) -> Any:
@@ -135,10 +123,31 @@ def _report(text: str) -> None:
         warn(text)
 
 
+def verified_config(workdir: str | epath.Path) -> RunConfig:
+    """Returns the config of a run, compared with the newest metadata that can be read.
+
+    Raises:
+      BadInput: no run, or a config.json or tokenizer.json that is not the run's.
+    """
+    config = read_config(workdir)
+
+    for step in reversed(saved_steps(workdir)):
+        # An older checkpoint of the same run has the same config.
+        try:
+            metadata = read_metadata(workdir, step)
+        except Damaged:
+            continue
+
+        check_files(metadata, workdir)
+        break
+
+    return config
+
+
 def load_model(
     workdir: str | epath.Path,
     overrides: Mapping[str, Any] | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a trained model and its weights: the averaged ones if the run keeps them.
 
@@ -146,7 +155,8 @@ def load_model(
       workdir: of a run; a local folder or a gs:// address.
       overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
         tolerance replaces the run's fixed steps, and the reverse.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by the run's config.checkpoint.best, None
+        for the newest sound one.
 
     Returns:
       (model, variables), for `model.apply(variables, images)`, images standardised as the run's
@@ -175,7 +185,7 @@ def load_params(
     workdir: str | epath.Path,
     config: RunConfig,
     mesh: jax.sharding.Mesh | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> Any:
     """Returns the weights to evaluate with, from a run's checkpoint.
 
@@ -183,52 +193,47 @@ def load_params(
       workdir: of the run.
       config: of a model that the weights fit.
       mesh: the devices to lay them out on; by default one device.
-      step: of the checkpoint; None for the newest sound one.
+      step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
+        newest sound one.
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
       `model.init(...)['params']`.
 
     Raises:
-      BadInput: no sound checkpoint, not this one, or one that does not fit the config.
+      BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
-    if mesh is None:
-        mesh = device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
-
     # The whole state is restored, optimiser included: the checksums are those of all its arrays.
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
-    target = abstract_state(config, optimizer, mesh)
+    target = expected_state(config, one_device_mesh() if mesh is None else mesh)
 
     if step is None:
         restored = restore_newest(workdir, target)
     else:
-        restored = _restore_only(workdir, step, target)
+        restored = _restore_only(workdir, step, target, config.checkpoint.best)
 
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
-    return restored[0].eval_params
+    state, _ = restored
+    return state.eval_params
 
 
 def _restore_only(
-    workdir: str | epath.Path, step: int, target: TrainState
+    workdir: str | epath.Path, step: int | Literal["best"], target: TrainState, best: str | None
 ) -> tuple[TrainState, Metadata] | None:
-    """The checkpoint of a step, for which no other is substituted; None if there is none at all."""
+    """The checkpoint of a step, or the best one by a metric, and no other; None if none exists."""
     steps = saved_steps(workdir)
     if not steps:
         return None
 
-    listed = ", ".join(map(str, steps))
-    if step not in steps:
-        raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
+    if step == "best":
+        step = find_best_step(workdir, best)
+    check_saved(workdir, step, steps)
 
     try:
         return restore_step(workdir, step, target)
     except Damaged as error:
-        raise BadInput(
-            f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
-            f"{listed}"
-        ) from error
+        raise step_damaged(workdir, step, steps, error) from error
 
 
 def count_parameters(params: Any) -> int:

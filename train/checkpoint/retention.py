@@ -10,6 +10,8 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext, Preservati
 from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.workdir import saved_steps
 from train.config.run import BEST, CheckpointConfig
+from train.errors import BadInput
+from train.files import as_path
 
 
 class Retention(PreservationPolicy):
@@ -56,6 +58,33 @@ def best_step(metrics: Mapping[int, float | None], best: str | None) -> int | No
         return None
 
     return max(scored, key=lambda step: (BEST[best] * scored[step], step))
+
+
+def find_best_step(workdir: str | epath.Path, best: str | None) -> int:
+    """Returns the step of a run's best checkpoint, by the metrics that are stored with each.
+
+    Args:
+      workdir: of the run, which holds a checkpoint.
+      best: the metric's name, config.checkpoint.best.
+
+    Raises:
+      BadInput: the run keeps no best checkpoint, or none was scored.
+    """
+    if best is None:
+        raise BadInput(
+            f"{workdir} keeps no best checkpoint (config.checkpoint.best=None): leave the step out "
+            "for the newest, or name one; a run that is trained, or resumed, with "
+            "config.checkpoint.best=val/loss keeps it"
+        )
+
+    step = best_step(_read_scores(as_path(workdir), best), best)
+    if step is None:
+        raise BadInput(
+            f"{workdir} has no best checkpoint: none was saved at a step at which {best} was "
+            "evaluated (config.checkpoint.every_steps, config.eval.every_steps); leave the step "
+            "out for the newest"
+        )
+    return step
 
 
 def _read_scores(workdir: epath.Path, best: str | None) -> dict[int, float]:

@@ -6,22 +6,30 @@ A workdir holds config.json, checkpoints/<step>/ and, for a run on text, tokeniz
 import contextlib
 import datetime
 import fcntl
-import fnmatch
 import os
 import re
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
+from train.checkpoint.workdir_checks import (
+    check_name,
+    check_same_run,
+    in_use,
+    no_config,
+    reading_config,
+    reading_tokenizer,
+    reported,
+)
 from train.config.run import RunConfig
-from train.config.stored import CHANGEABLE_ON_RESUME, from_json, resume_conflicts, to_json
+from train.config.stored import from_json, to_json
+from train.data.split import Split
 from train.data.text import tokenizer as tokenizers
 from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
-from train.errors import BadInput, warn
+from train.errors import warn
 from train.files import as_path, is_local, write_atomic
 
 # Ends the name of a checkpoint that its run was rolled back from: orbax sees no step in it.
@@ -40,12 +48,13 @@ def check_workdir(workdir: str | epath.Path, config: RunConfig) -> epath.Path:
       BadInput: the workdir cannot be read, its name cannot be that of a workdir, or it holds a run
         with another config or more steps.
     """
-    with _reported(workdir):
+    with reported(workdir):
         path = as_path(workdir)
-        _check_name(path)
+        check_name(path)
 
         if _holds_run(path):
-            _check_same_run(path, config, max(saved_steps(path), default=0))
+            saved_step = max(saved_steps(path), default=0)
+            check_same_run(path, read_config(path), config, saved_step)
 
         return path
 
@@ -63,7 +72,7 @@ def locked(path: epath.Path) -> Iterator[None]:
         yield
         return
 
-    with _reported(path):
+    with reported(path):
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115, closed below: only opening is reported
 
@@ -73,10 +82,7 @@ def locked(path: epath.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise BadInput(
-                f"{path} is in use: {file.read().strip() or 'another process'} trains there; wait "
-                "for it, stop it, or take another --workdir"
-            ) from None
+            raise in_use(path, file.read()) from None
 
         # Some network file systems have no locks.
         except OSError as error:
@@ -92,7 +98,7 @@ def locked(path: epath.Path) -> Iterator[None]:
         yield
 
 
-def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
+def record_run(path: epath.Path, config: RunConfig, data: Split) -> None:
     """Makes the workdir if it is missing, and records the run in it.
 
     Args:
@@ -104,7 +110,7 @@ def record_run(path: epath.Path, config: RunConfig, data: Any) -> None:
     """
     tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
 
-    with _reported(path):
+    with reported(path):
         path.mkdir(parents=True, exist_ok=True)
         _record(path / "config.json", to_json(config))
 
@@ -175,24 +181,14 @@ def read_config(workdir: str | epath.Path) -> RunConfig:
       BadInput: the workdir holds no run, or its config cannot be read.
     """
     path = as_path(workdir) / "config.json"
-    with _reported(workdir):
+    with reported(workdir):
         content = path.read_bytes() if path.exists() else None
 
-    if content is None and _holds_run(as_path(workdir)):
-        raise BadInput(
-            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
-            "record/record.json holds it, too"
-        )
     if content is None:
-        raise BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
+        raise no_config(workdir, _holds_run(as_path(workdir)))
 
-    try:
+    with reading_config(path):
         return from_json(content.decode())
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"{path} is not the config of a run ({error}): put it back; a checkpoint's "
-            "record/record.json holds it, too"
-        ) from error
 
 
 def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
@@ -207,60 +203,10 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
         return None
 
     path = as_path(workdir) / "tokenizer.json"
-    if not path.exists():
-        raise BadInput(f"{path} is missing, without which no text can be read: restore it")
-
-    try:
+    with reading_tokenizer(path):
         return tokenizers.from_json(path.read_text())
-    except ValueError as error:
-        raise BadInput(f"{path} is not the tokeniser of a run ({error}): restore it") from error
-
-
-@contextlib.contextmanager
-def _reported(workdir: str | epath.Path) -> Iterator[None]:
-    """Reports as bad input what keeps the workdir from being used."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(
-            f"workdir {workdir} cannot be read and written ({error.strerror or error}): take "
-            "another --workdir"
-        ) from error
-    except ImportError as error:
-        raise BadInput(
-            f"workdir {workdir} needs a package that is not installed ({error}): for gs:// "
-            "addresses pip install 'etils[epath-gcs]'"
-        ) from error
 
 
 def _holds_run(path: epath.Path) -> bool:
     # Retired ones count: a run that was rolled back to its start is still the owner.
     return bool(saved_steps(path) or retired_saves(path))
-
-
-def _check_name(path: epath.Path) -> None:
-    """Refuses a folder in which orbax would save checkpoints and not find them again."""
-    # orbax finds the files of each process by a pattern that the whole path is part of, and there
-    # '[1]' stands for '1'.
-    for part in path.resolve().parts if is_local(path) else ():
-        if not fnmatch.fnmatchcase(part, part):
-            raise BadInput(
-                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
-                f"its name, as {part!r}: take a --workdir without"
-            )
-
-
-def _check_same_run(path: epath.Path, config: RunConfig, saved_step: int) -> None:
-    """Refuses a config that the run in the workdir cannot be resumed with."""
-    conflicts = resume_conflicts(read_config(path), config)
-    if conflicts:
-        raise BadInput(
-            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
-            f"Take another --workdir, or delete this one. On resume only "
-            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ."
-        )
-    if config.train_steps < saved_step:
-        raise BadInput(
-            f"{path} holds a run of {saved_step} steps, config.train_steps={config.train_steps} "
-            "was given: give as many or more, or take another --workdir"
-        )

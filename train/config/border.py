@@ -2,56 +2,63 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from odeformer import DepthConfig
 from odeformer.errors import unknown
+from train.config.faults import build_or_collect
 from train.config.names import refuse_old_name
 from train.config.run import TASKS, Kind, RunConfig
-from train.config.setting import (
-    LARGEST_FLOAT,
-    PartOfRun,
-    Setting,
-    kinds_of,
-    one_of,
-    settings_of,
-)
-from train.errors import BadInput
-from train.files import absolute
+from train.config.setting import PartOfRun, Setting, checked, one_of, settings_of, typed
+from train.config.suggestions import unknown_key
+from train.errors import BadInput, collecting, refuse
 
 Given = ml_collections.ConfigDict | Mapping[str, Any]
 
 
-def from_config_dict(given: Given, changes: Mapping[str, Any] | None = None) -> RunConfig:
+def from_config_dict(
+    given: Given, changes: Mapping[str, Any] | None = None, earlier: Sequence[BadInput] = ()
+) -> RunConfig:
     """Returns the frozen config of a run.
 
     Args:
       given: the keys that differ from their defaults, in their groups; `depth`, the fields of
         DepthConfig, is a group of its own.
       changes: values that replace those, as {'depth.solver': 'rk4'}.
+      earlier: what the same input was refused for already, to be raised with what else is wrong.
 
     Raises:
-      BadInput: a key that is unknown (the message names the nearest known one), a value of the
-        wrong type or out of range, or values that do not fit one another.
+      BadInput: keys that are unknown (the message names the nearest known ones), values of the
+        wrong type or out of range, or values that do not fit one another: all that is wrong.
     """
-    changes = changes or {}
+    changes, refusals = changes or {}, list(earlier)
     given = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
     task = task_of({**given, **changes})
-    settings = settings_for(task)
-    for key in changes:
-        check_key(key, settings)
+    settings, kind = settings_for(task), TASKS[task]
+    values = {"task": task, **_flat(given, settings, refusals)}
+    values |= known_changes(changes, settings, refusals)
 
-    values = {"task": task, **_flat(given, settings), **changes}
-    values = _defaults(settings) | _sizes(TASKS[task], values) | values
-    for key, setting in settings.items():
-        if isinstance(values[key], PartOfRun):
-            values[key] = values[key].of(values["train_steps"])
-        values[key] = checked(key, values[key], setting)
+    defaults, sizes = {**_defaults(settings), "task": task}, None
+    with collecting(refusals):
+        sizes = _sizes(kind, values)
+    if sizes is None:
+        del values["model.preset"]
 
-    return _build(RunConfig, values, "", TASKS[task])
+    defaults |= sizes or {}
+    values = _checked_values(defaults | values, defaults, settings, refusals)
+
+    # Without the sizes of its preset a config's other values do not fit one another.
+    config = None
+    if sizes is not None:
+        config = build_or_collect(
+            lambda values: _build(RunConfig, values, "", kind), values, defaults, refusals
+        )
+    refuse(refusals)
+    assert config is not None
+    return config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def task_of(given: Given) -> str:
       BadInput: there is no such task.
     """
     setting = settings_of(RunConfig)["task"]
-    task = _typed("config.task", given.get("task", setting.default), setting)
+    task = typed("config.task", given.get("task", setting.default), setting)
     if task not in TASKS:
         raise BadInput(f"config.task: {unknown('task', task, TASKS)}")
     return task
@@ -116,19 +123,20 @@ def groups_for(task: str) -> dict[str, type]:
 
 def check_key(key: str, known: Mapping[str, Any]) -> None:
     """Raises BadInput for a key that is not known: names what it is called now, or the nearest."""
-    if key in known:
-        return
+    if key not in known:
+        refuse_old_name(key)
+        raise unknown_key(key, known)
 
-    refuse_old_name(key)
-    group = key.rpartition(".")[0]
-    prefix = f"{group}." if group else ""
-    # Of a key that is inside a group, its first name alone: 'data.augment', not each key of it.
-    siblings = {
-        prefix + name.removeprefix(prefix).partition(".")[0]
-        for name in known
-        if name.startswith(prefix)
-    }
-    raise BadInput(str(unknown("config key", key, sorted(siblings or known))))
+
+def known_changes(
+    changes: Mapping[str, Any], known: Mapping[str, Any], refusals: list[BadInput]
+) -> dict[str, Any]:
+    """Returns the changes whose keys are known; adds a refusal for each other one."""
+    for key in changes:
+        with collecting(refusals):
+            check_key(key, known)
+
+    return {key: value for key, value in changes.items() if key in known}
 
 
 def _fields(cls: Any, path: str, kind: Kind) -> Iterator[tuple[str, Any, str]]:
@@ -157,25 +165,30 @@ def _walk(cls: type, path: str, kind: Kind) -> Iterator[tuple[str, Setting]]:
 
 
 def _flat(
-    given: Mapping[str, Any], settings: Mapping[str, Setting], path: str = ""
+    given: Mapping[str, Any],
+    settings: Mapping[str, Setting],
+    refusals: list[BadInput],
+    path: str = "",
 ) -> dict[str, Any]:
-    """The values by key; refuses keys that do not exist."""
+    """The values by key; adds a refusal for each key that does not exist."""
     flat = {}
 
     for name, value in given.items():
         key = f"{path}{name}"
-        if key == "model.depth":
-            raise BadInput(
-                "config.model.depth is no key: the depth is a group of its own; set config.depth"
-            )
+        with collecting(refusals):
+            if key == "model.depth":
+                raise BadInput(
+                    "config.model.depth is no key: the depth is a group of its own; set "
+                    "config.depth"
+                )
 
-        if any(known.startswith(f"{key}.") for known in settings):
-            if not isinstance(value, Mapping):
-                raise BadInput(f"config.{key} is a group of keys; {value!r} was given")
-            flat |= _flat(value, settings, f"{key}.")
-        else:
-            check_key(key, settings)
-            flat[key] = value
+            if any(known.startswith(f"{key}.") for known in settings):
+                if not isinstance(value, Mapping):
+                    raise BadInput(f"config.{key} is a group of keys; {value!r} was given")
+                flat |= _flat(value, settings, refusals, f"{key}.")
+            else:
+                check_key(key, settings)
+                flat[key] = value
 
     return flat
 
@@ -190,55 +203,34 @@ def _sizes(kind: Kind, values: Mapping[str, Any]) -> dict[str, Any]:
     if name is None:
         return {}
     if name not in kind.presets:
-        raise BadInput(f"config.model.preset: {unknown('preset', name, kind.presets)}")
+        accepted = (*kind.presets, "None")
+        raise BadInput(f"config.model.preset: {unknown('preset', name, accepted)}")
 
     sizes = dataclasses.asdict(kind.preset(name))
     layers = sizes.pop("depth")["layers"]
     return {f"model.{key}": value for key, value in sizes.items()} | {"depth.layers": layers}
 
 
-def checked(key: str, value: Any, setting: Setting, of: str = "config") -> Any:
-    """Returns a value as its setting's type.
+def _checked_values(
+    values: Mapping[str, Any],
+    defaults: dict[str, Any],
+    settings: Mapping[str, Setting],
+    refusals: list[BadInput],
+) -> dict[str, Any]:
+    """The values as their settings' types; the default, and a refusal, for each that is none."""
+    accepted: dict[str, Any] = {}
 
-    Args:
-      key: its name.
-      value: as it was given.
-      setting: what is accepted.
-      of: what it is a key of, for the message.
+    for key, setting in settings.items():
+        # The number of steps is accepted before those that are a part of it.
+        if isinstance(defaults[key], PartOfRun):
+            defaults[key] = defaults[key].of(accepted["train_steps"])
+        value = defaults[key] if isinstance(values[key], PartOfRun) else values[key]
 
-    Raises:
-      BadInput: a value of another type, or out of range.
-    """
-    value = _typed(f"{of}.{key}", value, setting)
-    if value is not None and not setting.accepted.contains(value):
-        raise BadInput(f"{of}.{key} is {setting.accepted.text}; {value} was given")
+        accepted[key] = defaults[key]
+        with collecting(refusals):
+            accepted[key] = checked(key, value, setting)
 
-    # From the root on, so that a run can be resumed and evaluated from another folder.
-    if setting.path and value and value not in setting.words:
-        try:
-            value = absolute(value)
-        except BadInput as error:
-            raise BadInput(f"{of}.{key}={error}") from error
-
-    return value
-
-
-def _typed(key: str, value: Any, setting: Setting) -> Any:
-    """A value as its setting's type; an int serves as a float, and a list as a tuple."""
-    origins = tuple(typing.get_origin(kind) or kind for kind in kinds_of(setting.kind))
-    if isinstance(value, list) and tuple in origins:
-        value = tuple(value)
-
-    if isinstance(value, int | float) and not isinstance(value, bool) and float in origins:
-        if not abs(value) <= LARGEST_FLOAT:
-            raise BadInput(f"{key} is a finite number of float32; {value!r} was given")
-        value = float(value)
-
-    wrongly_bool = isinstance(value, bool) and bool not in origins
-    if wrongly_bool or not isinstance(value, origins):
-        names = " or ".join("None" if o is type(None) else o.__name__ for o in origins)
-        raise BadInput(f"{key} takes {names}; {value!r} was given")
-    return value
+    return accepted
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str, kind: Kind) -> Any:

@@ -6,12 +6,28 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from train.config.border import flatten, groups_for, settings_for, to_dict
+from train.config.border import flatten, from_config_dict, groups_for, settings_for, to_dict
 from train.config.run import TASKS, RunConfig
 from train.config.setting import Setting, kinds_of, settings_of
+from train.config.study import StudyConfig
 from train.errors import BadInput
 
 _WIDTH = 100
+
+
+def list_config(name: str, file: Any) -> Iterator[str]:
+    """Yields the lines that list every key of a config, or of a study and its runs.
+
+    Args:
+      name: of the flag that names the file, 'study' for a study.
+      file: what get_config() of it returns; None to list the keys of all tasks.
+    """
+    if name == "study":
+        # A study holds the config of its runs.
+        name, file = "study.config", None if file is None else file.config
+        yield from list_group("study", StudyConfig)
+
+    yield from list_keys(name, None if file is None else from_config_dict(file))
 
 
 def list_keys(name: str, config: RunConfig | None = None) -> Iterator[str]:

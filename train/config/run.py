@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
@@ -30,10 +31,26 @@ class Kind:
     data: type
     presets: tuple[str, ...]  # names of sizes
     preset: Callable[[str], ModelConfig]
+    check: Callable[[Any, Any], None] = lambda model, data: None  # raises BadInput
+
+
+def _check_images(model: ViTConfig, data: ImageDataConfig) -> None:
+    padding, side = data.augment.crop_padding_px, min(model.image_shape[:2])
+    if padding > side:
+        raise BadInput(
+            f"config.data.augment.crop_padding_px={padding} is more than the images' {side} "
+            "pixels, so that crops would miss them: take a narrower frame"
+        )
+
+    if data.augment.randaugment_ops and model.channels not in (1, 3):
+        raise BadInput(
+            "config.data.augment.randaugment_ops takes images of 1 channel or 3; "
+            f"config.model.channels={model.channels} was given: set the former to 0"
+        )
 
 
 TASKS = {  # the values of config.task
-    "images": Kind(ViTConfig, ImageDataConfig, presets.VIT_NAMES, presets.vit),
+    "images": Kind(ViTConfig, ImageDataConfig, presets.VIT_NAMES, presets.vit, _check_images),
     "language": Kind(LMConfig, LanguageDataConfig, presets.LM_NAMES, presets.lm),
     "sentences": Kind(TextConfig, SentenceDataConfig, presets.TEXT_NAMES, presets.text),
 }
@@ -157,8 +174,7 @@ class RunConfig:
     def __post_init__(self):
         _check_warmup(self)
         _check_repeats(self)
-        _check_crops(self)
-        _check_randaugment(self)
+        TASKS[self.task].check(self.model, self.data)
 
 
 def _check_warmup(config: RunConfig) -> None:
@@ -183,28 +199,4 @@ def _check_repeats(config: RunConfig) -> None:
         raise BadInput(
             f"config.train_steps={config.train_steps} times config.data.repeats_per_batch="
             f"{repeats} is less than 2**31; train for fewer steps or repeat less"
-        )
-
-
-def _check_crops(config: RunConfig) -> None:
-    if not isinstance(config.model, ViTConfig) or not isinstance(config.data, ImageDataConfig):
-        return
-
-    padding, side = config.data.augment.crop_padding_px, min(config.model.image_shape[:2])
-    if padding > side:
-        raise BadInput(
-            f"config.data.augment.crop_padding_px={padding} is more than the images' {side} "
-            "pixels, so that crops would miss them: take a narrower frame"
-        )
-
-
-def _check_randaugment(config: RunConfig) -> None:
-    if not isinstance(config.model, ViTConfig) or not isinstance(config.data, ImageDataConfig):
-        return
-
-    channels = config.model.channels
-    if config.data.augment.randaugment_ops and channels not in (1, 3):
-        raise BadInput(
-            "config.data.augment.randaugment_ops takes images of 1 channel or 3; "
-            f"config.model.channels={channels} was given: set the former to 0"
         )

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
+from odeformer import checks
+from odeformer.errors import LARGEST_FLOAT
+from train.errors import BadInput
+from train.files import absolute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,16 +108,18 @@ def settings_of(cls: type) -> dict[str, Setting]:
     """Returns the settings that a dataclass's fields declare, by name.
 
     The library's dataclasses keep their help in their docstring, under 'Attributes:', and check
-    their values themselves.
+    their values themselves, so that of their ranges only the text is needed here.
     """
     kinds, attributes, settings = typing.get_type_hints(cls), _attributes(cls), {}
+    ranges = {name: Range(a.text, ANY.contains) for name, a in checks.accepted_by(cls).items()}
 
     for field in dataclasses.fields(cls):
-        if field.metadata:
-            settings[field.name] = Setting(kinds[field.name], **field.metadata)
+        name, kind = field.name, kinds[field.name]
+        if "help" in field.metadata:
+            settings[name] = Setting(kind, **field.metadata)
         elif field.default is not dataclasses.MISSING:
-            help_text = attributes.get(field.name, "")
-            settings[field.name] = Setting(kinds[field.name], field.default, help_text)
+            help_text = attributes.get(name, "")
+            settings[name] = Setting(kind, field.default, help_text, ranges.get(name, ANY))
 
     return settings
 
@@ -138,3 +143,52 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
     """Returns the types of a union, or the one type, in a tuple."""
     is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     return typing.get_args(kind) if is_union else (kind,)
+
+
+def checked(key: str, value: Any, setting: Setting, of: str = "config") -> Any:
+    """Returns a value as its setting's type.
+
+    Args:
+      key: its name.
+      value: as it was given.
+      setting: what is accepted.
+      of: what it is a key of, for the message.
+
+    Raises:
+      BadInput: a value of another type, or out of range.
+    """
+    value = typed(f"{of}.{key}", value, setting)
+    if value is not None and not setting.accepted.contains(value):
+        or_none = " (None is accepted, too)" if type(None) in kinds_of(setting.kind) else ""
+        raise BadInput(f"{of}.{key} is {setting.accepted.text}; {value} was given{or_none}")
+
+    # From the root on, so that a run can be resumed and evaluated from another folder.
+    if setting.path and value and value not in setting.words:
+        try:
+            value = absolute(value)
+        except BadInput as error:
+            raise BadInput(f"{of}.{key}={error}") from error
+
+    return value
+
+
+def typed(key: str, value: Any, setting: Setting) -> Any:
+    """Returns a value as its setting's type; an int serves as a float, and a list as a tuple.
+
+    Raises:
+      BadInput: a value of another type.
+    """
+    origins = tuple(typing.get_origin(kind) or kind for kind in kinds_of(setting.kind))
+    if isinstance(value, list) and tuple in origins:
+        value = tuple(value)
+
+    if isinstance(value, int | float) and not isinstance(value, bool) and float in origins:
+        if not abs(value) <= LARGEST_FLOAT:
+            raise BadInput(f"{key} is a finite number of float32; {value!r} was given")
+        value = float(value)
+
+    wrongly_bool = isinstance(value, bool) and bool not in origins
+    if wrongly_bool or not isinstance(value, origins):
+        names = " or ".join("None" if o is type(None) else o.__name__ for o in origins)
+        raise BadInput(f"{key} takes {names}; {value!r} was given")
+    return value

@@ -1,13 +1,14 @@
 """The config of a run that is there already: read, compared, and changed for evaluation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from odeformer import solvers
-from train.config.border import check_key, flatten, from_config_dict, to_dict
+from train.config.border import flatten, from_config_dict, known_changes, to_dict
 from train.config.names import with_new_names
 from train.config.run import RunConfig
+from train.errors import BadInput
 
 CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log")
 
@@ -45,7 +46,9 @@ def resume_conflicts(saved: RunConfig, given: RunConfig) -> list[str]:
     ]
 
 
-def for_evaluation(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+def for_evaluation(
+    config: RunConfig, changes: Mapping[str, Any], earlier: Sequence[BadInput] = ()
+) -> RunConfig:
     """Returns a run's config to evaluate under, in which changes replace what conflicts with them.
 
     A tolerance replaces the run's fixed steps; fixed steps, or a solver without an error estimate,
@@ -55,20 +58,20 @@ def for_evaluation(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     Args:
       config: of the run.
       changes: values of keys, as {'depth.solver': 'tsit5'}.
+      earlier: what the same input was refused for already, to be raised with what else is wrong.
 
     Raises:
-      BadInput: a key or a value that the config refuses.
+      BadInput: keys or values that the config refuses.
     """
-    values = flatten(to_dict(config))
-    for key in changes:
-        check_key(key, values)
-    values |= dict(changes)
+    values, refusals = flatten(to_dict(config)), list(earlier)
+    changes = known_changes(changes, values, refusals)
+    values |= changes
 
     depth = _depth_for_evaluation(values, changes)
     mesh = {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     mesh |= {key: changes[key] for key in mesh if key in changes}
     parallel = {"parallel.mode": "jit", "parallel.accumulate": 1}
-    return from_config_dict({}, values | depth | mesh | parallel)
+    return from_config_dict({}, values | depth | mesh | parallel, refusals)
 
 
 def _depth_for_evaluation(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

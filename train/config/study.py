@@ -6,9 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from odeformer.errors import unknown
-from train.config.border import checked, settings_for, task_of
-from train.config.setting import COUNT, POSITIVE, Range, Setting, one_of, setting, settings_of
-from train.errors import BadInput
+from train.config.border import settings_for, task_of
+from train.config.setting import (
+    COUNT,
+    POSITIVE,
+    Range,
+    Setting,
+    checked,
+    one_of,
+    setting,
+    settings_of,
+)
+from train.errors import BadInput, collecting, refuse
 
 # The seed of a run is SEEDS_PER_FOLD * seed + fold: below 2**32.
 SEEDS_PER_FOLD = 1000
@@ -96,14 +105,18 @@ def read_study(study: Any, changes: Mapping[str, Any]) -> StudyConfig:
     """Returns what a study's file says of these, but for changes such as {'folds': 3}.
 
     Raises:
-      BadInput: a key that is unknown, or a value that is not accepted.
+      BadInput: keys that are unknown, or values that are not accepted.
     """
-    values: dict[str, Any] = {
-        name: _read_group(name, _GROUPS[name], study, changes)
-        if name in _GROUPS
-        else checked(name, changes.get(name, study.get(name, known.default)), known, "study")
-        for name, known in settings_of(StudyConfig).items()
-    }
+    values, refusals = {}, []
+    for name, known in settings_of(StudyConfig).items():
+        with collecting(refusals):
+            if name in _GROUPS:
+                values[name] = _read_group(name, _GROUPS[name], study, changes)
+            else:
+                value = changes.get(name, study.get(name, known.default))
+                values[name] = checked(name, value, known, "study")
+
+    refuse(refusals)
     return StudyConfig(**values)
 
 
@@ -113,22 +126,19 @@ def _read_group(group: str, cls: type, study: Any, changes: Mapping[str, Any]) -
     if given is None:
         return None
 
-    known = settings_of(cls)
+    known, values, refusals = settings_of(cls), {}, []
     accepted = [*(f"{group}.{name}" for name in known), *_OF_FILE]
     for name in given:
         if (key := f"{group}.{name}") not in accepted:
-            raise BadInput(f"study: {unknown('key', key, accepted)}")
+            refusals.append(BadInput(f"study: {unknown('key', key, accepted)}"))
 
-    values = {
-        name: changes.get(f"{group}.{name}", given.get(name, setting.default))
-        for name, setting in known.items()
-    }
-    return cls(
-        **{
-            name: checked(f"{group}.{name}", value, known[name], "study")
-            for name, value in values.items()
-        }
-    )
+    for name, wanted in known.items():
+        with collecting(refusals):
+            value = changes.get(f"{group}.{name}", given.get(name, wanted.default))
+            values[name] = checked(f"{group}.{name}", value, wanted, "study")
+
+    refuse(refusals)
+    return cls(**values)
 
 
 def study_settings(study: Mapping[str, Any] | Any) -> dict[str, Setting]:

@@ -1,12 +1,11 @@
 """A split of one blank example: a run's shapes without its data."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from odeformer import ViTConfig
-from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
 from train.data.images.arrays import Images
 from train.data.split import Split
@@ -28,12 +27,11 @@ class BlankTokenizer:
 
 def blank_split(config: RunConfig) -> Split:
     """Returns a split whose batches have the shapes and dtypes of a run's, without its data."""
-    if isinstance(config.model, ViTConfig):
-        return _blank_images(config.model)
-    return _blank_text(config)
+    return _SPLITS[config.task](config)
 
 
-def _blank_images(model: ViTConfig) -> Images:
+def _images(config: RunConfig) -> Split:
+    model: Any = config.model
     return Images(
         np.zeros((1, *model.image_shape), np.uint8),
         np.zeros(1, np.int32),
@@ -44,17 +42,30 @@ def _blank_images(model: ViTConfig) -> Images:
     )
 
 
-def _blank_text(config: RunConfig) -> Split:
-    model: Any = config.model
+def _language(config: RunConfig) -> Split:
     data: Any = config.data
-    tokenizer: Any = BlankTokenizer(model.vocabulary)
-    size = model.block_size
-
-    # One document that fills one block exactly, its `end` included.
-    corpus = Corpus(np.zeros(size + 1, np.uint16), np.array([0, size]))
-
-    if not isinstance(data, LanguageDataConfig):
-        return Sentences(corpus, np.zeros(1, np.int32), model.classes, size, tokenizer)
+    corpus, size, tokenizer = _blank_text(config)
     if data.packing == "documents":
         return Documents(corpus, size, tokenizer)
     return Stream(corpus, size, tokenizer, seed=0)
+
+
+def _sentences(config: RunConfig) -> Split:
+    model: Any = config.model
+    corpus, size, tokenizer = _blank_text(config)
+    return Sentences(corpus, np.zeros(1, np.int32), model.classes, size, tokenizer)
+
+
+def _blank_text(config: RunConfig) -> tuple[Corpus, int, Any]:
+    """One document that fills one block exactly, its `end` included; the block's size."""
+    model: Any = config.model
+    size = model.block_size
+    corpus = Corpus(np.zeros(size + 1, np.uint16), np.array([0, size]))
+    return corpus, size, BlankTokenizer(model.vocabulary)
+
+
+_SPLITS: dict[str, Callable[[RunConfig], Split]] = {
+    "images": _images,
+    "language": _language,
+    "sentences": _sentences,
+}

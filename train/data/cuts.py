@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from train.data.tfds_sets import place_of
+
 # Fixed, and not the seed of a run: all runs are tested on the same examples.
 SEED = 0
 
@@ -55,6 +57,19 @@ class Part:
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         return self.source.__getitems__([int(self.indices[index]) for index in indices])
+
+
+def record_place(source: Any, index: int) -> str:
+    """Returns '; it is record NUMBER of FILE', for the end of a message.
+
+    Args:
+      source: a data source, or a part of one; '' is returned for any other.
+      index: the record in the source.
+    """
+    number = record_number(source, index)
+    whole = source.source if isinstance(source, Part) else source
+    info = getattr(whole, "dataset_info", None)
+    return place_of(info.splits, whole.split, number) if info is not None else ""
 
 
 def record_number(source: Any, index: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from odeformer import ViTConfig
 from train.config.data import ImageDataConfig, LanguageDataConfig
 from train.config.run import RunConfig
 from train.data.images import digits, prepared
@@ -25,11 +26,14 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
     Raises:
       BadInput: no data set has the name, or the data do not fit the config.
     """
-    data = config.data
-    model: Any = config.model
+    data, model = config.data, config.model
 
-    if isinstance(data, ImageDataConfig):
-        return _load_images(data, model.image_shape[:2], config.seed)
+    if isinstance(model, ViTConfig):
+        assert isinstance(data, ImageDataConfig)
+        height, width, _ = model.image_shape
+        return _load_images(data, (height, width), config.seed)
+
+    assert not isinstance(data, ImageDataConfig)
     if isinstance(data, LanguageDataConfig):
         return load_language(data, model.block_size, model.vocabulary, config.seed, tokenizer)
     return load_sentences(data, model.block_size, model.vocabulary, tokenizer)

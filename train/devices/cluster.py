@@ -2,14 +2,10 @@
 
 import dataclasses
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from train.errors import BadInput
+from train.devices.cluster_checks import AUTO, check_flags, check_open_mpi, incomplete
 
-# Stands for the coordinator that jax finds, if the environment names none.
-AUTO = "auto"
-
-FLAGS = "--coordinator, --num_processes and --process_id"
 _TPU_HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # the first that is set counts
 _SLURM_STEP = (
     "SLURM_JOB_ID",
@@ -59,18 +55,43 @@ def find_cluster(
     return _open_mpi(environ) or _slurm(environ) or _tpu_pod(environ)
 
 
+def is_first(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Returns whether flags or environment say that this process is alone, or the first of several.
+
+    For what is printed before jax is imported: what cannot be found out without it, or will be
+    refused, counts as no.
+
+    Args:
+      arguments: the command line.
+      environ: the environment's variables.
+    """
+    given = dict.fromkeys(("coordinator", "num_processes", "process_id"))
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, text = option.lstrip("-").partition("=")
+        if option.startswith("-") and name in given:
+            given[name] = text if equals else value
+
+    number, process = given["num_processes"], given["process_id"]
+    try:
+        cluster = find_cluster(
+            given["coordinator"],
+            None if number is None else int(number),
+            None if process is None else int(process),
+            environ,
+        )
+    except ValueError:
+        return False
+
+    return cluster is None or cluster.process_id == 0
+
+
 def _by_flags(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> Cluster | None:
     if coordinator is None or num_processes is None or process_id is None:
-        flags = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
-        missing = " and ".join(f"--{name}" for name, value in flags.items() if value is None)
-        raise BadInput(
-            f"{FLAGS} go together, {missing} missing: give all three, or --coordinator={AUTO} "
-            "alone, or none"
-        )
+        raise incomplete(coordinator, num_processes, process_id)
 
-    _check_flags(coordinator, num_processes, process_id)
+    check_flags(coordinator, num_processes, process_id)
     if num_processes == 1:
         return None
 
@@ -78,35 +99,12 @@ def _by_flags(
     return Cluster("deactivate", coordinator, num_processes, process_id)
 
 
-def _check_flags(coordinator: str, num_processes: int, process_id: int) -> None:
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadInput(
-            f"--coordinator={coordinator} is no address: give HOST:PORT, of the machine that "
-            "process 0 runs on and a port that is free there, e.g. 10.0.0.1:1234"
-        )
-    if num_processes < 1:
-        raise BadInput(f"--num_processes={num_processes} was given: give 1 or more")
-    if not 0 <= process_id < num_processes:
-        raise BadInput(
-            f"--process_id={process_id} was given: the {num_processes} processes of "
-            f"--num_processes are numbered from 0 to {num_processes - 1}"
-        )
-
-
 def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
     num_processes = int(environ.get("OMPI_COMM_WORLD_SIZE", 1))
     if num_processes == 1:
         return None
 
-    # jax reads the coordinator's address from this variable, which not every version sets.
-    if "OMPI_MCA_orte_hnp_uri" not in environ:
-        raise BadInput(
-            f"mpirun started {num_processes} processes, and jax cannot find the first of them "
-            f"under this version of Open MPI: give {FLAGS}, the last as "
-            "--process_id=$OMPI_COMM_WORLD_RANK"
-        )
-
+    check_open_mpi(environ, num_processes)
     return Cluster("ompi", None, num_processes, int(environ["OMPI_COMM_WORLD_RANK"]))
 
 

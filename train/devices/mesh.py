@@ -16,12 +16,9 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from odeformer import ModelConfig
-from odeformer.transformer.checks import check_backend
-from odeformer.transformer.layers import param_dtype
-from odeformer.transformer.sharding import parameter_axes
-from train.config.run import MeshConfig, RunConfig
-from train.errors import BadInput
+from odeformer import ModelConfig, sharding
+from train.config.run import MeshConfig
+from train.devices.checks import check_sizes, check_slices
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -55,21 +52,17 @@ def device_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def one_device_mesh() -> Mesh:
+    """Returns the mesh of one of this process's devices."""
+    return device_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.local_devices()[:1])
+
+
 def _complete_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
     """The sizes of the axes, the open one such that all devices are used."""
     sizes = [getattr(config, axis) for axis in AXES]
-    text = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1:
-        raise BadInput(f"config.mesh ({text}) leaves several axes open: -1 stands for one at most")
+    check_sizes(dict(zip(AXES, sizes, strict=True)), count)
 
     fixed = math.prod(size for size in sizes if size != -1)
-    if count % fixed or (-1 not in sizes and fixed != count):
-        wanted = "divides" if -1 in sizes else "is"
-        raise BadInput(
-            f"config.mesh ({text}) does not fit the {count} devices: give sizes whose product "
-            f"{wanted} {count}, one of them -1 for the devices that the others leave"
-        )
-
     return tuple(count // fixed if size == -1 else size for size in sizes)
 
 
@@ -82,69 +75,13 @@ def _arrange(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
     data, *inner = shape
-    if data % slices:
-        raise BadInput(
-            f"config.mesh.data={data} does not divide over the {slices} slices, between which "
-            f"only gradients may be exchanged: take a multiple of {slices}"
-        )
+    check_slices(data, slices)
 
     # The network between slices is slow: only the sum of the gradients over 'data' crosses it.
     within, across = (data // slices, *inner), (slices, *(1 for _ in inner))
     return mesh_utils.create_hybrid_device_mesh(
         within, across, devices, allow_split_physical_axes=True
     )
-
-
-def check_fits(config: RunConfig, mesh: Mesh) -> None:
-    """Raises BadInput if a run cannot be split over a mesh."""
-    check_model_fits(config.model, mesh)
-    parallel, parts = config.parallel, batch_shards(mesh)
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-
-    if config.batch_size % (parts * parallel.accumulate):
-        raise BadInput(
-            f"config.batch_size={config.batch_size} does not divide into "
-            f"parallel.accumulate={parallel.accumulate} parts over mesh.data x mesh.fsdp = {parts} "
-            f"devices: take a multiple of {parts * parallel.accumulate}"
-        )
-
-    # Inside shard_map the step communicates the gradients over 'data', and nothing else.
-    if parallel.mode == "shard_map" and (tensor > 1 or fsdp > 1):
-        raise BadInput(
-            f"config.parallel.mode='shard_map' works on replicas of the model, along mesh.data "
-            f"alone; mesh.fsdp={fsdp} and mesh.tensor={tensor} were given: take 1 for both, or "
-            "parallel.mode='jit'"
-        )
-
-    # A limit of diffrax: its recursive adjoint has no gradient inside shard_map (diffrax#735).
-    if parallel.mode == "shard_map" and config.model.depth.adjoint == "recursive":
-        raise BadInput(
-            "config.depth.adjoint='recursive' has no gradient under parallel.mode='shard_map': "
-            "take adjoint 'checkpoint' or 'direct', or parallel.mode='jit'"
-        )
-
-
-def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
-    """Raises BadInput if a model cannot be computed on this backend, or split over a mesh."""
-    try:
-        param_dtype(model.dtype)
-        check_backend(model.attention)
-    except ValueError as error:
-        raise BadInput(f"config.model: {error}") from error
-
-    for key, axis in (("heads", "tensor"), ("mlp", "tensor"), ("width", "fsdp")):
-        size, parts = getattr(model, key), mesh.shape[axis]
-        if size % parts:
-            raise BadInput(
-                f"config.model.{key}={size} does not divide over mesh.{axis}={parts} devices: take "
-                f"mesh.{axis} from the divisors of {size}"
-            )
-
-    if model.fused and mesh.shape["tensor"] > 1:
-        raise BadInput(
-            f"config.model.fused=True joins kernels that mesh.tensor={mesh.shape['tensor']} "
-            "splits: take mesh.tensor=1 or model.fused=False"
-        )
 
 
 @contextlib.contextmanager
@@ -165,7 +102,7 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
       model: the model's config.
       params: the parameters, or their shapes.
     """
-    return logical_to_mesh_sharding(parameter_axes(params), mesh, _rules(mesh, model))
+    return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, _rules(mesh, model))
 
 
 def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:

@@ -17,15 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train.devices.cluster import (
-    AUTO,
-    FLAGS,
-    Cluster,
-    failure_message,
-    find_cluster,
-    timeout_message,
-)
+from train.devices.cluster import Cluster, failure_message, find_cluster, timeout_message
+from train.devices.cluster_checks import AUTO, FLAGS, check_joined
 from train.errors import BadInput, ProcessError, Stopped
+from train.startup import note
 
 # At its own timeout jax ends the process, without our message: ours must come first.
 _JAX_TIMEOUT_SECS = 86_400
@@ -58,15 +53,10 @@ def start(
     """
     cluster = find_cluster(coordinator, num_processes, process_id, os.environ)
 
-    if cluster is not None:
+    if cluster is None:
+        check_joined(jax.process_count())
+    else:
         _join(cluster, timeout_secs)
-
-    # On a TPU slice jax counts the hosts even if they were not joined.
-    elif jax.process_count() > 1:
-        raise BadInput(
-            f"this TPU slice has {jax.process_count()} hosts, which the environment does not name: "
-            f"give --coordinator={AUTO} to every process"
-        )
 
 
 def is_primary() -> bool:
@@ -159,6 +149,7 @@ def _join(cluster: Cluster, timeout_secs: int) -> None:
     # In a thread: while jax waits, the main thread could neither report nor react to Ctrl-C.
     thread = threading.Thread(target=join, daemon=True)
     atexit.register(_leave)
+    note("waiting for the other processes")
     thread.start()
     thread.join(timeout_secs)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from odeformer import ModelConfig
+from odeformer import ModelConfig, example_sizes
 from train.tasks.task import mean
 
 # Far above what the choice of one batch adds to the loss.
@@ -41,7 +41,7 @@ def find_warnings(
     """
     warnings = {}
 
-    above = float(metrics["loss"]) - math.log(_choices(config))
+    above = float(metrics["loss"]) - math.log(example_sizes(config).outputs)
     # The loss of a skipped batch may be anything, and the guard reports it.
     if above > MARGIN_NATS and math.isfinite(above) and not int(metrics["skipped_in_a_row"]):
         warnings[LOSS] = above
@@ -60,7 +60,7 @@ def find_warnings(
 def describe_warnings(config: ModelConfig, line: Mapping[str, Any]) -> list[str]:
     """Returns a text for each warning in a line of metrics.jsonl, that of the last evaluation."""
     texts = []
-    choices = _choices(config)
+    choices = example_sizes(config).outputs
     advice = "take a smaller optimizer.learning_rate or a longer optimizer.warmup_steps"
 
     if LOSS in line:
@@ -78,10 +78,3 @@ def describe_warnings(config: ModelConfig, line: Mapping[str, Any]) -> list[str]
         )
 
     return texts
-
-
-def _choices(config: ModelConfig) -> int:
-    """The number of classes, or for a language model of tokens, to guess from."""
-    # A text classifier has a vocabulary, too: its classes come first.
-    sizes: Any = config
-    return sizes.classes if hasattr(sizes, "classes") else sizes.vocabulary

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from train.errors import BadInput, warn
+from train.errors import warn
+from train.logs.checks import check_span, check_taken
 
 
 class Span(NamedTuple):
@@ -30,12 +31,7 @@ def parse_span(text: str) -> Span:
     match = re.fullmatch(r"([0-9]+):([0-9]+)", text)
     span = Span(*map(int, match.groups())) if match else Span(0, 0)
 
-    if not 1 <= span.first <= span.last:
-        raise BadInput(
-            f"--profile_steps={text}: give the first and the last step to trace, counted from 1 at "
-            "this start, e.g. --profile_steps=10:15"
-        )
-
+    check_span(text, *span)
     return span
 
 
@@ -68,7 +64,7 @@ class Trace:
           BadInput: steps that this start does not take.
         """
         if span is not None:
-            _check_span(span, start, train_steps)
+            check_taken(*span, start=start, train_steps=train_steps)
 
         self._folder = workdir / "profile"
         if jax.process_count() > 1:
@@ -138,12 +134,3 @@ class Trace:
             target = self._folder / file.relative_to(folder).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
-
-
-def _check_span(span: Span, start: int, train_steps: int) -> None:
-    if span.last > train_steps - start:
-        raise BadInput(
-            f"--profile_steps={span.first}:{span.last} goes beyond this start, which takes "
-            f"{train_steps - start} steps ({start} of {train_steps} are done): give steps from "
-            "1 to those, or leave the flag out"
-        )

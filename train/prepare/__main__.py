@@ -14,12 +14,16 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 from absl import flags
 from tensorflow_datasets.core.constants import DATA_DIR
 
 from train import command_line
-from train.errors import BadInput
 from train.prepare.build import prepare
+from train.prepare.checks import check_one_set
 from train.prepare.sets import BUILDERS, find
 
 FLAGS = flags.FlagValues()
@@ -38,16 +42,14 @@ command_line.define_path(
 def main(argv: Sequence[str]) -> None:
     """Prepares the set that the command line names."""
     names = command_line.parse(argv, FLAGS)
-    if len(names) != 1:
-        raise BadInput(
-            f"give one set, of {', '.join(builder.name for builder in BUILDERS)}, e.g. "
-            "python -m train.prepare cifar100"
-        )
+    check_one_set(names, [builder.name for builder in BUILDERS])
 
     # SIGTERM cleans up as an interrupt does; by default it would leave the unfinished folder.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    print(prepare(find(names[0]), FLAGS.data_dir or DATA_DIR, FLAGS.archive))
+    source, data_dir = find(names[0]), FLAGS.data_dir or DATA_DIR
+    note(f"preparing {names[0]} in {data_dir}")
+    print(prepare(source, data_dir, FLAGS.archive))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 import dataclasses
 import hashlib
-import http.client
 import pathlib
 import tarfile
 import urllib.request
-import zlib
 from collections.abc import Collection, Iterable, Iterator
 
 from rich.progress import Progress
 
-from train.errors import BadInput
+from train.prepare.file_checks import (
+    check_complete,
+    check_members,
+    check_no_longer,
+    fetching,
+    opening,
+    unpacking,
+)
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECS = 60.0  # of a server that sends nothing
@@ -56,16 +61,11 @@ def check(archive: Archive, path: pathlib.Path, progress: Progress) -> None:
       BadInput: the file is missing, truncated or another one.
     """
     remedy = f"fetch {archive.url} again"
-    try:
-        with path.open("rb") as file:
-            chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
-            shown = _with_bar(chunks, archive, progress, "checking")
-            for _ in _verified(shown, archive, str(path), remedy):
-                pass
-    except OSError as error:
-        raise BadInput(
-            f"--archive: {path} cannot be read ({error}): fetch {archive.url} and give its path"
-        ) from error
+    with opening(path, archive.url), path.open("rb") as file:
+        chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+        shown = _with_bar(chunks, archive, progress, "checking")
+        for _ in _verified(shown, archive, str(path), remedy):
+            pass
 
 
 def read_members(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]:
@@ -82,28 +82,20 @@ def read_members(path: pathlib.Path, names: Collection[str]) -> dict[str, bytes]
 
     # In the archive's own sequence: a compressed one cannot be searched without unpacking all that
     # comes before.
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.name in names else None
-                if content is not None:
-                    members[member.name] = content.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be unpacked ({error}): fetch it again") from error
+    with unpacking(path), tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.name in names else None
+            if content is not None:
+                members[member.name] = content.read()
 
-    missing = sorted(set(names) - members.keys())
-    if missing:
-        raise BadInput(f"{path} lacks {', '.join(missing)}: give the archive of this set")
+    check_members(path, names, members)
     return members
 
 
 def _download(url: str, remedy: str) -> Iterator[bytes]:
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as response:
-            while chunk := response.read(_CHUNK_BYTES):
-                yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        raise BadInput(f"{url} cannot be fetched ({error}): {remedy}") from error
+    with fetching(url, remedy), urllib.request.urlopen(url, timeout=_TIMEOUT_SECS) as response:
+        while chunk := response.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def _with_bar(
@@ -127,19 +119,6 @@ def _verified(
         yield chunk
 
         # At once, and not after the last chunk: a server may send without end.
-        if size_bytes > archive.size_bytes:
-            raise BadInput(
-                f"{origin} is longer than {archive.name}, which has {archive.size_bytes} bytes: "
-                f"{remedy}"
-            )
+        check_no_longer(origin, size_bytes, archive, remedy)
 
-    if size_bytes < archive.size_bytes:
-        raise BadInput(
-            f"{origin} is truncated: {size_bytes} of the {archive.size_bytes} bytes of "
-            f"{archive.name}: {remedy}"
-        )
-    if digest.hexdigest() != archive.sha256:
-        raise BadInput(
-            f"{origin} has the SHA-256 {digest.hexdigest()}; that of {archive.name} is "
-            f"{archive.sha256}: {remedy}"
-        )
+    check_complete(origin, size_bytes, digest.hexdigest(), archive, remedy)

@@ -107,7 +107,7 @@ def _official_files(
         return {archive.name: fetch(archive, folder, progress) for archive in archives}
 
     location = pathlib.Path(expand(str(location)))
-    check_location(location, archives)
+    check_location(location, [archive.name for archive in archives])
 
     is_folder = location.is_dir()
     files = {a.name: location / a.name if is_folder else location for a in archives}

@@ -7,9 +7,7 @@ Vollgraf, 'Fashion-MNIST', 2017, arXiv 1708.07747.
 """
 
 import gzip
-import math
 import pathlib
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ from PIL import Image
 from rich.progress import Progress
 from tensorflow_datasets import image_classification as stock
 
-from train.errors import BadInput
+from train.prepare.file_checks import check_idx, check_pairs, unpacking
 
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -56,11 +54,7 @@ class MNIST(stock.MNIST, skip_registration=True):
         self, split: str, data_path: pathlib.Path, label_path: pathlib.Path
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         images, labels = _read_idx(data_path, ndim=3), _read_idx(label_path, ndim=1)
-        if len(images) != len(labels):
-            raise BadInput(
-                f"{data_path} holds {len(images)} images, {label_path} {len(labels)} labels: give "
-                "files of the same set"
-            )
+        check_pairs(images, data_path, labels, label_path)
 
         description = f"preparing {self.name} {split}"
         for index, image in enumerate(self._progress.track(images, description=description)):
@@ -74,15 +68,11 @@ class FashionMNIST(MNIST, stock.FashionMNIST, skip_registration=True):
 
 def _read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     """Reads a compressed array of uint8: magic 0, 0, type, ndim, then big-endian sizes."""
-    try:
+    with unpacking(path):
         content = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be unpacked ({error})") from error
 
     header = 4 + 4 * ndim
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-
-    if content[:4] != bytes((0, 0, _UINT8, ndim)) or len(content) != header + math.prod(shape):
-        raise BadInput(f"{path} is not an IDX file of uint8 with {ndim} axes")
+    check_idx(path, content, bytes((0, 0, _UINT8, ndim)), shape)
 
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

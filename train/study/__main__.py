@@ -18,6 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.startup import announce, note
+
+announce(__name__)  # before what takes seconds to import
+
 import jax
 from absl import flags
 from etils import epath
@@ -159,8 +163,10 @@ def main(argv: Sequence[str]) -> None:
     # The file first: the flags that are accepted are its keys.
     file = command_line.load_file(argv, "study")
     command_line.define_file("study", FLAGS)
-    changes = command_line.parse_changes(argv, FLAGS, "study", study_settings(file))
-    study = from_study_dict(file, changes)
+    settings = study_settings(file)
+    changes, refusals = command_line.collect_changes(argv, FLAGS, "study", settings)
+    note("counting what the runs cost")
+    study = from_study_dict(file, changes, refusals)
 
     console = Console(soft_wrap=True)
     report.print_costs(study, console)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
 from train.config.study import SEEDS_PER_FOLD, StudyConfig, read_study
+from train.errors import BadInput, collecting, refuse
 from train.study.checks import check_contrast, check_folds, check_keys, check_metric, check_tuning
 from train.study.claims import Claim, find_claims
 from train.study.rows import Row, grid_rows, matched_rows
@@ -79,7 +80,9 @@ class Study:
     metric: str
 
 
-def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Study:
+def from_study_dict(
+    study: Any, changes: Mapping[str, Any] | None = None, earlier: Sequence[BadInput] = ()
+) -> Study:
     """Returns the study that a file of configs/studies describes.
 
     Args:
@@ -90,16 +93,21 @@ def from_study_dict(study: Any, changes: Mapping[str, Any] | None = None) -> Stu
         takes more 'steps' over the same ODE or more 'layers'; `tune`, {'grid': values to try per
         row}; `contrasts`, (claim, better row, worse row) each, None for `find_claims`.
       changes: values that replace those, as {'folds': 3, 'config.seed': 1}.
+      earlier: what the same input was refused for already, to be raised with what else is wrong.
 
     Raises:
-      BadInput: a key, a name or a value that is not accepted.
+      BadInput: keys, names or values that are not accepted.
     """
-    changes = changes or {}
+    changes, refusals = changes or {}, list(earlier)
     check_keys(study)
-    settings = read_study(study, changes)
-
     of_run = {k.removeprefix("config."): v for k, v in changes.items() if k.startswith("config.")}
-    config = from_config_dict(study.config, of_run)
+
+    with collecting(refusals):
+        settings = read_study(study, changes)
+    with collecting(refusals):
+        config = from_config_dict(study.config, of_run)
+    refuse(refusals)
+
     check_folds(settings, config)
     rows = grid_rows(study.config, of_run, study.grid.to_dict())
     rows += matched_rows(rows, settings.matched)

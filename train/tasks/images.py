@@ -14,8 +14,7 @@ from train.config.data import ImageDataConfig
 from train.config.run import RunConfig
 from train.data.images.arrays import ImageSplit, standardise
 from train.tasks.checks import check_equal
-from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, mean
+from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, cross_entropy, mean
 
 Targets = tuple[jax.Array, jax.Array]  # distributions [B, C], labels [B]
 

@@ -10,8 +10,7 @@ import numpy as np
 from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
 from train.data.text.blocks import Documents, Stream
-from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics
+from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, cross_entropy
 
 PADDING_SEGMENT = 0
 

@@ -13,8 +13,7 @@ from train.config.data import SentenceDataConfig
 from train.config.run import RunConfig
 from train.data.text.blocks import Sentences
 from train.tasks.checks import check_equal
-from train.tasks.losses import cross_entropy
-from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, mean
+from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, cross_entropy, mean
 
 
 class SentenceTask:

@@ -22,9 +22,8 @@ from train.config.run import MeshConfig
 from train.data.pipeline import Position
 from train.devices import processes
 from train.devices.mesh import device_mesh, replicated
-from train.guard import init_guard
 from train.signals import StopSignals
-from train.state import TrainState
+from train.state import TrainState, init_guard
 
 LONG_SECS = 120  # that a test never waits for
 

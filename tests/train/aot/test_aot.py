@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from configs import digits
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import start
 from train.aot import __main__ as aot
-from train.aot import report, topologies
+from train.aot import checks, report, topologies
 from train.aot.advice import advise
 from train.aot.tables import print_report
 from train.config.border import from_config_dict
@@ -36,7 +37,9 @@ def compile_for(*arguments):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     assert done.stdout, done.stderr
-    assert done.stderr == ""
+    began, compiling = done.stderr.splitlines()
+    assert began == "importing JAX and the trainer ..."
+    assert re.fullmatch(r"compiling the train step for \S+ \.\.\.", compiling)
     return done.returncode, json.loads(done.stdout)
 
 
@@ -61,7 +64,7 @@ def test_refusals(monkeypatch, arguments, message):
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
-    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     with pytest.raises(BadInput, match=r"pip install 'odeformer-jax\[tpu\]'"):
         start(monkeypatch, aot, "--config=configs/digits.py", "--topology=v5e:4x4")

@@ -20,14 +20,9 @@ from tests.helpers.damage import contents, cut, cuts, damage, flip, flips, kinds
 from tests.helpers.processes import finish, launch_both, restored
 from tests.helpers.programs import timeless
 from tests.helpers.tiny import make_tiny
-from train.checkpoint.metadata import (
-    check_origin,
-    make_metadata,
-    read_metadata,
-    tokenizer_digest,
-    verified_config,
-)
-from train.checkpoint.restore import evaluation_config, restore_newest
+from train.checkpoint.checks import check_origin
+from train.checkpoint.metadata import make_metadata, read_metadata, tokenizer_digest
+from train.checkpoint.restore import evaluation_config, restore_newest, verified_config
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import check_workdir, saved_steps
 from train.config.border import from_config_dict
@@ -46,8 +41,10 @@ START_SECS, EACH_SECS = 120, 30  # that a worker may take
 
 
 def make_cfg():
-    """The config of a run with checkpoints of STEPS."""
+    """The config of a run with checkpoints of STEPS, which is compiled in a second or two."""
     cfg = make_tiny()
+    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0, flip=True)
+    cfg.depth.update(layers=1, share=1, solver="euler")
     cfg.checkpoint.update(every_steps=2, keep=3)
     cfg.eval.every_steps = 6
     return cfg
@@ -272,7 +269,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
     assert verified_config(tmp_path) == kept  # these may be changed
     other.depth.solver, other.eval.batch_size = "rk38", 64
     (tmp_path / "config.json").write_text(to_json(from_config_dict(other)))
-    told = r"is not what .*\n  depth.solver: 'rk4' in checkpoint 6, 'rk38' in config.json\nPut"
+    told = r"is not what .*\n  depth.solver: 'euler' in checkpoint 6, 'rk38' in config.json\nPut"
     for refuse in (
         lambda: evaluation_config(tmp_path, {}),
         lambda: check_origin(read_metadata(tmp_path, 6), tmp_path, 1257),
@@ -281,7 +278,7 @@ def test_a_config_json_that_is_not_the_runs(run, tmp_path):
         with pytest.raises(BadInput, match=told):
             refuse()
     shutil.rmtree(tmp_path / "checkpoints/6")  # an older one says so, too
-    with pytest.raises(BadInput, match="depth.solver: 'rk4' in checkpoint 4"):
+    with pytest.raises(BadInput, match="depth.solver: 'euler' in checkpoint 4"):
         verified_config(tmp_path)
 
 

@@ -15,7 +15,7 @@ from train.config.border import flatten, from_config_dict, settings_for, to_dict
 from train.config.help import list_keys
 from train.config.names import RENAMED
 from train.config.run import TASKS
-from train.config.setting import PartOfRun, settings_of
+from train.config.setting import PartOfRun, kinds_of, settings_of
 from train.errors import BadInput
 
 OLD = ROOT / "tests/data"
@@ -58,6 +58,27 @@ def test_the_keys_of_every_task_are_listed_once():
     # Groups whose keys depend on the task stand once for each.
     assert flags.count("--config.optimizer.b1") == flags.count("--config.seed") == 1
     assert flags.count("--config.model.width") == flags.count("--config.data.name") == 3
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_range_of_the_library_is_listed(task):
+    """And is what its own check refuses, one value beyond it."""
+    listed = " ".join(list_keys("config", from_config_dict({"task": task})))
+    entries = {part.partition("=")[0]: " ".join(part.split()) for part in listed.split("--config.")}
+    for key, setting in settings_for(task).items():
+        if key.startswith(("model.", "depth.")) and bool not in kinds_of(setting.kind):
+            text = setting.accepted.text
+            assert text and f" {text[:1].upper()}{text[1:]}. " in entries[key], key
+
+    for key, beyond, text in (
+        ("depth.share", 0, "Greater than 0 and less than 2**31."),
+        ("depth.rtol", 0.0, "Greater than 0."),
+        ("model.dropout", 1.0, "In [0, 1)."),
+        ("model.time", "sines", "One of none, additive."),
+    ):
+        assert text in entries[key]
+        with pytest.raises(BadInput, match=key.partition(".")[2]):
+            from_config_dict({"task": task}, {key: beyond})
 
 
 def test_the_library_keeps_its_help_in_its_docstrings():
@@ -160,6 +181,7 @@ def test_old_names_are_refused_with_the_new_one(old, new):
         ("data.augment.mixup", 1e-38, "data.augment.mixup is 0, or 1e-6 or more; 1e-38"),
         ("data.augment.crop_padding_px", 9, "crop_padding_px=9 is more than the images' 8 pixels"),
         ("checkpoint.best", "none", "checkpoint.best is one of val/loss, val/accuracy; none was"),
+        ("checkpoint.best", "none", r"none was given \(None is accepted, too\)"),
     ],
 )
 def test_refusals_name_the_key(tiny, key, value, message):
@@ -171,6 +193,21 @@ def test_refusals_name_the_key(tiny, key, value, message):
     holder[last] = value
     with pytest.raises(BadInput, match=message):
         from_config_dict(given)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_refusal_of_an_optional_key_names_none(task):
+    """Of every key that has a range and may be None, on the command line a word like any other."""
+    optional = {
+        key: kinds_of(setting.kind)
+        for key, setting in settings_for(task).items()
+        if type(None) in kinds_of(setting.kind) and setting.accepted.text
+    }
+    assert {"checkpoint.best", "model.preset", "guard.sigmas"} <= optional.keys()
+
+    for key, kinds in optional.items():
+        with pytest.raises(BadInput, match=rf"config.{key}.*\bNone\b"):
+            from_config_dict({"task": task}, {key: "none" if str in kinds else -1})
 
 
 def test_draws_are_numbered_in_32_bits(tiny):

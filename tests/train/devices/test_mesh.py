@@ -16,7 +16,8 @@ from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
-from train.devices.mesh import RULES, check_fits, device_mesh
+from train.devices.checks import check_run_fits
+from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
@@ -121,6 +122,17 @@ def test_one_device_equals_eight_everywhere():
             for result in results:
                 check_same(result["losses"], reference["losses"])
                 assert result["kept"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "language"])
+def test_centred_attention_on_one_device_equals_eight(kind):
+    common = dict(kind=kind, depth=dict(solver="euler"), model=dict(centre=1.0))
+    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (0, 3))]
+    reference, *results = train_cases(cases)
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
 
 
 @pytest.mark.slow
@@ -240,7 +252,7 @@ def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):
     sizes = dict(data=1, fsdp=1, tensor=1) | mesh
     shape = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
     with pytest.raises(BadInput, match=message):
-        check_fits(from_config_dict(cfg), shape)
+        check_run_fits(from_config_dict(cfg), shape)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from train.tasks.losses import cross_entropy
+from train.tasks.task import cross_entropy
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (5, 4))

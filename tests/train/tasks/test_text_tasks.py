@@ -16,13 +16,12 @@ from train.data.sources import load_splits
 from train.devices.mesh import device_mesh
 from train.errors import BadInput
 from train.optimizer import make_optimizer
-from train.scores import score, summarise
+from train.scores import make_eval_step, score, summarise
 from train.state import init_state
-from train.step import make_eval_step, make_train_step
+from train.step import make_train_step
 from train.tasks import make_task
 from train.tasks.images import ImageTask
-from train.tasks.losses import cross_entropy
-from train.tasks.task import Keys
+from train.tasks.task import Keys, cross_entropy
 
 
 def make(cfg):

@@ -105,22 +105,24 @@ def check_parts(config: ImageDataConfig, examples: int, test: int) -> None:
         )
 
 
-def undecodable(record: str, error: Exception, otherwise: str) -> BadInput:
+def undecodable(record: str, error: Exception, otherwise: str, place: str) -> BadInput:
     """Returns the error for a record that cannot be decoded.
 
     Args:
       record: names it.
       error: what the decoder raised.
       otherwise: what config.data.skip_corrupt does instead, in words.
+      place: of `record_place`.
     """
     return BadInput(
         f"{record} cannot be decoded ({error}): prepare the set again, or set "
-        f"config.data.skip_corrupt to {otherwise} instead"
+        f"config.data.skip_corrupt to {otherwise} instead{place}"
     )
 
 
-def bad_label(record: str, label: int, classes: int) -> BadInput:
-    """Returns the error for a record, named by `record`, whose label is outside the classes."""
+def bad_label(record: str, label: int, classes: int, place: str) -> BadInput:
+    """Returns the error for a record, named by name and place, whose label is not a class."""
     return BadInput(
         f"{record} has label {label}; the labels are 0 to {classes - 1}: prepare the set again"
+        f"{place}"
     )

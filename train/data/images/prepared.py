@@ -11,7 +11,7 @@ from rich.console import Console
 
 from train.config.data import ImageDataConfig
 from train.data import tfds_sets
-from train.data.cuts import Part, cut, record_number
+from train.data.cuts import Part, cut, record_number, record_place
 from train.data.images import checks
 from train.data.images.arrays import Images, channel_moments
 from train.data.images.pixels import Encoded
@@ -145,14 +145,15 @@ def _decode_all(
     labels = np.empty(len(source), np.int32)
     good = 0
 
-    for number, image, label in _decoded(source, shape, split):
-        record = f"{split}: record {number}"
+    for index, image, label in _decoded(source, shape, split):
+        record = f"{split}: record {record_number(source, index)}"
         if isinstance(image, Exception):
             if not skip_corrupt:
-                raise checks.undecodable(record, image, "leave such records out") from image
+                where = record_place(source, index)
+                raise checks.undecodable(record, image, "leave such records out", where) from image
             continue
         if not 0 <= label < classes:
-            raise checks.bad_label(record, label, classes)
+            raise checks.bad_label(record, label, classes, record_place(source, index))
 
         images[good], labels[good] = image, label
         good += 1
@@ -169,7 +170,7 @@ def _decode_all(
 def _decoded(
     source: Any, shape: tuple[int, ...], split: str
 ) -> Iterator[tuple[int, np.ndarray | Exception, int]]:
-    """Yields the number of each record, its image or the error in its place, and its label."""
+    """Yields the index of each record, its image or the error in its place, and its label."""
     # Threads suffice: decoders release the interpreter's lock while they work.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for chunk in chunks(len(source), _CHUNK, f"decoding {split}"):
@@ -178,7 +179,7 @@ def _decoded(
 
             for index, record, image in zip(chunk, records, images, strict=True):
                 label = -1 if isinstance(image, Exception) else int(record["label"])
-                yield record_number(source, index), image, label
+                yield index, image, label
 
 
 def _decode(record: Any, shape: tuple[int, ...]) -> np.ndarray | Exception:

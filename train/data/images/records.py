@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from train.data.cuts import record_number
+from train.data.cuts import record_number, record_place
 from train.data.images.arrays import standardise
 from train.data.images.checks import bad_label, undecodable
 from train.data.images.crops import CENTRE, centre_box, random_box
@@ -127,20 +127,22 @@ class Records:
 
             label = int(record["label"])
             if not 0 <= label < self.classes:
-                raise bad_label(self._name(place, record), label, self.classes)
+                where = record_place(self.source, place)
+                raise bad_label(self._name(place, record), label, self.classes, where)
             return image, label
 
         raise BadInput(f"{self.split} has no record that can be decoded: prepare the set again")
 
     def _skip(self, place: int, record: Any, error: Exception) -> None:
         """Notes a corrupt record, or raises where it is not to be skipped."""
+        name, where = self._name(place, record), record_place(self.source, place)
         if not self.skip_corrupt:
-            raise undecodable(self._name(place, record), error, "read the next record") from error
+            raise undecodable(name, error, "read the next record", where) from error
 
         # Every epoch meets the record again: one warning is enough.
         if place not in self._corrupt:
             self._corrupt.add(place)
-            logging.warning("left out %s: %s", self._name(place, record), error)
+            logging.warning("left out %s: %s%s", name, error, where)
 
     def _name(self, place: int, record: Any) -> str:
         """Names a record by its number, and by its original file where the set keeps that name."""

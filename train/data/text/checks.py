@@ -1,6 +1,6 @@
 """What a set of texts must hold, and which keys of its config have an effect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -64,11 +64,20 @@ def check_held_out(name: str, examples: int, lacking: int) -> None:
         )
 
 
-def check_labels(labels: np.ndarray, classes: int, name: str) -> None:
-    """Refuses labels outside the classes."""
+def check_labels(labels: np.ndarray, classes: int, name: str, place: Callable[[int], str]) -> None:
+    """Refuses labels outside the classes; `place` says where a record is, for the message."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise BadInput(
             f"{name}: record {wrong[0]} has label {labels[wrong[0]]}; the set's labels are 0 to "
-            f"{classes - 1}: every text needs one"
+            f"{classes - 1}: every text needs one{place(int(wrong[0]))}"
+        )
+
+
+def check_lengths(lengths: np.ndarray, size: int) -> None:
+    """Raises ValueError for sequences, to be packed into blocks of a size, that do not fit."""
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= size:
+        raise ValueError(
+            f"lengths from 1 to size={size} are accepted; some from {lengths.min()} to "
+            f"{lengths.max()} were given: cut longer sequences first"
         )

@@ -1,6 +1,7 @@
 """Splits of texts: of the standard library, of files, and of sets of tensorflow-datasets."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from pydoc_data.topics import topics
@@ -92,13 +93,17 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     train, validation, test = read("train"), read("validation"), read("test")
 
     # Sets of competitions publish their test split with the label -1.
-    if test is None or test.labels.min() < 0:
+    is_tested = test is not None and test.labels.min() >= 0
+    if not is_tested:
         validation, test = None, validation
 
+    # The test split may be the set's validation split: its records are found under that name.
     splits = {"train": train, "validation": validation, "test": test}
     for name, split in splits.items():
         if split is not None:
-            check_labels(split.labels, classes, f"{config.name}/{name}")
+            stored = "validation" if name == "test" and not is_tested else name
+            place = functools.partial(tfds_sets.place_of, builder.info.splits, stored)
+            check_labels(split.labels, classes, f"{config.name}/{name}", place)
 
     return _complete(splits, config)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from train.errors import BadInput
+from train.data.text.feature_checks import check_label_key, check_one_text, check_text_key
 
 _TEXT_KEYS = ("text", "sentence")  # the first of these, where a set has several texts
 
@@ -22,27 +22,13 @@ def find_text_key(builder: Any, key: str | None) -> str:
     """
     features: dict[str, Any] = dict(builder.info.features)
     texts = [name for name in features if isinstance(features[name], tfds.features.Text)]
-    listed = f"{builder.name} has the features {', '.join(features)}"
 
     if key is not None:
-        if key not in texts:
-            raise BadInput(
-                f"config.data.text_key={key!r} is not a text: {listed}; of text: "
-                f"{', '.join(texts) or 'none'}"
-            )
+        check_text_key(builder.name, features, texts, key)
         return key
 
-    if not texts:
-        raise BadInput(f"config.data.name: {listed}, none of them text: a set of texts is needed")
-    if len(texts) == 1:
-        return texts[0]
-
-    for name in _TEXT_KEYS:
-        if name in texts:
-            return name
-    raise BadInput(
-        f"{listed}, several of them text: name one of {', '.join(texts)} as config.data.text_key"
-    )
+    check_one_text(builder.name, features, texts, _TEXT_KEYS)
+    return texts[0] if len(texts) == 1 else next(name for name in _TEXT_KEYS if name in texts)
 
 
 def count_classes(builder: Any, key: str) -> int:
@@ -52,10 +38,5 @@ def count_classes(builder: Any, key: str) -> int:
       BadInput: the key is not a class label.
     """
     features: dict[str, Any] = dict(builder.info.features)
-    label = features.get(key)
-    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-        raise BadInput(
-            f"config.data.label_key={key!r} is not a class label: {builder.name} has the features "
-            f"{', '.join(features)}"
-        )
-    return label.num_classes
+    check_label_key(builder.name, features, key)
+    return features[key].num_classes

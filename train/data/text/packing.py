@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from train.data.text.checks import check_lengths
+
 
 def pack(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Packs sequences into blocks, the longest first and each where the least space remains.
@@ -22,11 +24,7 @@ def pack(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: a length that is not from 1 to size.
     """
-    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= size:
-        raise ValueError(
-            f"lengths from 1 to size={size} are accepted; some from {lengths.min()} to "
-            f"{lengths.max()} were given: cut longer sequences first"
-        )
+    check_lengths(lengths, size)
 
     # NumPy sorts integers of 16 bits by radix, which is much faster.
     small = lengths.astype(np.uint16) if size < 1 << 16 else lengths

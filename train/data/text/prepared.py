@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from train.data.cuts import record_place
 from train.data.progress import chunks
 from train.data.text.files import decode
 from train.errors import BadInput
@@ -41,9 +42,17 @@ def _read(source: Any, chunk: range, split: str) -> list[Any]:
     # Records are fetched together: one by one, each pays for a call of the reader.
     try:
         return source.__getitems__(list(chunk))
-    # The reader raises whatever its format's library does.
+    # One bad record fails the whole read, with whatever the format's library raises: read again one
+    # by one to find it.
+    except Exception:
+        return [_read_record(source, place, split) for place in chunk]
+
+
+def _read_record(source: Any, place: int, split: str) -> Any:
+    try:
+        return source[place]
     except Exception as error:
         raise BadInput(
-            f"{split}: records {chunk.start} to {chunk.stop - 1} cannot be read ({error}): prepare "
-            "the set again"
+            f"{split}: record {place} cannot be read ({error}): prepare the set again"
+            f"{record_place(source, place)}"
         ) from error

@@ -1,6 +1,5 @@
 """The text sets, by name: read, tokenized, and cut into blocks."""
 
-import os
 import pathlib
 import sys
 
@@ -9,7 +8,7 @@ from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
 from train.data.text.checks import check_packing, check_vocabulary
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe
-from train.errors import BadInput
+from train.data.text.tokenizer_checks import check_file, reading
 from train.files import absolute
 
 
@@ -103,15 +102,6 @@ def _load_tokenizer(name: str) -> Tokenizer | None:
         return None
 
     path = absolute(name)
-    if not os.path.isfile(path):
-        raise BadInput(
-            f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and there is no such "
-            "file: give one of these words, or the path of a tokenizer.json"
-        )
-    try:
+    check_file(name, path)
+    with reading(name):
         return from_json(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"config.data.tokenizer={name!r} is not a byte-level tokenizer.json ({error}): give "
-            "another"
-        ) from error

@@ -1,11 +1,35 @@
 """Which tokenizers are accepted: byte-level ones, over all bytes, of the size that is asked for."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from train.data.text.byte_level import byte_of
 from train.errors import BadInput
 
 LEAST_BPE = 257  # the bytes and the end of text
+
+
+def check_file(name: str, path: str) -> None:
+    """Refuses config.data.tokenizer=name where it is no word, and its path no file."""
+    if not os.path.isfile(path):
+        raise BadInput(
+            f"config.data.tokenizer={name!r} is neither 'bytes' nor 'bpe', and there is no such "
+            "file: give one of these words, or the path of a tokenizer.json"
+        )
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Reports as bad input that config.data.tokenizer=name cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"config.data.tokenizer={name!r} is not a byte-level tokenizer.json ({error}): give "
+            "another"
+        ) from error
 
 
 def check_asked_size(vocabulary: int) -> None:

@@ -1,5 +1,6 @@
-"""What `generate` accepts: prompts, variables, an end; and the error for logits without a value."""
+"""What `generate` accepts; and the error for logits from which nothing can be sampled."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.checks import Accepted
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LMConfig
 
@@ -18,6 +20,35 @@ def as_prompts(prompts: Any, config: LMConfig) -> list[np.ndarray]:
         raise ValueError("no prompts were given: give a list of one or more, each of tokens")
 
     return arrays
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError for a temperature that is not a number, 0 or more."""
+    if not isinstance(temperature, numbers.Real) or not temperature >= 0:
+        raise ValueError(
+            f"temperature is 0 or more; {temperature!r} was given: take 0 for the best token, 1 "
+            "for the model's own probabilities"
+        )
+
+
+def check_top_p(top_p: float) -> None:
+    """Raises ValueError for a top_p that is not a probability above 0."""
+    if not isinstance(top_p, numbers.Real) or not 0 < top_p <= 1:
+        raise ValueError(
+            f"top_p is greater than 0 and at most 1; {top_p!r} was given: take 1, or leave it out, "
+            "to sample from all tokens"
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that is not a whole number of 32 bits."""
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is a whole number, 0 to 2^32 - 1; {seed!r} was given")
+
+
+TEMPERATURE = Accepted("0 or more", check_temperature)
+TOP_P = Accepted("greater than 0 and at most 1", check_top_p)
+SEED = Accepted("0 or more and less than 2**32", check_seed)
 
 
 def check_variables(variables: Any) -> None:

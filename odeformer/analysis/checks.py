@@ -1,0 +1,46 @@
+"""What the analysis accepts: states, masks, depths that can be cut at their layers."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from odeformer.transformer.depth import DepthConfig
+
+
+def check_states(states: Any, mask: Any) -> None:
+    """Raises ValueError for states that are not [..., N, D], or a mask that does not fit."""
+    shape, dtype = np.shape(states), jnp.result_type(states)
+    if len(shape) < 2 or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"states are [..., N, D] of a floating dtype; {dtype}{list(shape)} was given"
+        )
+
+    if shape[-2] < 2:
+        raise ValueError(
+            f"states {list(shape)} hold {shape[-2]} tokens (the axis before the last): to be alike "
+            "takes two"
+        )
+
+    if mask is None:
+        return
+
+    found, accepted = np.shape(mask), shape[:-1]
+    fits = len(found) <= len(accepted) and all(
+        n in (1, m) for n, m in zip(found[::-1], accepted[::-1], strict=False)
+    )
+    if not found or not fits or found[-1] != accepted[-1] or jnp.result_type(mask) != jnp.bool_:
+        raise ValueError(
+            f"the mask of states {list(shape)} is bool [..., {accepted[-1]}], which broadcasts to "
+            f"{list(accepted)}; {jnp.result_type(mask)}{list(found)} was given"
+        )
+
+
+def check_cut(depth: DepthConfig) -> None:
+    """Raises ValueError for fixed steps that do not end at the ends of the layers."""
+    steps = depth.fixed_steps
+    if steps is not None and steps % depth.share:
+        raise ValueError(
+            f"steps={steps} do not end at each of the share={depth.share} layers of a group: take "
+            f"a multiple of {depth.share}, or the states at the ends of groups, layers=False"
+        )

@@ -1,0 +1,108 @@
+"""Declares what a config's field accepts, once: its check and `--help` follow from it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from odeformer.errors import (
+    check_finite,
+    check_flag,
+    check_name,
+    check_positive_int,
+    check_rate,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepted:
+    """The values that a field takes.
+
+    Attributes:
+      text: follows 'is' in a sentence: 'in [0, 1)'.
+      check: raises ValueError for all others; called as check(name=value).
+    """
+
+    text: str
+    check: Callable[..., None]
+
+
+COUNT = Accepted("greater than 0 and less than 2**31", check_positive_int)
+RATE = Accepted("in [0, 1)", check_rate)
+FINITE = Accepted("a finite number", check_finite)
+# The type alone says it.
+FLAG = Accepted("", check_flag)
+
+
+def one_of(names: Collection[str], kind: str = "") -> Accepted:
+    """Returns what a field accepts that is one of a few names.
+
+    Args:
+      names: the accepted ones.
+      kind: what a name stands for, in messages; the field's own name by default.
+    """
+
+    def check(**values: object) -> None:
+        for name, value in values.items():
+            check_name(kind or name, value, names)
+
+    return Accepted(f"one of {', '.join(names)}", check)
+
+
+def setting(accepted: Accepted, default: Any = dataclasses.MISSING) -> Any:
+    """Declares a dataclass's field: `share: int = setting(COUNT, 1)`.
+
+    A subclass that only gives another default, `share: int = 2`, accepts the same values.
+
+    Args:
+      accepted: the values that it takes; None is accepted too where it is the default.
+      default: without one the field has to be given.
+    """
+    return dataclasses.field(default=default, metadata={"accepted": accepted})
+
+
+@functools.cache
+def accepted_by(config: type) -> dict[str, Accepted]:
+    """Returns what the fields of a dataclass accept, by name, of those that `setting` declares."""
+    declared = {}
+    for cls in reversed(config.__mro__):
+        for name, field in getattr(cls, "__dataclass_fields__", {}).items():
+            if "accepted" in field.metadata:
+                declared[name] = field.metadata["accepted"]
+
+    return declared
+
+
+def check_settings(config: Any, declared: type | None = None, but: Collection[str] = ()) -> None:
+    """Raises ValueError for a value that the field that holds it does not accept.
+
+    Args:
+      config: the dataclass, or a module with attributes of the same names.
+      declared: the dataclass that declares the fields; None: the config's own class.
+      but: names of fields that are left out.
+    """
+    declared = declared or type(config)
+    optional = {field.name for field in dataclasses.fields(declared) if field.default is None}
+
+    for name, accepted in accepted_by(declared).items():
+        if name in but or (name in optional and getattr(config, name) is None):
+            continue
+
+        accepted.check(**{name: getattr(config, name)})
+
+
+def plain(value: Any) -> Any:
+    """Returns the Python number (bool, str) that a NumPy scalar or an array of no axes holds.
+
+    Anything else is returned unchanged, also a value that is being traced.
+    """
+    # jax.Array includes tracers, which have no value yet; the checks refuse them in words.
+    is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
+    if not is_array or isinstance(value, Tracer) or np.ndim(value) > 0:
+        return value
+
+    return value.item()

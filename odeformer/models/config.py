@@ -1,0 +1,32 @@
+"""What the configs of all models have: a vector field, and its depth."""
+
+import dataclasses
+
+from odeformer.checks import check_settings
+from odeformer.transformer.checks import check_causal
+from odeformer.transformer.depth import DepthConfig, as_depth
+from odeformer.transformer.field import FieldConfig, transformer_field
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(FieldConfig):
+    """A transformer; the other fields are those of `FieldConfig`.
+
+    Attributes:
+      depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
+
+    Raises:
+      ValueError: sizes that do not fit one another, a name that is not accepted, or adaptive steps
+        of a causal model, under which a token's output would depend on later tokens.
+    """
+
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
+
+    def __post_init__(self):
+        object.__setattr__(self, "depth", as_depth(self.depth))
+        check_settings(self)
+
+        # The field refuses sizes that it cannot take together.
+        transformer_field(self)
+        if self.causal:
+            check_causal(self.depth.rtol)

@@ -1,0 +1,113 @@
+"""Whether a checkpoint can be used: with its workdir's files, on this data, in this model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from train.checkpoint.checksums import leaf_name
+from train.checkpoint.metadata import Metadata, other_versions, tokenizer_digest, versions
+from train.checkpoint.workdir import read_config
+from train.config.stored import differences, from_stored
+from train.devices.processes import is_primary
+from train.errors import BadInput, warn
+from train.state import TrainState
+
+
+def check_origin(metadata: Metadata, workdir: str | epath.Path, examples: int) -> None:
+    """Makes sure that a run is resumed with its own config and data; warns of other versions.
+
+    Args:
+      metadata: of the checkpoint to resume from.
+      workdir: of the run.
+      examples: number of training examples, as of now.
+
+    Raises:
+      BadInput: another config, another tokeniser, or another number of training examples.
+    """
+    check_files(metadata, workdir)
+
+    # Another number of examples would shuffle into other batches from here on.
+    if metadata.examples != examples:
+        raise BadInput(
+            f"the training split has {examples} examples, and {workdir} was trained on one of "
+            f"{metadata.examples}: give it the data it had, or take another --workdir"
+        )
+
+    other = other_versions(metadata)
+    if other and is_primary():
+        warn(
+            f"{workdir} was saved with {', '.join(other)}: what follows may differ from an "
+            "uninterrupted run"
+        )
+
+
+def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
+    """Refuses a config.json or a tokenizer.json that the checkpoint was not made with."""
+    changed = differences(from_stored(metadata.config), read_config(workdir))
+    lines = [
+        f"{key}: {was!r} in checkpoint {metadata.position.step}, {now!r} in config.json"
+        for key, (was, now) in changed.items()
+    ]
+    if lines:
+        raise BadInput(
+            f"{workdir}/config.json is not what the run was trained with:\n  "
+            + "\n  ".join(lines)
+            + "\nPut these values back, or take another --workdir"
+        )
+
+    # Other versions of the library may write the same tokeniser in another way.
+    same_library = metadata.versions.get("tokenizers") == versions()["tokenizers"]
+    if same_library and metadata.tokenizer not in (None, tokenizer_digest(workdir)):
+        raise BadInput(
+            f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
+            f"copy whose SHA-256 is {metadata.tokenizer}, or take another --workdir"
+        )
+
+
+def check_arrays_fit(metadata: Metadata, target: TrainState, where: str) -> None:
+    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
+    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
+    wanted = {
+        leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
+    }
+
+    for name in wanted | stored:
+        if stored.get(name) != wanted.get(name):
+            raise BadInput(
+                f"the checkpoint {where} does not fit the model: {name} is "
+                f"{stored.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} "
+                "in the model; give the config that the run was trained with"
+            )
+
+
+def _form(leaf: Any) -> str:
+    return f"{leaf.dtype} {list(leaf.shape)}"
+
+
+def check_none_damaged(folder: epath.Path, damaged: Mapping[int, str]) -> None:
+    """Refuses a folder of checkpoints all of which are damaged: {step: what is wrong}."""
+    if damaged:
+        reasons = "".join(f"\n  {step}: {reason}" for step, reason in damaged.items())
+        raise BadInput(
+            f"{folder} holds no sound checkpoint:{reasons}\nPut one back from a copy, or take "
+            "another --workdir; none of them was changed"
+        )
+
+
+def check_saved(workdir: str | epath.Path, step: int, steps: Sequence[int]) -> None:
+    """Refuses a step that is not among those that were saved."""
+    if step not in steps:
+        listed = ", ".join(map(str, steps))
+        raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
+
+
+def step_damaged(
+    workdir: str | epath.Path, step: int, steps: Sequence[int], error: Exception
+) -> BadInput:
+    """Returns the error for the one checkpoint that was asked for, of several, and is damaged."""
+    return BadInput(
+        f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
+        f"{', '.join(map(str, steps))}"
+    )

@@ -1,0 +1,99 @@
+"""Whether a folder can be a run's workdir, and whether its files can be read."""
+
+import contextlib
+import fnmatch
+from collections.abc import Iterator
+
+from etils import epath
+
+from train.config.run import RunConfig
+from train.config.stored import CHANGEABLE_ON_RESUME, resume_conflicts
+from train.errors import BadInput
+from train.files import is_local
+
+
+@contextlib.contextmanager
+def reported(workdir: str | epath.Path) -> Iterator[None]:
+    """Reports as bad input what keeps the workdir from being used."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"workdir {workdir} cannot be read and written ({error.strerror or error}): take "
+            "another --workdir"
+        ) from error
+    except ImportError as error:
+        raise BadInput(
+            f"workdir {workdir} needs a package that is not installed ({error}): for gs:// "
+            "addresses pip install 'etils[epath-gcs]'"
+        ) from error
+
+
+def check_name(path: epath.Path) -> None:
+    """Refuses a folder in which orbax would save checkpoints and not find them again."""
+    # orbax finds the files of each process by a pattern that the whole path is part of, and there
+    # '[1]' stands for '1'.
+    for part in path.resolve().parts if is_local(path) else ():
+        if not fnmatch.fnmatchcase(part, part):
+            raise BadInput(
+                f"workdir {path}: checkpoints cannot be read back from a folder with brackets in "
+                f"its name, as {part!r}: take a --workdir without"
+            )
+
+
+def check_same_run(path: epath.Path, saved: RunConfig, config: RunConfig, saved_step: int) -> None:
+    """Refuses a config that the run in the workdir cannot be resumed with."""
+    conflicts = resume_conflicts(saved, config)
+    if conflicts:
+        raise BadInput(
+            f"{path} holds a run with another config:\n  " + "\n  ".join(conflicts) + "\n"
+            f"Take another --workdir, or delete this one. On resume only "
+            f"{', '.join(CHANGEABLE_ON_RESUME)} may differ."
+        )
+    if config.train_steps < saved_step:
+        raise BadInput(
+            f"{path} holds a run of {saved_step} steps, config.train_steps={config.train_steps} "
+            "was given: give as many or more, or take another --workdir"
+        )
+
+
+def in_use(path: epath.Path, owner: str) -> BadInput:
+    """Returns the error for a workdir whose lock another trainer holds, as its lock file says."""
+    return BadInput(
+        f"{path} is in use: {owner.strip() or 'another process'} trains there; wait "
+        "for it, stop it, or take another --workdir"
+    )
+
+
+def no_config(workdir: str | epath.Path, holds_run: bool) -> BadInput:
+    """Returns the error for a workdir without a config.json."""
+    if holds_run:
+        return BadInput(
+            f"{workdir} holds checkpoints and no config.json: put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        )
+    return BadInput(f"{workdir} holds no run (no config.json): give a workdir that train made")
+
+
+@contextlib.contextmanager
+def reading_config(path: epath.Path) -> Iterator[None]:
+    """Reports as bad input a config.json that is none."""
+    try:
+        yield
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"{path} is not the config of a run ({error}): put it back; a checkpoint's "
+            "record/record.json holds it, too"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading_tokenizer(path: epath.Path) -> Iterator[None]:
+    """Reports as bad input a tokenizer.json that is missing, or none."""
+    if not path.exists():
+        raise BadInput(f"{path} is missing, without which no text can be read: restore it")
+
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"{path} is not the tokeniser of a run ({error}): restore it") from error
