@@ -77,21 +77,43 @@ def get_study(config: Config, depth: dict[str, tuple[Any, ...]]) -> Config:
     study: Config = ml_collections.ConfigDict()
     study.config = config
     study.grid = dict(depth=depth)
-    study.matched = None
-    study.folds = None
     study.seeds = (0, 1, 2)
     return study
+
+
+PARALLEL = "parallel sublayers beat sequential ones"
+HIGHER = "a higher-order solver beats the parallel layer"
+SHARED = "sharing weights costs accuracy"
+
+
+def get_contrasts(shares: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+    """Returns the paper's claims on rows of four solvers: (claim, row, baseline[, 'worse'])."""
+    contrasts = []
+    for share in shares:
+        parallel = f"euler, share {share}"
+        contrasts.append((PARALLEL, parallel, f"lie_trotter, share {share}"))
+        contrasts += [
+            (HIGHER, f"{solver}, share {share}", parallel) for solver in ("midpoint", "rk4")
+        ]
+
+    contrasts += [
+        (SHARED, f"{solver}, share {share}", f"{solver}, share 1", "worse")
+        for solver in ("lie_trotter", "euler")
+        for share in shares
+        if share > 1
+    ]
+    return tuple(contrasts)
 
 
 def get_solver_study(config: Config) -> Config:
     """Returns the paper's study of a model of 12 layers, over three seeds.
 
-    Four solvers with weights shared over 1 to 12 layers, and sequential and parallel models of the
-    FLOPs of the RK4 ones.
+    Four solvers with weights shared over 1 to 12 layers, and sequential and parallel models that
+    take the RK4 ones' evaluations in smaller steps. Its contrasts are those of `find_claims`.
     """
     study = get_study(
         config,
         depth=dict(share=(1, 2, 3, 4, 6, 12), solver=("lie_trotter", "euler", "midpoint", "rk4")),
     )
-    study.matched = dict(row="rk4", by="flops", solvers=("lie_trotter", "euler"))
+    study.matched = dict(row="rk4", by="nfe", solvers=("lie_trotter", "euler"))
     return study

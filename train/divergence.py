@@ -16,7 +16,7 @@ from train.config.run import GuardConfig, RunConfig
 from train.data.pipeline import BatchOrder
 from train.devices.mesh import on_mesh, replicated
 from train.devices.processes import is_primary
-from train.errors import RunError, warn
+from train.errors import RunDiverged, warn
 from train.files import write_atomic
 from train.state import TrainState
 from train.step import make_gradient, random_keys
@@ -103,7 +103,7 @@ def given_up(
     mesh: Mesh,
     examples: int,
     shuffle: int,
-) -> RunError:
+) -> RunDiverged:
     """Writes divergence.json, and returns the error that reports it: no rollback is left.
 
     Args:
@@ -127,7 +127,7 @@ def given_up(
         except OSError as error:
             warn(f"{path} cannot be written: {error}")
 
-    return RunError(
+    return RunDiverged(
         f"the run diverged, after {config.guard.max_rollbacks} rollbacks to a checkpoint "
         "(config.guard.max_rollbacks)\n"
         f"{_as_text(diverged, gradients, parameters, indices)}\nAll of it is in {path}.\n"

@@ -54,6 +54,10 @@ class RunError(RuntimeError):
     """A run that cannot continue, or cannot be saved; the text says why, and at which step."""
 
 
+class RunDiverged(RunError):
+    """A run that diverged too often; the text is the report of it."""
+
+
 class Stopped(Exception):
     """A run that stopped before its end, its state saved; the text says how to resume it."""
 

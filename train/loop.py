@@ -24,7 +24,6 @@ from train.checkpoint.workdir import (
 from train.config.border import Given, from_config_dict
 from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
-from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh, local_rows, put_batch
@@ -35,12 +34,12 @@ from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
 from train.optimizer import make_optimizer, make_schedule
+from train.programs import Programs
 from train.schedule import Schedule
-from train.scores import make_eval_step, score, summarise
+from train.scores import score, summarise
 from train.signals import StopSignals
 from train.startup import note
-from train.state import TrainState, expected_state, init_state
-from train.step import make_train_step
+from train.state import TrainState, expected_state
 from train.tasks import make_task
 from train.tasks.task import Batch, Metrics, Task
 
@@ -58,12 +57,16 @@ class Run:
     saver: Saver
     schedule: Schedule
     stop_requested: Callable[[], bool]
+    init_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
 
 
 def train(
-    config: RunConfig | Given, workdir: str | epath.Path, traced: Span | None = None
+    config: RunConfig | Given,
+    workdir: str | epath.Path,
+    traced: Span | None = None,
+    programs: Programs | None = None,
 ) -> dict[str, float]:
     """Trains a run to its end, or resumes it where its workdir says that it stopped.
 
@@ -76,6 +79,7 @@ def train(
       workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz, curves.png and, for a
         run on text, tokenizer.json are written; a local folder or a gs:// address.
       traced: steps of this start, counted from 1, to trace into profile/.
+      programs: those of earlier runs, which are used again; this run's are added.
 
     Returns:
       The last line of metrics.jsonl: step, test/loss, test/accuracy, test/nfe and the like.
@@ -88,7 +92,7 @@ def train(
     # Here a ConfigDict ends.
     config = config if isinstance(config, RunConfig) else from_config_dict(config)
 
-    with _prepare(config, workdir) as run:
+    with _prepare(config, workdir, programs or Programs()) as run:
         state, start = _restore(run)
         while True:
             try:
@@ -102,14 +106,14 @@ def train(
 
 
 @contextlib.contextmanager
-def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
+def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -> Iterator[Run]:
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
     check_run_fits(config, mesh)
 
     path = check_workdir(workdir, config)
     note(f"reading the data, {config.data.name}")
-    splits = load_splits(config, read_tokenizer(path))
+    splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
 
@@ -133,8 +137,9 @@ def _prepare(config: RunConfig, workdir: str | epath.Path) -> Iterator[Run]:
                 saver=saver,
                 schedule=Schedule(config, saver),
                 stop_requested=lambda: any_process(signals.received is not None),
-                train_step=make_train_step(config, optimizer, task, mesh),
-                eval_step=make_eval_step(config.model, task, mesh),
+                init_state=programs.init(config, optimizer, mesh),
+                train_step=programs.train_step(config, optimizer, task, mesh),
+                eval_step=programs.eval_step(config, task, mesh),
             )
 
 
@@ -144,7 +149,7 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
     restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
 
     if restored is None:
-        state, start = init_state(run.config, run.optimizer, run.mesh), BEGINNING
+        state, start = run.init_state(), BEGINNING
     else:
         state, record = restored
         start = record.position

@@ -26,18 +26,33 @@ from train.step import evaluations, failures
 from train.tasks.task import Arrays, Batch, Metrics, Task, mean
 
 
-def make_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(
+    config: ModelConfig, task: Task, mesh: Mesh, jitted: Any = None
+) -> Callable[[Any, Batch], Metrics]:
     """Returns the jitted evaluation step (params, batch) -> scores of each example.
 
     Args:
       config: the model's config.
       task: how batches become scores.
       mesh: the batch is split over its devices, the parameters as in training.
+      jitted: what `jit_eval_step` returned for a task that differs in its fold alone.
 
     Returns:
       The step. A batch holds what the task says. Scores are float32 [B], replicated: those of the
       task, nfe (evaluations of all terms) and failed (1 where a solve did not reach its end).
     """
+    step = jit_eval_step(config, task, mesh) if jitted is None else jitted
+    constants = task.constants()
+
+    def score_batch(params: Any, batch: Batch) -> Metrics:
+        with on_mesh(mesh, config):
+            return step(params, batch, constants)
+
+    return score_batch
+
+
+def jit_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
+    """Returns the jitted evaluation step (params, batch, constants)."""
     model = make_model(config)
 
     def eval_step(params: Any, batch: Batch, constants: Arrays) -> Metrics:
@@ -56,20 +71,12 @@ def make_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Callable[[Any
     inputs = example_inputs(config)
     params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
     everywhere = replicated(mesh)
-    step = jax.jit(
+    return jax.jit(
         eval_step,
         in_shardings=(parameter_shardings(mesh, config, params), split_by_batch(mesh), everywhere),
         # Replicated, as a process can fetch only what lies on its own devices.
         out_shardings=everywhere,
     )
-
-    constants = task.constants()
-
-    def score_batch(params: Any, batch: Batch) -> Metrics:
-        with on_mesh(mesh, config):
-            return step(params, batch, constants)
-
-    return score_batch
 
 
 def score(

@@ -22,7 +22,11 @@ Gradient = Callable[[Any, Any, Any, jax.Array], tuple[Any, Metrics]]
 
 
 def make_train_step(
-    config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
+    config: RunConfig,
+    optimizer: optax.GradientTransformation,
+    task: Task,
+    mesh: Mesh,
+    jitted: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the jitted train step (state, batch) -> (state, metrics); the state is donated.
 
@@ -36,6 +40,7 @@ def make_train_step(
       optimizer: the run's optimiser.
       task: how batches become a loss.
       mesh: the batch is split over its devices, the state as `abstract_state` says.
+      jitted: what `jit_train_step` returned for a run that differs in its seed and fold alone.
 
     Returns:
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
@@ -44,7 +49,8 @@ def make_train_step(
       reach its end), means over the parts or shards of a batch that has several; and int32 scalars:
       skipped, batches so far, and skipped_in_a_row.
     """
-    step, constants = _jit_train_step(config, optimizer, task, mesh)
+    step = jit_train_step(config, optimizer, task, mesh) if jitted is None else jitted
+    constants = _constants(config, task)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with on_mesh(mesh, config.model):
@@ -71,7 +77,7 @@ def lower_train_step(
       batch: an example of a batch, whose leading axis may have any size.
       platform: of the mesh's devices, e.g. 'tpu'; None for the platform of this machine.
     """
-    step, constants = _jit_train_step(config, optimizer, task, mesh)
+    step, constants = jit_train_step(config, optimizer, task, mesh), _constants(config, task)
 
     split = split_by_batch(mesh)
     shapes = {
@@ -85,10 +91,10 @@ def lower_train_step(
         return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
-def _jit_train_step(
+def jit_train_step(
     config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
-) -> tuple[Any, dict[str, Any]]:
-    """The jitted step (state, batch, constants), and its constants."""
+) -> Any:
+    """Returns the jitted step (state, batch, constants); neither seed nor fold is part of it."""
     schedule = make_schedule(config.optimizer, config.train_steps)
     gradient = make_gradient(config, task)
 
@@ -127,15 +133,18 @@ def _jit_train_step(
 
     everywhere = replicated(mesh)
     shardings = state_shardings(config, optimizer, mesh)
-    step = jax.jit(
+    return jax.jit(
         train_step,
         donate_argnums=0,
         in_shardings=(shardings, split_by_batch(mesh), everywhere),
         out_shardings=(shardings, everywhere),
     )
 
-    # An argument, like the task's arrays: runs that differ in their seed alone share a program.
-    return step, task.constants() | {"seed": np.uint32(config.seed)}
+
+def _constants(config: RunConfig, task: Task) -> dict[str, Any]:
+    """The step's last argument."""
+    # The seed too, like the task's arrays: runs that differ in their seed alone share a program.
+    return task.constants() | {"seed": np.uint32(config.seed)}
 
 
 def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Array, Keys]:

@@ -10,6 +10,7 @@ from benchmarks.accelerator import (
     overhead,
     rivals,
     rows,
+    study,
     trainer,
     truth,
     utilisation,
@@ -37,6 +38,7 @@ def markdown(lines: Iterable[dict[str, Any]]) -> str:
         "trainer": trainer.tables_trainer(of["trainer"], of["overhead"]),
         "probe": trainer.tables_probe(of["probe"], of["trainer"]),
         "shakespeare": trainer.tables_shakespeare(of["shakespeare"]),
+        "study": study.tables(of["study"]),
     }
     parts = []
     for name, section in tables.items():

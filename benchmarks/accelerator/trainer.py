@@ -49,9 +49,9 @@ def run_trainer(rows: Rows, tiny: bool, data_dir: pathlib.Path, scratch: pathlib
     """Measures section 7's rows."""
     digits = ["--config=configs/digits.py"]
     digits += [*_TINY_RUN, "--config.batch_size=16"] if tiny else []
-    rows.measure("digits", lambda: _train(rows, "digits", digits, scratch))
+    rows.measure("digits", lambda: run_training(rows, "digits", digits, scratch))
     flags = cifar_flags("euler", tiny, data_dir)
-    rows.measure(CIFAR, lambda: _train(rows, CIFAR, flags, scratch))
+    rows.measure(CIFAR, lambda: run_training(rows, CIFAR, flags, scratch))
 
 
 def run_probe(rows: Rows, tiny: bool, data_dir: pathlib.Path, scratch: pathlib.Path) -> None:
@@ -59,7 +59,9 @@ def run_probe(rows: Rows, tiny: bool, data_dir: pathlib.Path, scratch: pathlib.P
     solvers = [*SOLVERS][1:]  # the first is section 7's
     for solver in solvers[:1] if tiny else solvers:
         flags = cifar_flags(solver, tiny, data_dir)
-        rows.measure(solver, functools.partial(_train, rows, f"cifar10, {solver}", flags, scratch))
+        rows.measure(
+            solver, functools.partial(run_training, rows, f"cifar10, {solver}", flags, scratch)
+        )
 
 
 def run_shakespeare(rows: Rows, tiny: bool, data_dir: pathlib.Path, scratch: pathlib.Path) -> None:
@@ -70,7 +72,7 @@ def run_shakespeare(rows: Rows, tiny: bool, data_dir: pathlib.Path, scratch: pat
         for solver in due:
             flags = shakespeare_flags(solver, tiny, data_dir)
             name = f"shakespeare, {solver}"
-            solvers[pool.submit(_train, rows, name, flags, scratch, SHARE_OF_MEMORY)] = solver
+            solvers[pool.submit(run_training, rows, name, flags, scratch, SHARE_OF_MEMORY)] = solver
         for result in as_completed(solvers):
             rows.record(solvers[result], result.result)
 
@@ -113,7 +115,7 @@ def shakespeare_flags(solver: str, tiny: bool, data_dir: pathlib.Path) -> list[s
     ]
 
 
-def _train(
+def run_training(
     rows: Rows,
     name: str,
     flags: list[str],

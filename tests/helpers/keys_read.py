@@ -25,6 +25,8 @@ def keys_read(action, cfg):
                 "_asdict_inner",
                 "__eq__",
                 "__hash__",
+                "replace",
+                "_replace",
             )
             generic = generic or "/train/config/" in caller.co_filename
             if name in names and not generic:

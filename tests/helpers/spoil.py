@@ -18,9 +18,9 @@ from train.devices.mesh import device_mesh, put_batch
 from train.logs.metrics import read_metrics
 from train.loop import train
 from train.optimizer import make_optimizer
-from train.scores import make_eval_step
+from train.scores import jit_eval_step
 from train.state import abstract_state, jit_init
-from train.step import make_gradient, make_train_step
+from train.step import jit_train_step, make_gradient
 from train.tasks.images import ImageTask
 
 PLACES = ("images", "loss", "gradient")
@@ -67,9 +67,9 @@ def spoil(patch, spoilt, task: Any = ImageTask):
     patch.setattr(task, "prepare", spoilt_prepare)
     for module in ("step", "divergence"):
         patch.setattr(f"train.{module}.make_gradient", spoilt_gradient)
-    patch.setattr("train.state.jit_init", INIT)
-    patch.setattr("train.loop.make_train_step", TRAIN_STEP)
-    patch.setattr("train.loop.make_eval_step", EVAL_STEP)
+    patch.setattr("train.programs.jit_init", INIT)
+    patch.setattr("train.programs.jit_train_step", TRAIN_STEP)
+    patch.setattr("train.programs.jit_eval_step", EVAL_STEP)
     patch.setattr(
         "train.logs.run_log.plot_curves", lambda workdir: workdir
     )  # takes longer than the run
@@ -88,8 +88,8 @@ def _shared(make, **other):
     return share
 
 
-TRAIN_STEP = _shared(make_train_step, checkpoint=None, log=None, eval=None)
-EVAL_STEP = _shared(make_eval_step)
+TRAIN_STEP = _shared(jit_train_step, checkpoint=None, log=None, eval=None)
+EVAL_STEP = _shared(jit_eval_step)
 INIT = _shared(jit_init, checkpoint=None, log=None, eval=None, guard=None, train_steps=10**9)
 
 

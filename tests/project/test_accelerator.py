@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 from benchmarks import handwritten
-from benchmarks.accelerator import driver, models, render, rows, trainer, truth
+from benchmarks.accelerator import driver, models, render, rows, study, trainer, truth
 from benchmarks.accelerator.__main__ import main
 from benchmarks.accelerator.sections import SECTIONS
 from benchmarks.accelerator.timing import BLOCKS, time_steps
 from tests.helpers.checkout import ROOT
 from train import __main__ as train_program
 from train import command_line
+from train.config.study import study_settings
+from train.study import __main__ as study_program
+from train.study.grid import from_study_dict
 
 LATER = 1e6  # seconds
 
@@ -75,7 +78,7 @@ def test_without_an_accelerator(tmp_path, capsys):
     [
         ([], "give --out=DIR"),
         (["--out=x", "--sections=cards"], "Did you mean 'card'"),
-        (["--out=x"], "trainer, probe, shakespeare read prepared sets"),
+        (["--out=x"], "trainer, probe, shakespeare, study read prepared sets"),
         (["--out=x", "--data_dir=nowhere"], "is no folder"),
         (["--render=nowhere"], "holds no results.jsonl"),
     ],
@@ -146,8 +149,9 @@ def test_a_section_that_hangs_is_stopped_with_all_its_processes(tmp_path, monkey
 
 
 def test_limits():
-    """Two calls of 300 seconds; what a section leaves goes to the next."""
-    names = list(SECTIONS)
+    """Two calls of 300 seconds and the study's; what a section leaves goes to the next."""
+    *names, last = SECTIONS
+    assert (last, SECTIONS[last].limit_secs) == ("study", 570)
     first, second = names[:4], names[4:]
     for call in (first, second):
         assert sum(SECTIONS[name].limit_secs for name in call) == 300
@@ -180,6 +184,33 @@ def test_the_trainer_takes_its_flags(make, tiny):
     config = command_line.parse_config(["train", *flags], known)
     assert config.model.depth.solver == "midpoint" and config.data.data_dir == str(ROOT)
     assert config.train_steps == (4 if tiny else 186 if make is trainer.cifar_flags else 1000)
+
+
+def test_the_study_takes_as_many_epochs_as_the_time_allows():
+    """By hand: 20 epochs of 93 steps, 6.5 runs of a row, and rows of twice RK4's step: 24,180."""
+    assert study.epochs_in(24_180 * 0.01 + 1, step_secs=0.01, start_secs=0) == 20
+    assert study.epochs_in(24_180 * 0.01 - 1, step_secs=0.01, start_secs=0) == 10
+    assert study.epochs_in(24_180 * 0.01 + 1, step_secs=0.01, start_secs=20) == 5
+    assert study.epochs_in(1.0, step_secs=1.0, start_secs=1.0) == 1
+
+
+@pytest.mark.parametrize("tiny", [True, False])
+def test_the_study_takes_its_flags(tiny):
+    command = ["train.study", *study.study_command(tiny, 5, ROOT, ROOT / "runs")[3:]]
+    file, values = command_line.load_file(command, "study"), copy.deepcopy(study_program.FLAGS)
+    command_line.define_file("study", values)
+    changes = command_line.parse_changes(command, values, "study", study_settings(file))
+    config = from_study_dict(file, changes).rows[0].config
+    assert config.data.data_dir == str(ROOT) and config.train_steps == (4 if tiny else 465)
+
+
+def test_a_part_of_the_study_is_shown(tmp_path):
+    line = {"section": "study", "row": study.SO_FAR, "card": "H100", "software": "jax"}
+    claims = [["better", "a against b", "+1.0", "at 465 steps so far: yes"]]
+    line["values"] = {"runs": 7, "of": 20, "steps": 465, "claims": claims}
+    text = render.markdown([{**line, "date": "today"}])
+    assert "**Six layers of width 192; 7 of 20 runs, 465 steps**" in text
+    assert "| better | a against b | +1.0 | at 465 steps so far: yes |" in text
 
 
 def test_by_hand_is_the_same_model():
@@ -251,6 +282,15 @@ def test_rehearse_all_sections(tmp_path):
     lines = rows.read(out)
     assert all(rows.is_complete(lines, name) for name in SECTIONS)
     assert "error" not in json.dumps(lines)
-    for name in ("card", "truth", "overhead", "utilisation", "decoding", "trainer", "probe"):
+    for name in (
+        "card",
+        "truth",
+        "overhead",
+        "utilisation",
+        "decoding",
+        "trainer",
+        "probe",
+        "study",
+    ):
         assert any("values" in line for line in rows.newest(lines, name).values()), name
     render.markdown(lines)

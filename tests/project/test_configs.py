@@ -66,9 +66,25 @@ def test_study_builds(name):
     module = importlib.import_module(f"configs.studies.{name}")
     assert f"python -m train.study --study=configs/studies/{name}.py" in module.__doc__
     cfg = module.get_config()
-    cfg.grid.depth = dict(solver=cfg.grid.depth.solver[:2])  # each row costs a trace
     study = from_study_dict(cfg)
     assert len({row.slug for row in study.rows}) == len(study.rows) >= 2
+    assert {name for claim in study.claims for name in (claim.row, claim.baseline)} <= {
+        row.name for row in study.rows
+    }
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10_small", "cifar10_gpu"])
+def test_the_page_of_claims_has_every_contrast(name):
+    """And no other row has been left there; --render prints the table."""
+    module = importlib.import_module(f"configs.studies.{name}")
+    study = from_study_dict(module.get_config())
+    config = study.rows[0].config
+    lines = (ROOT / "docs" / "claims.md").read_text().splitlines()
+    task = f"{config.data.name}, width {config.model.width}"
+    shown = [line.split(" | ")[0:3] for line in lines if f" | {task} | " in line]
+    assert shown == [
+        [f"| {claim.text}", task, f"{claim.row} against {claim.baseline}"] for claim in study.claims
+    ]
 
 
 @pytest.mark.parametrize("name", ["deit_ti", "deit_s", "vit_b", "vit_l"])

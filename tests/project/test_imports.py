@@ -27,7 +27,7 @@ ROWS = [
     "train.logs train.checkpoint",
     "train.step",
     "train.schedule train.scores train.divergence train.aot train.inspect train.generate",
-    "train.evaluate",
+    "train.evaluate train.programs",
     "train.loop",
     "train.study train.__main__",
 ]

@@ -106,13 +106,14 @@ def test_none_is_none():
 
 def test_none_in_a_study():
     study = ["", "--study=configs/studies/digits.py", "--study.config.optimizer.clip_norm=None"]
-    study += ["--study.folds=None", "--study.matched=None", "--study.seeds=1,2"]
+    study += ["--study.folds=None", "--study.matched=None", "--study.tune=None"]
+    study += ["--study.margin=None", "--study.seeds=1,2"]
     file, values = load_file(study, "study"), flags.FlagValues()
     define_file("study", values)
     changes = parse_changes(study, values, "study", study_settings(file))
     own = read_study(file, changes)
     assert (changes["config.optimizer.clip_norm"], own.folds, own.matched) == (None, None, None)
-    assert own.seeds == (1, 2)
+    assert (own.tune, own.margin, own.seeds) == (None, None, (1, 2))
     for wrong in ("config.seed", "matched.row"):
         with pytest.raises(BadInput, match=f"study.{wrong} takes .*None"):
             parse_changes(

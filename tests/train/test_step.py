@@ -144,7 +144,7 @@ def test_what_is_random_follows_from_seed_step_draw_and_index():
 
 
 # What the digits do not reach; data/images/test_prepared.py reads them.
-KEYS_ELSEWHERE = ("data_dir", "validation_examples", "skip_corrupt")
+KEYS_ELSEWHERE = ("data_dir", "skip_corrupt")
 ELSEWHERE = {f"ImageDataConfig.{key}" for key in KEYS_ELSEWHERE}
 
 

@@ -63,7 +63,10 @@ class ImageDataConfig:
         None, "The fifth to test on in cross-validation, 0 to 4; 'digits' alone has folds."
     )
     validation_examples: int = setting(
-        0, "Held out of the training split where the set has no validation split.", NOT_NEGATIVE
+        0,
+        "Held out of the training split where the set has no validation split; of the folds of "
+        "'digits', all of them.",
+        NOT_NEGATIVE,
     )
     test_fraction: float = setting(
         0.0, "Part of a set that has a training split alone, to test on.", FRACTION

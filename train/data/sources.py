@@ -42,7 +42,7 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
 def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) -> dict[str, Split]:
     if data.name == "digits":
         check_digits_keys(data)
-        return dict(digits.load(data.fold))
+        return dict(digits.load(data.fold, data.validation_examples))
 
     check_prepared_keys(data)
     return prepared.load(data, image_size, seed)

@@ -15,11 +15,19 @@ _COMPARISONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim that a row is better than a baseline (or, where weights are shared, worse)."""
+    """A contrast that is declared before a study runs.
+
+    Attributes:
+      text: the claim.
+      row: the name of a row.
+      baseline: that of the row it is compared with: differences are row - baseline.
+      expected: what the claim says of the row, 'better' or 'worse'.
+    """
 
     text: str
     row: str
     baseline: str
+    expected: str = "better"
 
 
 def find_claims(rows: Sequence[Row]) -> list[Claim]:
@@ -39,7 +47,7 @@ def find_claims(rows: Sequence[Row]) -> list[Claim]:
 
         unshared = names.get((solver, 1, rest))
         if share > 1 and unshared:
-            claims.append(Claim("sharing weights costs accuracy", name, unshared))
+            claims.append(Claim("sharing weights costs accuracy", name, unshared, "worse"))
 
     for row in rows:
         if row.match:

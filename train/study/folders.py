@@ -1,38 +1,51 @@
 """Where the runs of a study lie, and what is there already."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from etils import epath
 
 from train.checkpoint.workdir import read_config
+from train.config.run import RunConfig
 from train.config.stored import resume_conflicts
 from train.errors import BadInput
-from train.study.grid import Replica, Study, replica_config
+from train.files import write_atomic
+from train.study.grid import Replica, Study, Trial, replica_config
 from train.study.rows import Row
+
+RUNS, TRIALS, DECLARED, DIVERGED = "runs", "trials", "study.json", "diverged.txt"
 
 
 def ordered_runs(study: Study) -> list[tuple[Row, Replica]]:
     """Returns the runs of a study, in the order in which they are trained."""
     # A replica of all rows comes before the next replica, so that an unfinished study compares its
-    # rows over the same replicas.
+    # rows over the same replicas. The programs of every row stay in memory meanwhile.
     return [(row, replica) for replica in study.replicas for row in study.rows]
 
 
 def run_folder(path: epath.Path, row: Row, replica: Replica) -> epath.Path:
     """Returns the workdir of a run."""
-    return path / "runs" / row.slug / replica.slug
+    return path / RUNS / row.slug / replica.slug
 
 
-def is_finished(path: epath.Path, row: Row, replica: Replica) -> bool:
-    """Returns whether a run is trained and tested.
+def trial_folder(path: epath.Path, row: Row, trial: Trial) -> epath.Path:
+    """Returns the workdir of a trial."""
+    return path / TRIALS / row.slug / trial.slug
+
+
+def is_finished(folder: epath.Path, config: RunConfig) -> bool:
+    """Returns whether a run is trained and tested, or has diverged for good.
 
     Raises:
       BadInput: its folder holds a run of another config.
     """
     # A run writes its scores, then its curves: an interrupted one may have the first alone.
-    folder = run_folder(path, row, replica)
-    if not (folder / "test_scores.npz").exists() or not (folder / "curves.png").exists():
+    ended = (folder / "test_scores.npz").exists() and (folder / "curves.png").exists()
+    if not ended and not (folder / DIVERGED).exists():
         return False
 
-    conflicts = resume_conflicts(read_config(folder), replica_config(row, replica))
+    conflicts = resume_conflicts(read_config(folder), config)
     if conflicts:
         raise BadInput(
             f"{folder} holds a run of another study:\n  " + "\n  ".join(conflicts) + "\n"
@@ -41,11 +54,20 @@ def is_finished(path: epath.Path, row: Row, replica: Replica) -> bool:
     return True
 
 
-def check_same_study(study: Study, path: epath.Path) -> None:
-    """Raises BadInput for a workdir with runs that are not the study's."""
+def check_same_study(
+    study: Study, path: epath.Path, chosen: Mapping[str, Mapping[str, Any] | None]
+) -> None:
+    """Raises BadInput for a workdir with runs that are not the study's.
+
+    Args:
+      study: that is to be run.
+      path: of its workdir.
+      chosen: each row's tuned values, by its name; None where its trials are not finished.
+    """
     runs = ordered_runs(study)
-    slugs = {(row.slug, replica.slug) for row, replica in runs}
-    others = [f"{row}/{replica}" for row, replica in sorted(_stored_runs(path) - slugs)]
+    slugs = {(RUNS, row.slug, replica.slug) for row, replica in runs}
+    slugs |= {(TRIALS, row.slug, trial.slug) for row in study.rows for trial in study.trials}
+    others = [f"{row}/{run}" for _, row, run in sorted(_stored_runs(path) - slugs)]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         raise BadInput(
@@ -54,12 +76,65 @@ def check_same_study(study: Study, path: epath.Path) -> None:
             "none"
         )
 
+    for row in study.rows:
+        for trial in study.trials:
+            config = replica_config(row, trial.replica, dict(trial.values))
+            is_finished(trial_folder(path, row, trial), config)
+
     for row, replica in runs:
-        is_finished(path, row, replica)
+        if (values := chosen[row.name]) is not None:
+            is_finished(run_folder(path, row, replica), replica_config(row, replica, values))
 
 
-def _stored_runs(path: epath.Path) -> set[tuple[str, str]]:
-    """The runs that a study's workdir holds: (row, replica), as their folders are named."""
+def _stored_runs(path: epath.Path) -> set[tuple[str, str, str]]:
+    """The runs that a study's workdir holds: (kind, row, replica), as their folders are named."""
     # Found by their configs, as file managers leave hidden files between the folders.
-    configs = (path / "runs").glob("*/*/config.json")
-    return {(config.parent.parent.name, config.parent.name) for config in configs}
+    configs = [c for kind in (RUNS, TRIALS) for c in (path / kind).glob("*/*/config.json")]
+    return {(c.parent.parent.parent.name, c.parent.parent.name, c.parent.name) for c in configs}
+
+
+def declare(path: epath.Path, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Records what a study compares, and by which rule, before its first run; returns the record.
+
+    Raises:
+      BadInput: the workdir's study was declared otherwise: what would count as 'yes' is fixed
+        before the first run. Rows, folds, seeds, lengths and contrasts may be added.
+    """
+    # As a reader gets it: JSON turns tuples into lists.
+    record: dict[str, Any] = json.loads(json.dumps(declared))
+    file = path / DECLARED
+    if file.exists():
+        first = json.loads(file.read_text())
+        _check_declared(file, first, record)
+
+        # A contrast that was added to what had been seen is marked for good.
+        old = {_key(contrast): contrast for contrast in first["contrasts"]}
+        record["contrasts"] = [
+            old.get(_key(contrast), {**contrast, "added": True}) for contrast in record["contrasts"]
+        ]
+
+    write_atomic(file, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _key(contrast: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(contrast[name] for name in ("text", "row", "baseline", "expected"))
+
+
+def _check_declared(
+    file: epath.Path, first: Mapping[str, Any], declared: Mapping[str, Any]
+) -> None:
+    for key in ("metric", "margin", "tune"):
+        if first[key] != declared[key]:
+            raise BadInput(
+                f"{file}: {key} was declared as {first[key]!r} before the first run; "
+                f"{declared[key]!r} was given: take another --workdir"
+            )
+
+    kept = {_key(contrast) for contrast in declared["contrasts"]}
+    lost = [_key(contrast) for contrast in first["contrasts"] if _key(contrast) not in kept]
+    if lost:
+        raise BadInput(
+            f"{file}: the contrast {lost[0]} was declared before the first run and is missing "
+            "now: what was declared is reported; put it back, or take another --workdir"
+        )

@@ -1,15 +1,15 @@
 """A study: rows of a grid, each trained once per fold and seed, and the claims they test."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from train.config.border import from_config_dict
-from train.config.data import ImageDataConfig
+from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
-from train.config.study import read_study
+from train.config.study import SEEDS_PER_FOLD, StudyConfig, read_study
 from train.errors import BadInput, collecting, refuse
-from train.study.checks import check_folds, check_keys
+from train.study.checks import check_contrast, check_folds, check_keys, check_metric, check_tuning
 from train.study.claims import Claim, find_claims
 from train.study.rows import Row, grid_rows, matched_rows
 
@@ -20,30 +20,64 @@ class Replica:
 
     Attributes:
       fold: the fold that is tested on in cross-validation; None where the test split is fixed.
-      seed: the run's seed.
+      seed: one of the study's seeds.
+      steps: to train for; None for those of the row's config.
     """
 
     fold: int | None
     seed: int
+    steps: int | None = None
 
     @property
     def slug(self) -> str:
         """The name of the replica's folder."""
-        return (f"fold{self.fold}_" if self.fold is not None else "") + f"seed{self.seed}"
+        parts = {"steps": self.steps, "fold": self.fold, "seed": self.seed}
+        return "_".join(f"{name}{n}" for name, n in parts.items() if n is not None)
 
     @property
-    def key(self) -> tuple[int, int]:
-        """(fold, seed), with fold 0 where there are no folds."""
-        return (self.fold or 0, self.seed)
+    def run_seed(self) -> int:
+        """The run's seed: no two replicas of one length share first weights or order of data."""
+        return self.seed if self.fold is None else SEEDS_PER_FOLD * self.seed + self.fold
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training by which a row's own values are chosen.
+
+    Attributes:
+      values: to try, by key, as (('optimizer.learning_rate', 1e-3),).
+      replica: its fold, seed and steps.
+    """
+
+    values: tuple[tuple[str, Any], ...]
+    replica: Replica
+
+    @property
+    def slug(self) -> str:
+        """The name of the trial's folder."""
+        values = (f"{key.rpartition('.')[2]}{value}" for key, value in self.values)
+        return "_".join([*values, self.replica.slug])
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """The rows and replicas of a study; every row has every replica."""
+    """The rows and replicas of a study; every row has every replica and every trial.
+
+    Attributes:
+      rows: of the grid, then those matched to them.
+      replicas: length by length.
+      trials: by which each row's own values are chosen; empty where nothing is tuned.
+      claims: the family of contrasts.
+      settings: as the study's file and the flags give them.
+      metric: what rows are compared by.
+    """
 
     rows: tuple[Row, ...]
     replicas: tuple[Replica, ...]
+    trials: tuple[Trial, ...]
     claims: tuple[Claim, ...]
+    settings: StudyConfig
+    metric: str
 
 
 def from_study_dict(
@@ -53,11 +87,11 @@ def from_study_dict(
 
     Args:
       study: a ConfigDict of `config`, the ConfigDict of a run; `grid`, values to try of its keys,
-        as {'depth': {'solver': (...), 'share': (...)}}; `matched`, {'row': solver, 'by': ...,
-        'solvers': (...)}, which adds for each row of that solver a deeper or shallower row of each
-        of those solvers, nearest to it by 'parameters', 'nfe' or 'flops', with as many sets of
-        weights where the row shares them and one per layer where it does not; `folds`, a number or
-        None; `seeds`.
+        as {'depth': {'solver': (...), 'share': (...)}}; the settings of `StudyConfig`; `matched`,
+        {'row': solver, 'by': ..., 'solvers': (...)}, which adds for each row of that solver a row
+        of each of those, nearest to it by 'nfe', 'flops' or 'parameters', and `means`, whether it
+        takes more 'steps' over the same ODE or more 'layers'; `tune`, {'grid': values to try per
+        row}; `contrasts`, (claim, better row, worse row) each, None for `find_claims`.
       changes: values that replace those, as {'folds': 3, 'config.seed': 1}.
       earlier: what the same input was refused for already, to be raised with what else is wrong.
 
@@ -74,21 +108,83 @@ def from_study_dict(
         config = from_config_dict(study.config, of_run)
     refuse(refusals)
 
-    check_folds(settings.folds, config)
+    check_folds(settings, config)
     rows = grid_rows(study.config, of_run, study.grid.to_dict())
     rows += matched_rows(rows, settings.matched)
 
+    metric = settings.metric or ("loss" if config.task == "language" else "accuracy")
+    check_metric(metric, config)
+
+    grid = flatten(study.tune.to_dict().get("grid", {})) if settings.tune is not None else {}
+    check_tuning(settings, config, grid)
+
+    replicas = _replicas(settings, config.train_steps)
+    trials = _trials(settings, config.train_steps, grid)
+
+    # What a length or a trial makes impossible is refused here, and not after hours of others.
+    for replica in {replica.steps: replica for replica in replicas}.values():
+        replica_config(rows[0], replica)
+    for trial in trials:
+        replica_config(rows[0], trial.replica, dict(trial.values))
+
+    return Study(
+        rows=tuple(rows),
+        replicas=replicas,
+        trials=trials,
+        claims=_claims(study.get("contrasts"), rows),
+        settings=settings,
+        metric=metric,
+    )
+
+
+def _replicas(settings: StudyConfig, train_steps: int) -> tuple[Replica, ...]:
     folds = [None] if settings.folds is None else range(settings.folds)
-    replicas = tuple(Replica(fold, seed) for seed in settings.seeds for fold in folds)
-    return Study(tuple(rows), replicas, tuple(find_claims(rows)))
+    return tuple(
+        Replica(fold, seed, None if steps == train_steps else steps)
+        for steps in settings.lengths or (train_steps,)
+        for seed in settings.seeds
+        for fold in folds
+    )
 
 
-def replica_config(row: Row, replica: Replica) -> RunConfig:
-    """Returns the config of one run."""
-    config = dataclasses.replace(row.config, seed=replica.seed)
-    if replica.fold is None:
-        return config
+def _trials(settings: StudyConfig, train_steps: int, grid: Mapping[str, Any]) -> tuple[Trial, ...]:
+    if settings.tune is None:
+        return ()
 
-    # `check_folds` has refused folds of any other data.
-    assert isinstance(config.data, ImageDataConfig)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, fold=replica.fold))
+    # One fold's training images serve for all: what they are validated on lies in no fold.
+    fold = None if settings.folds is None else 0
+    steps = settings.tune.steps or max(train_steps // 2, 1)
+    return tuple(
+        Trial(tuple(zip(grid, values, strict=True)), Replica(fold, seed, steps))
+        for values in itertools.product(*grid.values())
+        for seed in settings.tune.seeds
+    )
+
+
+def _claims(contrasts: Any, rows: list[Row]) -> tuple[Claim, ...]:
+    if contrasts is None:
+        return tuple(find_claims(rows))
+
+    for entry in contrasts:
+        check_contrast(entry, [row.name for row in rows])
+    return tuple(
+        Claim(*entry[:3], expected="worse" if entry[3:] else "better") for entry in contrasts
+    )
+
+
+def replica_config(
+    row: Row, replica: Replica, values: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Returns the config of one run.
+
+    Args:
+      row: what is trained.
+      replica: with which seed, on which fold, for how long.
+      values: of tuned keys, as {'optimizer.learning_rate': 1e-3}.
+    """
+    changes = {**(values or {}), "seed": replica.run_seed}
+    if replica.fold is not None:
+        changes["data.fold"] = replica.fold
+    if replica.steps is not None:
+        changes["train_steps"] = replica.steps
+    return from_config_dict(to_dict(row.config), changes)

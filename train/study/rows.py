@@ -2,20 +2,21 @@
 
 import bisect
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from odeformer import ModelConfig, example_inputs, flops, make_model
+from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model
 from train.checkpoint.restore import count_parameters
 from train.config.border import Given, flatten, from_config_dict
 from train.config.run import RunConfig
 from train.config.study import MatchedConfig
-from train.study.checks import check_fixed_steps
+from train.study.checks import check_fixed_steps, check_matched
 
-_MAX_LAYERS = 512  # of a matched row
+_MAX_LAYERS = 512  # of a matched row, or steps over all its groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +45,22 @@ class Row:
     Attributes:
       name: e.g. 'rk4, share 6'.
       config: the config of its runs, before fold and seed are set.
-      costs: what it costs.
       match: (by, name) of the row whose cost it was made to match; None for a row of the grid.
     """
 
     name: str
     config: RunConfig
-    costs: Costs
     match: tuple[str, str] | None = None
 
     @property
     def slug(self) -> str:
         """The name of the row's folder."""
         return self.name.replace(", ", "_").replace(" ", "")
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """What it costs; computed when it is asked for, as that takes a trace."""
+        return compute_costs(self.config.model)
 
 
 def grid_rows(base: Given, changes: Mapping[str, Any], grid: Mapping[str, Any]) -> list[Row]:
@@ -79,9 +83,14 @@ def matched_rows(rows: Sequence[Row], matched: MatchedConfig | None) -> list[Row
     if matched is None:
         return []
 
+    check_matched(matched)
+    make = {"steps": _row_of_more_steps, "layers": _row_of_more_layers}
     targets = [row for row in rows if row.config.model.depth.solver == matched.row]
     return [
-        _matched_row(target, solver, matched.by) for target in targets for solver in matched.solvers
+        make[means](target, solver, matched.by)
+        for means in matched.means
+        for target in targets
+        for solver in matched.solvers
     ]
 
 
@@ -95,35 +104,59 @@ def _grid_row(config: RunConfig, choice: Mapping[str, Any]) -> Row:
         for key, value in choice.items()
         if key not in ("depth.solver", "depth.share")
     ]
-    name = ", ".join([depth.solver, f"share {depth.share}", *others])
-    return Row(name, config, compute_costs(config.model))
+    return Row(", ".join([depth.solver, f"share {depth.share}", *others]), config)
 
 
-def _matched_row(target: Row, solver: str, by: str) -> Row:
-    """The row of that solver whose depth brings it nearest to the target's cost."""
+def _row_of_more_steps(target: Row, solver: str, by: str) -> Row:
+    """The same ODE with the same weights, in the number of steps nearest to the target's cost."""
+    depth = target.config.model.depth
+    steps = _nearest(
+        target,
+        by,
+        range(1, _MAX_LAYERS // depth.groups + 1),
+        lambda steps: dataclasses.replace(depth, solver=solver, steps=steps),
+    )
+    name = f"{solver}, share {depth.share}, steps {steps.steps}"
+    return Row(name, _with_depth(target, steps), match=(by, target.name))
+
+
+def _row_of_more_layers(target: Row, solver: str, by: str) -> Row:
+    """A deeper model: each layer with weights of its own, or as many sets of them as the target.
+
+    It is another ODE, on [0, layers], and where weights are shared the field moves over more time.
+    """
     depth = target.config.model.depth
 
-    def model(layers: int) -> ModelConfig:
+    def deeper(layers: int) -> DepthConfig:
         share = layers // depth.groups if depth.share > 1 else 1
-        changed = dataclasses.replace(depth, solver=solver, layers=layers, share=share, steps=None)
-        return dataclasses.replace(target.config.model, depth=changed)
-
-    def cost(layers: int) -> int:
-        return _cost(model(layers), by)
+        return dataclasses.replace(depth, solver=solver, layers=layers, share=share, steps=None)
 
     # A shared row keeps its number of groups, so that as many sets of weights are compared.
     stride = depth.groups if depth.share > 1 else 1
-    depths = range(stride, _MAX_LAYERS + 1, stride)
+    chosen = _nearest(target, by, range(stride, _MAX_LAYERS + 1, stride), deeper)
+    name = f"{solver}, share {chosen.share}, layers {chosen.layers}"
+    return Row(name, _with_depth(target, chosen), match=(by, target.name))
 
-    # Bisected, as no cost falls with the depth; the nearest one is on either side.
+
+def _nearest(
+    target: Row, by: str, numbers: Sequence[int], depth: Callable[[int], DepthConfig]
+) -> DepthConfig:
+    """The depth, of those of a range of numbers, that is nearest to the target in cost."""
+
+    def cost(number: int) -> int:
+        return _cost(_with_depth(target, depth(number)).model, by)
+
     wanted = _cost(target.config.model, by)
-    above = bisect.bisect_left(depths, wanted, key=cost)
-    layers = min(depths[max(above - 1, 0) : above + 1], key=lambda n: abs(cost(n) - wanted))
 
-    chosen = model(layers)
-    name = f"{solver}, share {chosen.depth.share}, layers {layers}"
-    config = dataclasses.replace(target.config, model=chosen)
-    return Row(name, config, compute_costs(chosen), match=(by, target.name))
+    # Bisected, as no cost falls with the number; the nearest one is on either side.
+    above = bisect.bisect_left(numbers, wanted, key=cost)
+    candidates = numbers[max(above - 1, 0) : above + 1]
+    return depth(min(candidates, key=lambda number: abs(cost(number) - wanted)))
+
+
+def _with_depth(row: Row, depth: DepthConfig) -> RunConfig:
+    model = dataclasses.replace(row.config.model, depth=depth)
+    return dataclasses.replace(row.config, model=model)
 
 
 def compute_costs(config: ModelConfig) -> Costs:

@@ -63,6 +63,21 @@ def test_folds_test_every_image_once():
         assert not others & {image.tobytes() for image in splits["test"].images}
 
 
+def test_images_held_out_of_every_fold():
+    """They are the validation split of all folds, stratified; no fold trains or tests on them."""
+    folds = [load(fold=fold, validation_examples=200) for fold in range(5)]
+    held_out = folds[0]["validation"]
+    assert len(held_out) == 200 and np.bincount(held_out.labels).min() >= 19
+    tested = [image.tobytes() for splits in folds for image in splits["test"].images]
+    assert len(tested) == len(set(tested)) == 1597
+    assert not set(tested) & {image.tobytes() for image in held_out.images}
+    for splits in folds:
+        np.testing.assert_array_equal(splits["validation"].images, held_out.images)
+        assert len(splits["train"]) == 1597 - len(splits["test"])
+        seen = {image.tobytes() for name in ("train", "test") for image in splits[name].images}
+        assert len(seen) == 1597 and not seen & {image.tobytes() for image in held_out.images}
+
+
 def test_moments_are_those_of_the_pixels(digits):
     train = digits["train"]
     np.testing.assert_allclose(train.mean, train.images.mean() / 16, rtol=1e-12)
@@ -147,6 +162,9 @@ def test_refusals(digits):
         train_batches(digits["train"], 2000, 1, seed=0)
     with pytest.raises(BadInput, match="fold is 0 to 4; 5 was given"):
         load(fold=5)
+    for examples, fold in ((200, None), (9, 0), (1001, 0)):
+        with pytest.raises(BadInput, match=f"config.data.validation_examples={examples}"):
+            load(validation_examples=examples, fold=fold)
     with pytest.raises(BadInput, match="cifar10 has a test split of its own"):
         load(name="cifar10", fold=1)
     with pytest.raises(BadInput, match="'digit' is neither 'digits' nor a set"):

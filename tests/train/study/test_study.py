@@ -13,13 +13,18 @@ from rich.console import Console
 
 from odeformer import flops
 from tests.helpers.checkout import ROOT
+from tests.helpers.programs import run
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from train.checkpoint.workdir import locked
 from train.config.stored import to_json
 from train.errors import BadInput
+from train.loop import train
 from train.study import report
 from train.study.__main__ import run_study
 from train.study.grid import from_study_dict, replica_config
+from train.study.results import Results, declaration
+
+RATES = dict(optimizer=dict(learning_rate=(1e-3, 3e-3, 9e-3)))
 
 
 def make_study(**changes):
@@ -56,8 +61,8 @@ def test_rows_of_a_grid(study):
         "lie_trotter, share 2",
         "euler, share 2",
         "rk4, share 2",
-        "lie_trotter, share 1, layers 8",
-        "lie_trotter, share 8, layers 8",
+        "lie_trotter, share 1, steps 4",
+        "lie_trotter, share 2, steps 8",
     ]
     assert [replica.slug for replica in study.replicas] == ["fold0_seed0", "fold1_seed0"]
     rows = dict(zip(names, study.rows, strict=True))
@@ -66,9 +71,12 @@ def test_rows_of_a_grid(study):
     assert parameters["euler, share 2"] == parameters["rk4, share 2"] < parameters["euler, share 1"]
 
 
-@pytest.mark.parametrize("by", ["parameters", "nfe", "flops"])
-def test_rows_are_matched(by):
-    given = make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",)))
+@pytest.mark.parametrize(
+    ("by", "means"),
+    [("parameters", "layers"), ("nfe", "layers"), ("flops", "layers"), ("nfe", "steps")],
+)
+def test_rows_are_matched(by, means):
+    given = make_study(matched=dict(row="rk4", by=by, solvers=("lie_trotter",), means=(means,)))
     given.grid = dict(depth=dict(share=(1, 2), solver=("rk4",)))
     study = from_study_dict(given)
     rows = {row.name: row for row in study.rows}
@@ -86,6 +94,22 @@ def test_rows_are_matched(by):
             assert getattr(row.costs, by) == getattr(target.costs, by)
 
 
+def test_rows_matched_in_steps_are_the_same_ode():
+    """The same weights over the same interval: nothing differs but solver and steps."""
+    study = make_study(matched=dict(row="rk4", by="flops", solvers=("euler",)))
+    study.config.depth.layers = 6
+    study.grid.depth.share = (1, 6)
+    study = from_study_dict(study)
+    rows = {row.name: row for row in study.rows}
+    matched = {row.name: row for row in study.rows if row.match}
+    assert [*matched] == ["euler, share 1, steps 4", "euler, share 6, steps 24"]
+    for row in matched.values():
+        depth, target = row.config.model.depth, rows[row.match[1]].config.model.depth
+        assert replace(depth, solver=target.solver, steps=target.steps) == target
+        models = row.config.model, rows[row.match[1]].config.model
+        assert len({flops.forward(model) for model in models}) == 1
+
+
 def test_claims_are_those_of_the_paper(study):
     claims = [(claim.text, claim.row, claim.baseline) for claim in study.claims]
     for share in (1, 2):
@@ -94,7 +118,7 @@ def test_claims_are_those_of_the_paper(study):
         higher = "higher order beats the parallel layer"
         assert (higher, f"rk4, share {share}", parallel) in claims
     assert ("sharing weights costs accuracy", "rk4, share 2", "rk4, share 1") in claims
-    assert ("the same at equal flops", "rk4, share 1", "lie_trotter, share 1, layers 8") in claims
+    assert ("the same at equal flops", "rk4, share 1", "lie_trotter, share 1, steps 4") in claims
     assert len(claims) == 4 + 3 + 2
 
 
@@ -106,7 +130,30 @@ def test_claims_are_those_of_the_paper(study):
             dict(matched=dict(row="rk4", by="time", solvers=())),
             "study.matched.by is one of parameters, nfe, flops; time",
         ),
+        (
+            dict(matched=dict(row="rk4", by="parameters", solvers=())),
+            "changes no parameter; take means=",
+        ),
         (dict(seeds=()), "study.seeds is one or more seeds, whole numbers from 0 on"),
+        (dict(seeds=(1, 1)), "study.seeds is one or more seeds, .*each of them once"),
+        (dict(seeds=(4294968,)), "study.seeds is .* below 4,294,967"),
+        (dict(lengths=(6, 3)), "study.lengths is .*in ascending order"),
+        (dict(margin=0.0), "study.margin is greater than 0"),
+        (dict(metric="f1"), "study.metric is one of accuracy, loss; f1"),
+        (dict(tune=dict(seeds=(5,))), "tune.grid is missing"),
+        (dict(tune=dict(grid=RATES, seeds=(0,))), "tune.seeds and seeds both hold 0"),
+        (dict(tune=dict(grid=RATES)), "set config.data.validation_examples, say to 200"),
+        (dict(tune=dict(grid=RATES, step=3)), "unknown key 'tune.step'.*Did you mean 'tune.steps'"),
+        (
+            dict(tune=dict(grid=RATES, steps=2), folds=None),
+            r"warmup_steps=2 does not lie in \[0, train_steps=2\)",
+        ),
+        (dict(contrasts=(("a", "euler, share 1"),)), "a contrast is .claim, row, baseline."),
+        (
+            dict(contrasts=(("a", "euler, share 1", "eule, share 2"),)),
+            "unknown row 'eule, share 2'.*Did you mean 'euler, share 2'",
+        ),
+        (dict(contrasts=(("a", "rk4, share 1", "rk4, share 1"),)), "compared with itself"),
         (dict(seeds=("1",)), "study.seeds is one or more seeds, whole numbers from 0 on"),
         (dict(folds=1), "study.folds is 2 or more; 1 was given"),
         (dict(rows=3), "unknown key 'rows'"),
@@ -126,15 +173,15 @@ def small(**changes):
 
 
 def test_a_replica_has_its_own_seed_and_fold():
-    """And is otherwise its row."""
+    """And is otherwise its row; no two replicas share a seed."""
     study = from_study_dict(small(seeds=(3, 5)))
     row = study.rows[0]
     configs = [replica_config(row, replica) for replica in study.replicas]
     assert [(config.seed, config.data.fold) for config in configs] == [
-        (3, 0),
-        (3, 1),
-        (5, 0),
-        (5, 1),
+        (3000, 0),
+        (3001, 1),
+        (5000, 0),
+        (5001, 1),
     ]
 
     for config in configs:
@@ -143,54 +190,47 @@ def test_a_replica_has_its_own_seed_and_fold():
 
 
 def test_a_claims_difference_is_the_row_minus_the_baseline():
-    """Means of scores that are known, in points and in nats."""
+    """Means of accuracies that are known, in points and in nats."""
     study = from_study_dict(small())
-    correct = {"euler": ([1, 1, 1, 0], [1, 1, 0, 0]), "lie_trotter": ([1, 0, 0, 0], [1, 0, 0, 0])}
-    loss = {"euler": ([0.25] * 4, [0.5] * 4), "lie_trotter": ([1.0] * 4, [0.75] * 4)}
-    scores = {
-        f"{solver}, share 1": {
-            (fold, 0): {
-                "correct": np.array(correct[solver][fold], np.float32),
-                "loss": np.array(loss[solver][fold], np.float32),
-            }
-            for fold in (0, 1)
-        }
-        for solver in correct
-    }
-    results = [
-        {"row": row, "test/accuracy": 0.0, "test/loss": 0.0, "secs_per_step": None}
-        for row in scores
+    reached = {"euler": (0.75, 0.5), "lie_trotter": (0.25, 0.25)}
+    losses = {"euler": (0.25, 0.5), "lie_trotter": (1.0, 0.75)}
+    runs = [
+        dict(row=f"{solver}, share 1", fold=fold, seed=0, steps=3, values={}, secs_per_step=None)
+        | {"test/accuracy": reached[solver][fold], "test/loss": losses[solver][fold]}
+        | dict(train_examples=80, test_examples=20)
+        for solver in reached
+        for fold in (0, 1)
     ]
-    table = report.markdown(study, results, scores)
-    (line,) = (line for line in table.splitlines() if "parallel beats sequential" in line)
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:3] == ["euler, share 1", "lie_trotter, share 1"]
+    for metric, effect in (("accuracy", "+37.50"), ("loss", "-0.5000")):
+        declared = declaration(study) | {"metric": metric}
+        table = report.markdown(Results(declared, runs, []))
+        line = next(line for line in table.splitlines() if "parallel beats sequential" in line)
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == "euler, share 1 against lie_trotter, share 1"
 
-    assert "not a verdict" in table.splitlines()[-1]
-
-    # Over replicas, and over examples: (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
-    means = [cells[place].split()[0] for place in (3, 4, 6, 7)]
-    assert means == ["+37.50", "+37.50", "-0.5000", "-0.5000"]
+        # (50 + 25) / 2 points, -(0.75 + 0.25) / 2 nats.
+        assert cells[2].split()[0] == effect and "at 3 steps alone" in cells[3]
 
 
 def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     study, runs = from_study_dict(small(seeds=(4,))), []
     from train.study import __main__ as program
 
-    def counted(config, workdir):
+    def counted(config, workdir, programs):
         runs.append((config.model.depth.solver, config.data.fold, config.seed))
         if len(runs) == 3:
             raise KeyboardInterrupt
-        return train(config, workdir)
+        return train(config, workdir, programs=programs)
 
-    train = program.train
     monkeypatch.setattr(program, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, tmp_path, Console(quiet=True))
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
     run_study(study, tmp_path, Console(quiet=True))
     # replica by replica; the run that was interrupted is begun again, the finished ones are not
-    first, second = ([(solver, fold, 4) for solver in ("lie_trotter", "euler")] for fold in (0, 1))
+    first, second = (
+        [(solver, fold, 4000 + fold) for solver in ("lie_trotter", "euler")] for fold in (0, 1)
+    )
     assert runs == [*first, second[0], *second]
 
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -198,7 +238,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
     table = (tmp_path / "table.md").read_text()
     of_euler = [100 * line["test/accuracy"] for line in lines if line["row"] == "euler, share 1"]
     assert f"| {np.mean(of_euler):.2f} ± " in table
-    assert table.count("parallel beats sequential") == 1
+    assert table.count("| parallel beats sequential |") == 2  # the verdict, and the figures
     assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
 
     held = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
@@ -220,7 +260,7 @@ def test_a_study_runs_stops_and_goes_on(tmp_path, monkeypatch):
 def test_a_study_may_grow(tmp_path, monkeypatch):
     """And what is held under another config is refused before a run of it begins."""
     monkeypatch.setattr(
-        "train.study.__main__.train", lambda config, folder: pytest.fail("it was begun")
+        "train.study.__main__.train", lambda *args, programs: pytest.fail("it was begun")
     )
     folder = tmp_path / "runs" / "lie_trotter_share1" / "fold1_seed0"
     folder.mkdir(parents=True)
@@ -237,6 +277,28 @@ def test_a_study_may_grow(tmp_path, monkeypatch):
         run_study(study, tmp_path, Console(quiet=True))
 
 
+def test_tables_are_made_from_the_results_alone(tmp_path):
+    """By --render, where the runs themselves are gone; one table of claims for all studies."""
+    study = from_study_dict(small(seeds=(4,)))
+    lines = [
+        dict(row=row.name, fold=fold, seed=4, steps=3, values={}, secs_per_step=0.5)
+        | {"test/accuracy": 0.5, "test/loss": 1.0, "train_examples": 8, "test_examples": 2}
+        for row in study.rows
+        for fold in (0, 1)
+    ]
+    (tmp_path / "study.json").write_text(json.dumps(declaration(study)))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run("train.study", f"--render={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (
+        tmp_path / "table.md"
+    ).read_text() in done.stdout and "| digits, width 16 |" in done.stdout
+    assert "500.0 | 50.00 ± 0.00" in done.stdout
+
+    bad = run("train.study", f"--render={tmp_path / 'nowhere'}")
+    assert bad.returncode == 2 and "holds no study.json: give the workdir of a study" in bad.stderr
+
+
 @pytest.mark.slow
 def test_dry_run_as_a_user_starts_it():
     command = [sys.executable, "-m", "train.study", "--study=configs/studies/digits.py"]
@@ -244,4 +306,7 @@ def test_dry_run_as_a_user_starts_it():
         [*command, "--dry_run", "--study.folds=3"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "14 rows, 3 replicas each" in done.stdout and "recomputed" in done.stdout
+    assert (
+        "12 rows, 6 replicas and 3 trials each: 108 runs" in done.stdout
+        and "recomputed" in done.stdout
+    )

@@ -12,9 +12,19 @@ from train.errors import BadInput
 
 
 def check_digits_keys(config: ImageDataConfig) -> None:
-    """Refuses a fold that does not exist, and a test fraction, for the set 'digits'."""
+    """Refuses a fold that does not exist, and sizes that 'digits' cannot have."""
     if config.fold is not None and not 0 <= config.fold < FOLDS:
         raise BadInput(f"config.data.fold is 0 to {FOLDS - 1}; {config.fold} was given")
+    if config.validation_examples and config.fold is None:
+        raise BadInput(
+            f"config.data.validation_examples={config.validation_examples} has no effect: 'digits' "
+            "has a validation split of its own; set it to 0, or give config.data.fold"
+        )
+    if config.validation_examples and not 10 <= config.validation_examples <= 1000:
+        raise BadInput(
+            f"config.data.validation_examples={config.validation_examples}: of the 1,797 digits 10 "
+            "to 1,000 are held out of every fold; 0 for 180 of each fold's training images"
+        )
     if config.test_fraction:
         raise BadInput(
             f"config.data.test_fraction={config.test_fraction} has no effect: 'digits' has a "
