@@ -89,8 +89,12 @@ endif
 PYTEST  = JAX_PLATFORMS=cpu $(PY) -m pytest
 SPREAD := -n 2 --dist loadfile
 
-quick: setup ## Run the tests of ode, transformer and models, and a run that must learn
-	$(PYTEST) $(SPREAD) tests/ode tests/transformer tests/models tests/train/test_learns.py
+# Left out of it: what is refused, and the derivatives that few programs take.
+SLOWER := */test_arguments.py */test_ends.py */test_derivatives.py
+
+quick: setup ## Run most tests of ode, transformer and models, and a run that must learn
+	$(PYTEST) $(SPREAD) $(SLOWER:%=--ignore-glob='%') \
+	  tests/ode tests/transformer tests/models tests/train/test_learns.py
 
 test: check ## Check, then run the fast tests, or those of TESTS='tests/models/test_vit.py ...'
 	$(PYTEST) $(SPREAD) $(TESTS)
