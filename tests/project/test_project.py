@@ -103,8 +103,11 @@ def test_quick_runs_the_models_and_a_run_that_learns(tmp_path):
     (tmp_path / "bin/python").symlink_to(sys.executable)
     (tmp_path / ".stamp").touch()
     command = make("--dry-run", "quick", f"VENV={tmp_path}").stdout
-    named = re.search("--dist loadfile (.*)", command).group(1).split()
+    arguments = command.replace("\\\n", " ").partition("--dist loadfile")[2].split()
+    named = [argument for argument in arguments if not argument.startswith("--")]
 
+    left_out = re.findall("--ignore-glob='(.*?)'", command)
+    assert left_out and all(list((ROOT / "tests").glob(f"*{pattern}")) for pattern in left_out)
     rooms = {f"tests/{room}" for room in ("ode", "transformer", "models")}
     assert set(named) == rooms | {"tests/train/test_learns.py"}
     assert all((ROOT / path).exists() for path in named)
