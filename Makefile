@@ -105,7 +105,7 @@ test-slow: setup ## Run the long tests
 test-tpu: setup $(TPU)/.stamp ## Compile for TPUs, without one
 	PYTHONPATH=$(CURDIR)/$(TPU) $(PYTEST) -m tpu
 
-# Apart from .venv's own packages: beside libtpu, jax would look for a TPU wherever it runs.
+# Apart from .venv's own packages: next to libtpu, jax would look for a TPU wherever it runs.
 LIBTPU := from importlib.metadata import requires; \
   print(next(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))
 
@@ -115,7 +115,7 @@ $(TPU)/.stamp: $(STAMP)
 	@$(PIP) $(PINS) --no-deps --target $(TPU) "$$($(PY) -c '$(LIBTPU)')"
 	@touch $@
 
-# Environments of their own, beside .venv's packages, for other interpreters and other versions.
+# Environments of their own, apart from .venv, for other interpreters and other versions.
 COMPAT := tests/ode tests/transformer tests/models tests/train/data/text/test_blocks.py \
   tests/train/test_loop.py tests/train/test_text_runs.py
 NEXT    = $$($(PY) -c 'import sys; print(sys.version_info.minor + 1)')

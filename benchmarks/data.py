@@ -25,7 +25,7 @@ from train.data.images.records import Records
 from train.data.pipeline import train_batches
 from train.data.split import Split
 
-WANTED = 50_000  # images a second, of images in memory
+WANTED = 50_000  # images per second, of images in memory
 AHEAD_STEPS = 8  # more than are read ahead
 MEMORY_BATCH, RECORDS_BATCH = 512, 32
 

@@ -90,7 +90,7 @@ def diffeqsolve(options: argparse.Namespace) -> Iterator[Table]:
     table = _table(
         "diffeqsolve: gradient descent, adjoint 'recursive' over 'checkpoint'",
         ("solver", "groups", "steps each", "loss differs", "ms", "times faster", "quartiles"),
-        f"wanted: {SPEEDUP} times faster or more, at {SHARE} steps a group; ms: of 'checkpoint'",
+        f"wanted: {SPEEDUP} times faster or more, at {SHARE} steps per group; ms: of 'checkpoint'",
     )
     for solver in ("euler", "rk4"):
         for groups, share in ((1, SHARE), (12, SHARE), (12, 1)):

@@ -22,7 +22,7 @@ from train.data.pipeline import train_batches
 from train.data.text.blocks import Documents, Stream, tokenise
 from train.data.text.tokenizer import ByteTokenizer
 
-WANTED = 4_000_000  # tokens a second
+WANTED = 4_000_000  # tokens per second
 BLOCK_SIZE = 256
 BATCHES = (64, 512)
 

@@ -3,7 +3,7 @@
     python -m train --config=configs/pydocs.py --workdir=runs/pydocs
     python -m train.generate --workdir=runs/pydocs --prompt="The with statement"
 
-Hardware: one shared CPU core, a quarter of an hour. Test loss: 1.421 nats a byte (21 November
+Hardware: one shared CPU core, a quarter of an hour. Test loss: 1.421 nats per byte (21 November
 2026). 79 documents, 465,000 characters (they differ a little between versions of Python), packed
 into blocks in which no document sees another.
 """

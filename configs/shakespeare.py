@@ -7,7 +7,7 @@ A text file of your own: --config.data.name=files --config.data.files=FILE. The 
 size=cpu|accelerator.
 
 - size=cpu: 4 layers, 4 heads, width 128, blocks of 64, batches of 12, 2,000 steps. Hardware: one
-  shared CPU core, 7 minutes. Validation loss: 1.644 nats a byte (21 November 2026).
+  shared CPU core, 7 minutes. Validation loss: 1.644 nats per byte (21 November 2026).
 - size=accelerator: 6 layers, 6 heads, width 384, blocks of 256, batches of 64, 5,000 steps.
   Hardware, time and loss: not measured.
 

@@ -1,4 +1,4 @@
-"""Section 6: tokens a second of greedy decoding with caches, in bfloat16.
+"""Section 6: tokens per second of greedy decoding with caches, in bfloat16.
 
 Random weights and prompts. The prompts' reading is left out: the time of a few tokens is taken
 from that of many.
@@ -148,7 +148,7 @@ def tables(lines: Mapping[str, Line], theirs: Mapping[str, Line]) -> list[Table]
     columns = ("model", "batch", "`euler`", "`rk4`", "transformers", "compiled")
     return [
         Table(
-            f"Greedy decoding in bf16, tokens a second over {MANY} new ones, caches of a whole "
+            f"Greedy decoding in bf16, tokens per second over {MANY} new ones, caches of a whole "
             "block, against transformers' GPT-2 of the same sizes with a static cache",
             (*columns, "`euler` / transformers", "/ compiled"),
             cells,

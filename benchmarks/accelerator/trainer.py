@@ -242,7 +242,7 @@ def tables_shakespeare(lines: Mapping[str, Line]) -> list[Table]:
         )
         for solver in SHAKESPEARE
     ]
-    columns = ("layer", "best validation loss, nats a byte", "test loss", "wall, s")
+    columns = ("layer", "best validation loss, nats per byte", "test loss", "wall, s")
     title = (
         f"Tiny Shakespeare, `gpt_nano`, {SHAKESPEARE_STEPS:,} steps; two runs at once on the card"
     )

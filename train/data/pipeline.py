@@ -143,7 +143,7 @@ def train_batches(
         return data.gather(index, visit) | {"draw": visit}
 
     # grain's element is a whole batch: example by example it would cost Python time, which limits
-    # it to about 20,000 small images a second. And the position in the data is just the step.
+    # it to about 20,000 small images per second. And the position in the data is just the step.
     return _read_ahead(grain.MapDataset.source(order)[start.step :].map(gather), workers)
 
 
