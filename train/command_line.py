@@ -8,19 +8,19 @@ import io
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from odeformer.errors import unknown
 from train.config import border
 from train.config.help import list_config, parse_value
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
+from train.config.suggestions import no_file, unknown_flag
 from train.errors import BadInput, ProcessError, RunError, Stopped, collecting, refuse
 from train.files import expand
 from train.startup import asks_for_help
@@ -119,12 +119,15 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     return None
 
 
-def parse(argv: Sequence[str], own_flags: flags.FlagValues) -> list[str]:
+def parse(
+    argv: Sequence[str], own_flags: flags.FlagValues, keys: Iterable[str] = (), name: str = "config"
+) -> list[str]:
     """Parses the flags, and returns the arguments that are none.
 
     Args:
       argv: the command line.
       own_flags: the program's flags; filled in.
+      keys, name: those of a config that a flag may be mistaken for, and what stands before them.
 
     Raises:
       BadInput: a flag that is unknown (names the nearest), or a value that does not fit.
@@ -132,8 +135,8 @@ def parse(argv: Sequence[str], own_flags: flags.FlagValues) -> list[str]:
     try:
         return own_flags(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [f"--{name}" for name in (*own_flags, "help") if "." not in name]
-        raise BadInput(str(unknown("flag", f"--{error.flagname}", known))) from error
+        known = [flag for flag in (*own_flags, "help") if "." not in flag]
+        raise unknown_flag(error.flagname, known, keys, name) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise BadInput(str(error)) from error
 
@@ -218,7 +221,7 @@ def collect_changes(
 
     with collecting(refusals):
         known = [arg for arg in argv if (key := _changed_key(arg, name)) is None or key in keys]
-        rest = parse(known, own_flags)
+        rest = parse(known, own_flags, settings, name)
 
         # What stands by itself may be the value of a key that is not known.
         if rest and not refusals:
@@ -252,11 +255,9 @@ def load_file(argv: Sequence[str], name: str) -> Any:
     if not spec:
         raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
 
-    file, colon, argument = spec.partition(":")
-    file = expand(file)
-    spec = file + colon + argument
-    if not pathlib.Path(file).is_file():
-        raise BadInput(f"--{name}: {file} is not a file")
+    spec = expand(spec)
+    if not pathlib.Path(file := spec.partition(":")[0]).is_file():
+        raise no_file(name, file)
 
     values = flags.FlagValues()
     alone = ["", f"--config={spec}"]
@@ -280,19 +281,18 @@ def _changed_key(arg: str, name: str) -> str | None:
     if option.startswith(f"no{prefix}"):
         option = option.removeprefix("no")
 
-    return (
-        option.removeprefix(prefix) if arg.startswith("-") and option.startswith(prefix) else None
-    )
+    is_key = arg.startswith("-") and option.startswith(prefix)
+    return option.removeprefix(prefix) if is_key else None
 
 
 def _print_help(
     argv: Sequence[str], own_flags: flags.FlagValues, help_text: str, config_flag: str | None
 ) -> None:
-    print(help_text.strip())
-    print("\nFlags:")
+    print(f"{help_text.strip()}\n\nFlags:")
     for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
-        print(f"  --{flag.name}\n      {flag.help}{default}")
+        text = str(flag.help).partition(";\n")[0]  # without absl's note on flags that repeat
+        print(f"  --{flag.name}\n      {text}{default}")
 
     if config_flag is not None:
         file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None

@@ -27,7 +27,9 @@ from odeformer.transformer.sharding import by_shard, sample_numbers, solves_loca
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DepthConfig(SolveSettings):
-    """How a stack of layers is integrated; the other fields are those of `SolveSettings`.
+    """How a stack of layers is integrated.
+
+    The other fields are those of `SolveSettings`.
 
     Attributes:
       layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].

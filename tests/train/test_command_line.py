@@ -173,7 +173,13 @@ def test_a_runs_own_config_can_be_overridden():
             "unknown flag '--wrkdir'; accepted: --workdir, --config, .*'--workdir'",
         ),
         ([DIGITS, "digits"], "unexpected argument 'digits'"),
-        (["--config=configs/digit.py"], "configs/digit.py is not a file"),
+        ([DIGITS, "--lr=3"], r"unknown flag '--lr'.*'--config.optimizer.learning_rate'\?$"),
+        ([DIGITS, "--solver=rk4"], r"unknown flag '--solver'.*'--config.depth.solver'\?$"),
+        ([DIGITS, "--epochs=3"], r"'--config.train_steps'\? \(train_steps = epochs \* "),
+        ([DIGITS, "--zzz=3"], r"unknown flag '--zzz'; accepted: --workdir, --config, --help\.$"),
+        (["--config=configs/digit.py"], "digit.py is not a file: did you mean configs/digits.py"),
+        (["--config=digits"], "digits is not a file: did you mean configs/digits.py"),
+        (["--config=zzz"], "zzz is not a file: give one such as configs/digits.py"),
         ([], "--config is missing"),
         (["--config=README.md"], "README.md does not give a config"),
         (["--config=configs/digits.py:size=cpu"], "does not give a config: TypeError"),
@@ -203,7 +209,15 @@ def test_a_program_that_reads_a_run_takes_no_file():
     [
         ("train", (), ("  --config.data.packing=str", "  --config.data.skip_corrupt=bool")),
         ("train", (DIGITS,), ("  --config.depth.rtol=float or None", "Here: 0.003.")),
-        ("train.generate", (), ("  --workdir", "  --config.model.tied=bool")),
+        (
+            "train.generate",
+            (),
+            (
+                "  --workdir",
+                "repeat the flag for several texts.\n  --max_new_tokens",
+                "  --config.model.tied=bool",
+            ),
+        ),
         (
             "train.study",
             ("--study=configs/studies/sst2.py",),

@@ -151,6 +151,8 @@ def test_workdirs_that_cannot_be_used(tiny, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be read and written"):
         train(tiny, tmp_path / "file" / "run")
+    with pytest.raises(BadInput, match="file is a file: give a folder as --workdir"):
+        train(tiny, tmp_path / "file")
     with pytest.raises(BadInput, match="holds no run"):
         load_model(tmp_path)
 

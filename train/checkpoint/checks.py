@@ -100,7 +100,9 @@ def check_saved(workdir: str | epath.Path, step: int, steps: Sequence[int]) -> N
     """Refuses a step that is not among those that were saved."""
     if step not in steps:
         listed = ", ".join(map(str, steps))
-        raise BadInput(f"{workdir} holds no checkpoint of step {step}: take one of {listed}")
+        raise BadInput(
+            f"{workdir} holds no checkpoint of step {step}: take a saved step ({listed})"
+        )
 
 
 def no_best(workdir: str | epath.Path, best: str | None) -> BadInput:

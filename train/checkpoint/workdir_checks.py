@@ -17,6 +17,8 @@ def reported(workdir: str | epath.Path) -> Iterator[None]:
     """Reports as bad input what keeps the workdir from being used."""
     try:
         yield
+    except FileExistsError as error:
+        raise BadInput(f"workdir {workdir} is a file: give a folder as --workdir") from error
     except OSError as error:
         raise BadInput(
             f"workdir {workdir} cannot be read and written ({error.strerror or error}): take "

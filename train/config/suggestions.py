@@ -1,6 +1,7 @@
-"""What an unknown key probably means: keys of other trainers, of other groups, misspelt ones."""
+"""What an unknown key, flag or file probably means: another trainer's name, or a misspelt one."""
 
 import difflib
+import pathlib
 import textwrap
 from collections.abc import Iterable
 
@@ -94,17 +95,58 @@ def unknown_key(key: str, known: Iterable[str]) -> BadInput:
     if key == group:
         return BadInput(f"config key {key!r} is a group of keys: set one of them.\n{listing}")
 
-    near = suggest(key, known)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    conversion = next((t for n, t in _CONVERSIONS.items() if n in _last(key)), None)
-    if near and conversion:
-        hint += f" ({conversion})"
+    hint = _hint(key, suggest(key, known))
     return BadInput(f"unknown config key {key!r}.{hint}\n{listing}")
+
+
+def unknown_flag(
+    flag: str, flags: Iterable[str], keys: Iterable[str] = (), name: str = "config"
+) -> BadInput:
+    """Returns the error for a flag that is not known: the name of a key, or a misspelt flag.
+
+    Args:
+      flag: as it was given, without its dashes, e.g. 'lr'.
+      flags: every flag that is known, without dashes and without those of keys.
+      keys: every key that can be set, e.g. 'optimizer.learning_rate'.
+      name: what stands before a key on the command line.
+    """
+    flags = list(flags)
+    meant = [f"{name}.{key}" for key in _same(flag, list(keys))]
+    meant = meant or difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+
+    hint = _hint(flag, [f"--{option}" for option in meant])
+    accepted = ", ".join(f"--{option}" for option in flags)
+    return BadInput(f"unknown flag '--{flag}'; accepted: {accepted}.{hint}")
+
+
+def no_file(flag: str, file: str) -> BadInput:
+    """Returns the error for a config's file that does not exist; names the nearest that does."""
+    path = pathlib.Path(file)
+    folders = (path.parent, pathlib.Path("configs"))
+    found = {there.stem: str(there) for folder in folders for there in folder.glob("*.py")}
+
+    near = difflib.get_close_matches(path.stem, found, n=1, cutoff=0.6)
+    meant = f"did you mean {found[near[0]]}?" if near else "give one such as configs/digits.py"
+    return BadInput(f"--{flag}: {file} is not a file: {meant}")
 
 
 def suggest(key: str, known: Iterable[str]) -> list[str]:
     """Returns the keys that an unknown one may stand for: two at most, none if none is near."""
     known = list(known)
+    if same := _same(key, known):
+        return same
+
+    last, group = _last(key), _group_of(key, known)
+    members = _nearest(last, _members(group, known), _NEAR)
+    if members:
+        return [f"{group}.{name}" if group else name for name in members]
+
+    elsewhere = _nearest(last, map(_last, known), _NEAR_ELSEWHERE)
+    return [name for name in known if _last(name) in elsewhere][:2]
+
+
+def _same(key: str, known: list[str]) -> list[str]:
+    """The keys that another trainer calls so, or that end in this name: two at most."""
     last = _last(key)
 
     # What a study sets of its runs begins with 'config.'.
@@ -114,16 +156,17 @@ def suggest(key: str, known: Iterable[str]) -> list[str]:
 
     # 'depth.num_steps' can only be those of the solver; 'num_steps' may be those of the run, too.
     own = [name for name in meant if group and name.rpartition(".")[0] == group]
-    same = [*(own or meant), *(name for name in known if _last(name) == last)]
-    if same:
-        return same[:2]
+    return [*(own or meant), *(name for name in known if _last(name) == last)][:2]
 
-    members = _nearest(last, _members(group, known), _NEAR)
-    if members:
-        return [f"{group}.{name}" if group else name for name in members]
 
-    elsewhere = _nearest(last, map(_last, known), _NEAR_ELSEWHERE)
-    return [name for name in known if _last(name) in elsewhere][:2]
+def _hint(given: str, meant: list[str]) -> str:
+    """What was probably meant, and how a value is converted to it; '' if nothing is near."""
+    if not meant:
+        return ""
+
+    hint = f" Did you mean {' or '.join(map(repr, meant))}?"
+    conversion = next((text for name, text in _CONVERSIONS.items() if name in _last(given)), None)
+    return f"{hint} ({conversion})" if conversion else hint
 
 
 def _last(key: str) -> str:
@@ -157,5 +200,5 @@ def _members(group: str, known: Iterable[str]) -> list[str]:
 
 
 def _wrapped(group: str, members: Iterable[str]) -> str:
-    text = f"{group or 'a config'} has {', '.join(members)}"
+    text = f"{group or 'The top level of a config'} has {', '.join(members)}"
     return textwrap.fill(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")

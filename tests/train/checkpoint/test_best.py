@@ -78,6 +78,12 @@ def test_a_run_without_a_best_says_what_to_do(run):
         load_model(run, {"checkpoint.best": "val/accuracy"}, step="best")
 
 
+def test_a_step_that_was_not_saved_is_refused_with_those_that_were(run):
+    message = r"holds no checkpoint of step 7: take a saved step \(2, 4, 6\)"
+    with pytest.raises(BadInput, match=message):
+        load_model(run, step=7)
+
+
 @pytest.mark.parametrize(
     ("text", "step"), [("best", "best"), ("12", 12), ("-1", None), ("x", None)]
 )
