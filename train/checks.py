@@ -9,7 +9,10 @@ from train.errors import BadInput, RunError
 def check_one_folder(folders: Sequence[str]) -> None:
     """Refuses a command line that names no workdir, or several."""
     if len(folders) != 1:
-        raise BadInput(f"give the folder of one run, e.g. runs/digits; {len(folders)} were given")
+        raise BadInput(
+            f"give the folder of one run, e.g. runs/digits; {len(folders)} were given"
+            " (--compare=RUN shows another next to it)"
+        )
 
 
 def check_newest_sound(workdir: str, states: Sequence[tuple[int, str]], sound: str) -> None:
@@ -28,6 +31,18 @@ def check_newest_sound(workdir: str, states: Sequence[tuple[int, str]], sound: s
         steps = [step for step, state in states if state == sound]
         rest = f"the newest sound one is of step {steps[-1]}" if steps else "none is sound"
         raise RunError(f"the newest checkpoint of {workdir}, step {newest}, is {state}: {rest}")
+
+
+@contextlib.contextmanager
+def writing(flag: str, path: str) -> Iterator[None]:
+    """Reports as bad input that the file which a flag names cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"--{flag}={path} cannot be written ({error.strerror or error}): give a file in a "
+            "folder that exists"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ from train.checkpoint.metadata import other_versions
 from train.checkpoint.parameters import parameter_shapes, parameter_table
 from train.checkpoint.restore import count_parameters, verified_config
 from train.checkpoint.workdir import read_config
-from train.checks import check_newest_sound, check_one_folder, reading_run
+from train.checks import check_newest_sound, check_one_folder, reading_run, writing
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
 from train.errors import BadInput, RunError
@@ -161,7 +161,8 @@ def _compare(workdir: str, others: Sequence[str], console: Console) -> None:
     if len(runs) > 1:
         console.print(score_table(runs))
     if FLAGS.curves:
-        plot_runs(runs, FLAGS.curves)
+        with writing("curves", FLAGS.curves):
+            plot_runs(runs, FLAGS.curves)
         _print(console, f"curves: {FLAGS.curves}")
 
 

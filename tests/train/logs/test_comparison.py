@@ -51,7 +51,10 @@ def test_scores_and_curves(runs, tmp_path, monkeypatch, capsys):
 
 
 def test_refusals(runs, tmp_path, monkeypatch):
-    a, _, c = runs
+    a, b, c = runs
+    nowhere = f"--curves={tmp_path}/no/x.png"
+    with pytest.raises(BadInput, match=f"{nowhere} cannot be written .No such file.*a folder that"):
+        start(monkeypatch, inspect, a, f"--compare={b}", nowhere)
     with pytest.raises(BadInput, match="--curves goes with --compare"):
         start(monkeypatch, inspect, a, f"--curves={tmp_path}/x.png")
     with pytest.raises(BadInput, match="none of the runs has metrics yet"):
