@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import odeformer
+from odeformer import solvers
 from tests.helpers.checkout import ROOT
 
 DOCS = ROOT / "docs"
@@ -96,6 +97,20 @@ def test_the_site_fetches_nothing():
     assert config["theme"]["font"] is False and config["strict"] is True
     assert "repo_url" not in config  # the theme would ask the host for stars
     assert "://" not in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_solver_tables_are_the_librarys():
+    """Every solver is named on both pages, with what the library says of it."""
+    row = re.compile(r"^\| `(\w+)` \| (\d) \| (\d+), (\d+) \| (yes|no) \|", re.MULTILINE)
+    rows = row.findall((DOCS / "solvers.md").read_text())
+    assert [name for name, *_ in rows] == list(solvers.NAMES)
+    for name, order, attention, mlp, adaptive in rows:
+        assert int(order) == solvers.order(name)
+        assert [int(attention), int(mlp)] == solvers.evaluations(name, 2).tolist()
+        assert (adaptive == "yes") == solvers.is_adaptive(name)
+
+    idea = (DOCS / "idea.md").read_text()
+    assert all(f"`{name}`" in idea for name in solvers.NAMES)
 
 
 def test_docstrings_head_their_examples_as_the_reference_reads_them():
