@@ -178,6 +178,7 @@ def test_a_runs_own_config_can_be_overridden():
         ([DIGITS, "--epochs=3"], r"'--config.train_steps'\? \(train_steps = epochs \* "),
         ([DIGITS, "--zzz=3"], r"unknown flag '--zzz'; accepted: --workdir, --config, --help\.$"),
         (["--config=configs/digit.py"], "digit.py is not a file: did you mean configs/digits.py"),
+        (["--config=configs/studies/digit.py"], "did you mean configs/studies/digits.py"),
         (["--config=digits"], "digits is not a file: did you mean configs/digits.py"),
         (["--config=zzz"], "zzz is not a file: give one such as configs/digits.py"),
         ([], "--config is missing"),

@@ -122,11 +122,12 @@ def unknown_flag(
 def no_file(flag: str, file: str) -> BadInput:
     """Returns the error for a config's file that does not exist; names the nearest that does."""
     path = pathlib.Path(file)
-    folders = (path.parent, pathlib.Path("configs"))
-    found = {there.stem: str(there) for folder in folders for there in folder.glob("*.py")}
+    ours = pathlib.Path("configs", "studies" if flag == "study" else "")
+    # Of two files of one name, that of the folder that was given counts.
+    found = {there.stem: there for folder in (ours, path.parent) for there in folder.glob("*.py")}
 
     near = difflib.get_close_matches(path.stem, found, n=1, cutoff=0.6)
-    meant = f"did you mean {found[near[0]]}?" if near else "give one such as configs/digits.py"
+    meant = f"did you mean {found[near[0]]}?" if near else f"give one such as {ours}/digits.py"
     return BadInput(f"--{flag}: {file} is not a file: {meant}")
 
 
