@@ -26,12 +26,44 @@ def read_state(folder: epath.Path, target: TrainState, former: Mapping[str, str]
     Raises:
       Damaged: they cannot be read.
     """
-    try:
+    with _reading():
         if not former:
             return read_arrays(folder, target)
 
         stored = read_arrays(folder, _with_former_names(target, former))
         return _with_current_names(stored, target, former)
+
+
+def read_part(folder: epath.Path, target: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns some of the stored arrays of a state, their values unverified.
+
+    Args:
+      folder: of the arrays.
+      target: by the name of a part of the state, its tree of shapes, dtypes and shardings; other
+        parts, such as the optimiser's, are not read.
+
+    Raises:
+      Damaged: they cannot be read.
+    """
+    # The handler of whole states takes no part of one; it stores through this one.
+    handler = ocp.PyTreeCheckpointHandler()
+    how = ocp.args.PyTreeRestore(
+        item=target,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+        partial_restore=True,
+    )
+    try:
+        with _reading(), _waiting_loops():
+            return handler.restore(folder, args=how)
+    finally:
+        handler.close()
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Reports as damage what keeps arrays from being read."""
+    try:
+        yield
 
     # A broken file makes orbax and tensorstore raise errors of any type.
     except Exception as error:

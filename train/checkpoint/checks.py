@@ -66,9 +66,18 @@ def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
         )
 
 
-def check_arrays_fit(metadata: Metadata, target: TrainState, where: str) -> None:
-    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs."""
-    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items()}
+def check_arrays_fit(
+    metadata: Metadata, target: TrainState | Mapping[str, Any], where: str, part: str = ""
+) -> None:
+    """Refuses a checkpoint; names the first array whose presence, shape or dtype differs.
+
+    Args:
+      metadata: of the checkpoint.
+      target: shapes and dtypes of the arrays that are needed.
+      where: the checkpoint's folder, for the message.
+      part: what the names of these arrays begin with.
+    """
+    stored = {name: _form(leaf) for name, leaf in metadata.leaves.items() if name.startswith(part)}
     wanted = {
         leaf_name(path): _form(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(target)
     }

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from odeformer import make_model
-from train.checkpoint.arrays import read_state
+from train.checkpoint.arrays import read_part, read_state
 from train.checkpoint.checks import (
     check_arrays_fit,
     check_files,
@@ -31,7 +31,7 @@ from train.config.stored import for_evaluation
 from train.devices.mesh import one_device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
-from train.state import TrainState, expected_state
+from train.state import TrainState, abstract_params
 
 Step = int | Literal["best"] | None  # None: the newest sound one
 
@@ -53,13 +53,46 @@ def restore_step(
 
     state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
 
+    _verify(state, metadata)
+    return state, metadata
+
+
+def restore_weights(
+    workdir: str | epath.Path, step: int, target: Any
+) -> tuple[Any, Metadata]:
+    """Returns the weights of a checkpoint to evaluate with, verified; its other arrays are ignored.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      target: the tree of `model.init(...)['params']`, of shapes, dtypes and shardings.
+
+    Returns:
+      The averaged weights if the checkpoint has them, else the newest; and the metadata.
+
+    Raises:
+      Damaged: they are not what was saved.
+      BadInput: they do not fit the target; names the first array that differs.
+    """
+    folder = checkpoint_folder(workdir) / str(step)
+    metadata = _on_all(lambda: read_metadata(workdir, step))
+
+    # The average has the form of the weights, by whose names people know them.
+    check_arrays_fit(metadata, {"params": target}, str(folder), part="params/")
+    part = "ema" if any(name.startswith("ema/") for name in metadata.leaves) else "params"
+
+    read = _on_all(lambda: read_part(folder / STATE, {part: target}))
+    _verify(read, metadata)
+    return read[part], metadata
+
+
+def _verify(arrays: Any, metadata: Metadata) -> None:
+    """Refuses arrays that are not what was saved."""
     # orbax restores a flipped byte of the arrays without an error.
-    sums = checksums(state)
-    wrong = [name for name, leaf in metadata.leaves.items() if sums[name] != leaf.checksum]
+    sums = checksums(arrays)
+    wrong = [name for name, value in sums.items() if value != metadata.leaves[name].checksum]
     if wrong:
         raise Damaged(f"{len(wrong)} of its arrays are not what was saved, {wrong[0]} is the first")
-
-    return state, metadata
 
 
 def restore_newest(
@@ -77,6 +110,15 @@ def restore_newest(
     Raises:
       BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
     """
+    return _newest_sound(workdir, lambda step: restore_step(workdir, step, target), before)
+
+
+def _newest_sound(
+    workdir: str | epath.Path,
+    restore: Callable[[int], tuple[Any, Metadata]],
+    before: int | None = None,
+) -> tuple[Any, Metadata] | None:
+    """What `restore` returns for the newest step for which it finds no damage; None without one."""
     folder = checkpoint_folder(workdir)
     for name in unfinished_saves(workdir):
         _report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
@@ -91,7 +133,7 @@ def restore_newest(
         # Twice: what could not be read for a moment is not damaged.
         for is_last in (False, True):
             try:
-                return restore_step(workdir, step, target)
+                return restore(step)
             except Damaged as error:
                 damaged[step] = str(error)
 
@@ -203,25 +245,25 @@ def load_params(
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
-    # The whole state is restored, optimiser included: the checksums are those of all its arrays.
-    target = expected_state(config, one_device_mesh() if mesh is None else mesh)
+    # The weights alone, whatever optimiser trained them.
+    target = abstract_params(config.model, one_device_mesh() if mesh is None else mesh)
 
     if step is None:
-        restored = restore_newest(workdir, target)
+        restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
     else:
         restored = _restore_only(workdir, step, target, config.checkpoint.best)
 
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
-    state, _ = restored
-    return state.eval_params
+    weights, _ = restored
+    return weights
 
 
 def _restore_only(
-    workdir: str | epath.Path, step: int | Literal["best"], target: TrainState, best: str | None
-) -> tuple[TrainState, Metadata] | None:
-    """The checkpoint of a step, or the best one by a metric, and no other; None if none exists."""
+    workdir: str | epath.Path, step: int | Literal["best"], target: Any, best: str | None
+) -> tuple[Any, Metadata] | None:
+    """The weights of a step, or the best ones by a metric, and no other; None if none exist."""
     steps = saved_steps(workdir)
     if not steps:
         return None
@@ -231,7 +273,7 @@ def _restore_only(
     check_saved(workdir, step, steps)
 
     try:
-        return restore_step(workdir, step, target)
+        return restore_weights(workdir, step, target)
     except Damaged as error:
         raise step_damaged(workdir, step, steps, error) from error
 
