@@ -31,7 +31,7 @@ class Programs:
 
     def splits(self, config: RunConfig, tokenizer: Tokenizer | None) -> Mapping[str, Any]:
         """Returns the splits of a run's data, as `load_splits` does."""
-        key = ("splits", config.data, getattr(config.model, "image_size", None))
+        key = ("splits", config.data, getattr(config.model, "image_shape", None))
         if key in self._kept:
             return self._kept[key]
 

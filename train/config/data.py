@@ -56,9 +56,15 @@ class ImageDataConfig:
     """Labelled images."""
 
     name: str = setting(
-        "digits", "'digits', or a tensorflow-datasets set with 'image' and 'label'."
+        "digits", "'digits', 'folder', or a tensorflow-datasets set with 'image' and 'label'."
     )
     data_dir: str | None = setting(None, _DATA_DIR, path=True)
+    files: str | None = setting(
+        None,
+        "With name 'folder': a folder with a folder per class, or with such in train/, val/ and "
+        "test/; or a CSV of 'file', 'label' and, if you like, 'split'.",
+        path=True,
+    )
     fold: int | None = setting(
         None, "The fifth to test on in cross-validation, 0 to 4; 'digits' alone has folds."
     )
@@ -77,7 +83,9 @@ class ImageDataConfig:
     workers: int = setting(
         0, "Processes that decode images of varying size; 0: the trainer's own.", between(0, 1024)
     )
-    skip_corrupt: bool = setting(False, "Leave out records that cannot be decoded.")
+    skip_corrupt: bool = setting(
+        False, "Leave out records that cannot be decoded; of a folder they always are."
+    )
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
 

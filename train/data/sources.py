@@ -6,8 +6,12 @@ from typing import Any
 from odeformer import ViTConfig
 from train.config.data import ImageDataConfig, LanguageDataConfig
 from train.config.run import RunConfig
-from train.data.images import digits, prepared
-from train.data.images.checks import check_digits_keys, check_prepared_keys
+from train.data.images import digits, folder, prepared
+from train.data.images.checks import (
+    check_digits_keys,
+    check_folder_keys,
+    check_prepared_keys,
+)
 from train.data.split import Split
 from train.data.text.sources import load_language, load_sentences
 from train.data.text.tokenizer import Tokenizer
@@ -30,8 +34,7 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
 
     if isinstance(model, ViTConfig):
         assert isinstance(data, ImageDataConfig)
-        height, width, _ = model.image_shape
-        return _load_images(data, (height, width), config.seed)
+        return _load_images(data, model.image_shape, config.seed)
 
     assert not isinstance(data, ImageDataConfig)
     if isinstance(data, LanguageDataConfig):
@@ -39,10 +42,16 @@ def load_splits(config: RunConfig, tokenizer: Tokenizer | None = None) -> Mappin
     return load_sentences(data, model.block_size, model.vocabulary, tokenizer)
 
 
-def _load_images(data: ImageDataConfig, image_size: tuple[int, int], seed: int) -> dict[str, Split]:
+def _load_images(
+    data: ImageDataConfig, image_shape: tuple[int, int, int], seed: int
+) -> dict[str, Split]:
     if data.name == "digits":
         check_digits_keys(data)
         return dict(digits.load(data.fold, data.validation_examples))
 
+    if data.name == "folder":
+        check_folder_keys(data)
+        return folder.load(data, image_shape, seed)
+
     check_prepared_keys(data)
-    return prepared.load(data, image_size, seed)
+    return prepared.load(data, image_shape[:2], seed)

@@ -1,8 +1,24 @@
 """What the trainer needs of a split of a data set."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The files that a set was read from, to notice where they change.
+
+    Attributes:
+      files: number of files of each class that could be read.
+      sha256: of the names, labels and contents of all files; of their sizes instead of their
+        contents where the set does not fit in memory.
+    """
+
+    files: Mapping[str, int]
+    sha256: str
 
 
 class Split(Protocol):

@@ -1,5 +1,6 @@
 """Images and their classes."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
@@ -37,7 +38,12 @@ class ImageTask:
         check_equal(name, "number of classes", data.classes, model.classes, keys)
 
         self._data = data
+
+        # Images of varying size were cropped when they were read.
         self._augment = config.data.augment
+        if data.is_cropped:
+            self._augment = dataclasses.replace(self._augment, crop_min_area=0.0)
+
         self._smoothing = config.optimizer.label_smoothing
 
     def constants(self) -> dict[str, np.ndarray]:
@@ -85,10 +91,12 @@ class ImageTask:
         return (standardise(images, constants["mean"], constants["std"]),)
 
     def scores(self, logits: jax.Array, batch: Batch, constants: Arrays) -> Metrics:
-        """Returns loss (nats), correct (0 or 1) and the true class."""
+        """Returns loss (nats), correct (0 or 1), and the predicted and the true class."""
+        predicted = logits.argmax(-1)
         return {
             "loss": cross_entropy(logits, batch["label"]),
-            "correct": logits.argmax(-1) == batch["label"],
+            "correct": predicted == batch["label"],
+            "predicted": predicted,
             "label": batch["label"],
         }
 

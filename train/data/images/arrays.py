@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.data.split import Split
+from train.data.split import Origin, Split
 
 Moment = tuple[float, ...] | jax.Array  # of the pixels, by channel
 
@@ -35,6 +35,21 @@ class ImageSplit(Split, Protocol):
         """Height, width and channels of every image that `gather` returns."""
         ...
 
+    @property
+    def peak(self) -> float:
+        """The pixel value that stands for 1."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels; () where the set has none."""
+        ...
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether images are of any size, and were cropped and scaled by this split."""
+        ...
+
     def to_unit(self, images: jax.Array) -> jax.Array:
         """Pixels uint8 -> fractions of the peak, the pixel value that stands for 1, float32."""
         ...
@@ -55,6 +70,9 @@ class Images:
       peak: the pixel value that stands for 1.
       mean: mean of the training split's pixels by channel, as a fraction of the peak.
       std: standard deviation of the same.
+      class_names: of all classes; () where the set does not name them.
+      is_cropped: whether the images were of any size, and are their evaluation crops.
+      origin: the files that the set was read from, of a folder.
     """
 
     images: np.ndarray
@@ -63,6 +81,9 @@ class Images:
     peak: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+    is_cropped: bool = False
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,6 +138,8 @@ def channel_moments(images: np.ndarray, peak: float) -> tuple[tuple[float, ...],
 
         mean = float(shares @ levels)
         means.append(mean)
-        stds.append(float(np.sqrt(shares @ (levels - mean) ** 2)))
+
+        # A channel that is the same everywhere, as blue in red images, is divided by 1, not by 0.
+        stds.append(float(np.sqrt(shares @ (levels - mean) ** 2)) or 1.0)
 
     return tuple(means), tuple(stds)

@@ -12,7 +12,8 @@ from train.errors import BadInput
 
 
 def check_digits_keys(config: ImageDataConfig) -> None:
-    """Refuses a fold that does not exist, and sizes that 'digits' cannot have."""
+    """Refuses a fold that does not exist, files, and sizes that 'digits' cannot have."""
+    check_no_files(config)
     if config.fold is not None and not 0 <= config.fold < FOLDS:
         raise BadInput(f"config.data.fold is 0 to {FOLDS - 1}; {config.fold} was given")
     if config.validation_examples and config.fold is None:
@@ -33,11 +34,39 @@ def check_digits_keys(config: ImageDataConfig) -> None:
 
 
 def check_prepared_keys(config: ImageDataConfig) -> None:
+    """Refuses a fold, which only 'digits' has, and files."""
+    check_no_files(config)
+    check_no_fold(config)
+
+
+def check_no_fold(config: ImageDataConfig) -> None:
     """Refuses a fold, which only 'digits' has."""
     if config.fold is not None:
         raise BadInput(
             f"config.data.fold={config.fold}: {config.name} has a test split of its own; folds are "
             "for 'digits', leave it out"
+        )
+
+
+def check_folder_keys(config: ImageDataConfig) -> None:
+    """Refuses keys that have no effect on a folder of images."""
+    check_no_fold(config)
+    no_effect = {"data_dir": config.data_dir is not None, "skip_corrupt": config.skip_corrupt}
+    for key, is_set in no_effect.items():
+        if is_set:
+            raise BadInput(
+                f"config.data.{key}={getattr(config, key)!r} has no effect with "
+                "config.data.name='folder': leave it out (config.data.files names the folder, and "
+                "files that cannot be read are always left out)"
+            )
+
+
+def check_no_files(config: ImageDataConfig) -> None:
+    """Refuses files, which only 'folder' has."""
+    if config.files is not None:
+        raise BadInput(
+            f"config.data.files={config.files!r} has no effect with config.data.name="
+            f"{config.name!r}: set the name to 'folder'"
         )
 
 

@@ -47,7 +47,15 @@ def load(fold: int | None = None, validation_examples: int = 0) -> dict[str, Ima
     # The moments are the training pixels', in every split: nothing of a test image is used.
     mean, std = channel_moments(images[train], peak=_PEAK)
     return {
-        name: Images(images[index], labels[index], classes=10, peak=_PEAK, mean=mean, std=std)
+        name: Images(
+            images[index],
+            labels[index],
+            classes=10,
+            peak=_PEAK,
+            mean=mean,
+            std=std,
+            class_names=tuple("0123456789"),
+        )
         for name, index in (("train", train), ("validation", validation), ("test", test))
     }
 

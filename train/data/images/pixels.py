@@ -15,8 +15,9 @@ Pixels of 32 bits (modes I and F of Pillow) have no brightest value and are refu
 """
 
 import io
+import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin
@@ -35,6 +36,62 @@ _TURNS: Mapping[int, Image.Transpose] = {
 }
 _SIDEWAYS = 5  # the first orientation whose width is the file's height
 _TO_8_BITS = 257  # 65535 / 255
+
+
+class Decodable(Protocol):
+    """An image of known size, whose pixels are asked for when they are needed.
+
+    Attributes:
+      size: width and height of the upright image, in pixels.
+    """
+
+    size: tuple[int, int]
+
+    def decode(self, channels: int, zoom: float = 1.0) -> tuple[Image.Image, float]:
+        """Returns the upright image, and its scale: see `Encoded.decode`."""
+        ...
+
+
+class Decoded:
+    """An image whose pixels are there already: one of Pillow's, or one that is kept in memory.
+
+    Args:
+      image: of 8 bits per channel, or grey ones of 16.
+
+    Attributes:
+      size: width and height of the upright image, in pixels.
+
+    Raises:
+      ValueError: pixels of 32 bits.
+    """
+
+    def __init__(self, image: Image.Image):
+        turn = _TURNS.get(_orientation(image))
+
+        # A copy is free of the file that Pillow may still read the image from.
+        pixels = _load(image.copy(), b"")
+        self._image = pixels if turn is None else pixels.transpose(turn)
+        self.size = self._image.size
+
+    def decode(self, channels: int, zoom: float = 1.0) -> tuple[Image.Image, float]:
+        """Returns the upright image, and the scale 1, whatever zoom would do."""
+        return _convert(self._image, MODES[channels]), 1.0
+
+
+def probe(path: pathlib.Path) -> tuple[tuple[int, int], int]:
+    """Returns width and height of a file's upright image, and its channels: 1 if it is grey, or 3.
+
+    The pixels are not decoded, so that a file which is damaged behind its header is not noticed.
+
+    Raises:
+      Exception: of any kind that Pillow raises on bytes that it cannot read.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        is_sideways = _orientation(image) >= _SIDEWAYS
+        is_grey = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+
+    return (height, width) if is_sideways else (width, height), 1 if is_grey else 3
 
 
 class Encoded:
@@ -133,7 +190,8 @@ def _load(image: Any, content: bytes) -> Image.Image:
 
 def _levels_of_16_bits(image: Any, content: bytes) -> np.ndarray | None:
     """Returns the values of 16-bit pixels, [height, width, channels]; None for those of 8 bits."""
-    tile = str(image.tile[0].args) if image.tile else ""
+    # Images that were not opened from a file have no tiles.
+    tile = str(image.tile[0].args) if getattr(image, "tile", None) else ""
 
     # Pillow opens a PPM of 16 bits, and some versions a grey PNG, as mode I, of 32 bits.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):

@@ -45,19 +45,19 @@ def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) ->
     builder = tfds_sets.find(config.name, config.data_dir, builtin=("digits",))
     checks.check_features(builder)
     shape = builder.info.features["image"].shape
-    classes = builder.info.features["label"].num_classes
+    names = tuple(builder.info.features["label"].names)
     sources = _sources(builder, config)
 
     if None in shape:
-        return _as_records(sources, config, image_size, classes, channels=shape[-1], seed=seed)
-    return _in_memory(sources, config, shape, classes)
+        return _as_records(sources, config, image_size, names, channels=shape[-1], seed=seed)
+    return _in_memory(sources, config, shape, names)
 
 
 def _as_records(
     sources: Mapping[str, tuple[str, Any]],
     config: ImageDataConfig,
     image_size: tuple[int, int],
-    classes: int,
+    names: tuple[str, ...],
     *,
     channels: int,
     seed: int,
@@ -69,7 +69,8 @@ def _as_records(
         name: Records(
             source,
             split=split,
-            classes=classes,
+            classes=len(names),
+            class_names=names,
             image_size=image_size,
             crop_min_area=config.augment.crop_min_area if name == "train" else 0.0,
             seed=seed,
@@ -86,17 +87,25 @@ def _in_memory(
     sources: Mapping[str, tuple[str, Any]],
     config: ImageDataConfig,
     shape: tuple[int, ...],
-    classes: int,
+    names: tuple[str, ...],
 ) -> dict[str, Split]:
     arrays = {
-        name: _decode_all(source, shape, classes, split, config.skip_corrupt)
+        name: _decode_all(source, shape, len(names), split, config.skip_corrupt)
         for name, (split, source) in sources.items()
     }
 
     # The moments are the training pixels', in every split: nothing of a test image is used.
     mean, std = channel_moments(arrays["train"][0], peak=255.0)
     return {
-        name: Images(images, labels, classes=classes, peak=255.0, mean=mean, std=std)
+        name: Images(
+            images,
+            labels,
+            classes=len(names),
+            peak=255.0,
+            mean=mean,
+            std=std,
+            class_names=names,
+        )
         for name, (images, labels) in arrays.items()
     }
 

@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from PIL import Image
 
 from train.data.cuts import record_number, record_place
 from train.data.images.arrays import standardise
 from train.data.images.checks import bad_label, undecodable
-from train.data.images.crops import CENTRE, centre_box, random_box
-from train.data.images.pixels import Encoded
+from train.data.images.crops import crop, evaluation_crop, random_box
+from train.data.images.pixels import Decoded, Encoded
+from train.data.split import Origin
 from train.errors import BadInput
 
 # Of the training pixels by channel, as every published recipe has them.
@@ -35,8 +35,8 @@ class Records:
     the image scaled to 8/7 of the crop (Krizhevsky et al. 2012). Both are scaled bicubically.
 
     Attributes:
-      source: random access to records with 'image', encoded bytes, and 'label'; a data source of
-        tensorflow-datasets whose images are not decoded.
+      source: random access to records with 'image', encoded bytes or a Decoded, and 'label'; such
+        as a data source of tensorflow-datasets whose images are not decoded.
       split: its name in messages.
       classes: number of classes.
       image_size: height and width of the crops, in pixels.
@@ -46,7 +46,13 @@ class Records:
       channels: of the images that are returned, whatever the files hold; see `pixels`.
       mean: mean of the training pixels by channel, as a fraction of the peak, 255.
       std: standard deviation of the same.
+      class_names: of all classes; () where the set does not name them.
+      origin: the files that the set was read from, of a folder.
+      labels: [N] int32, where they are known without reading the records.
     """
+
+    is_cropped: ClassVar[bool] = True
+    peak: ClassVar[float] = PEAK
 
     source: Any
     split: str
@@ -58,6 +64,9 @@ class Records:
     channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    class_names: tuple[str, ...] = ()
+    origin: Origin | None = None
+    labels: np.ndarray | None = None
     _corrupt: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -153,27 +162,14 @@ class Records:
         number = record_number(self.source, place)
         return f"{self.split}: record {number}" + (f" ({text})" if text is not None else "")
 
-    def _decode(self, content: bytes, key: Key | None) -> np.ndarray:
+    def _decode(self, content: bytes | Decoded, key: Key | None) -> np.ndarray:
         """Decodes, crops and scales an image."""
-        height, width = self.image_size
-        encoded = Encoded(content)
-
+        image = content if isinstance(content, Decoded) else Encoded(content)
         if key is None:
-            box = centre_box(encoded.size, width / height, CENTRE)
-        else:
-            box = random_box(encoded.size, self.crop_min_area, np.random.default_rng(key))
+            return evaluation_crop(image, self.image_shape)
 
-        # A large JPEG is decoded at 1/2, 1/4 or 1/8: quicker, and still at no less than twice
-        # the crop's size, below which the difference would be visible.
-        zoom = 2 * max(width / (box[2] - box[0]), height / (box[3] - box[1]))
-        image, scale = encoded.decode(self.channels, zoom)
-
-        left, upper, right, lower = (scale * side for side in box)
-        box = (left, upper, right, lower)
-        crop = image.resize((width, height), Image.Resampling.BICUBIC, box)
-
-        # Pillow gives an image of one channel no axis for it.
-        return np.asarray(crop).reshape(self.image_shape)
+        box = random_box(image.size, self.crop_min_area, np.random.default_rng(key))
+        return crop(image, self.image_shape, box)
 
 
 def published_moments(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -184,6 +184,7 @@ class Sentences:
       classes: number of classes.
       block_size: the most tokens of a text.
       tokenizer: that made the corpus.
+      class_names: of all classes; () where the set does not name them.
 
     Attributes:
       shortened: number of texts that were truncated.
@@ -196,9 +197,11 @@ class Sentences:
         classes: int,
         block_size: int,
         tokenizer: Tokenizer,
+        class_names: tuple[str, ...] = (),
     ):
         self.block_size, self.tokenizer, self.classes = block_size, tokenizer, classes
-        self._tokens, self._labels = corpus.tokens, labels
+        self.class_names, self.labels = class_names, labels
+        self._tokens = corpus.tokens
 
         lengths = np.diff(corpus.starts) - 1
         self.shortened = int((lengths > block_size).sum())
@@ -209,7 +212,7 @@ class Sentences:
         self._lengths = np.clip(lengths, 1, block_size)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def gather(self, index: np.ndarray, visit: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Returns texts. Nothing is random; visits are ignored.
@@ -230,7 +233,7 @@ class Sentences:
         return {
             "tokens": np.take(self._tokens, places, mode="clip").astype(np.int32) * mask,
             "mask": mask,
-            "label": self._labels[index].astype(np.int32),
+            "label": self.labels[index].astype(np.int32),
             "index": index.astype(np.int32),
         }
 

@@ -12,7 +12,7 @@ from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data import tfds_sets
 from train.data.cuts import SEED, cut
 from train.data.text.checks import check_held_out, check_keys, check_labels, check_not_empty
-from train.data.text.features import count_classes, find_text_key
+from train.data.text.features import class_names, find_text_key
 from train.data.text.files import read_files
 from train.data.text.prepared import read_texts
 
@@ -25,15 +25,19 @@ class LabelledTexts:
       texts: N texts.
       labels: [N] int32, from 0 to classes - 1.
       classes: number of classes.
+      class_names: of all classes.
     """
 
     texts: list[str]
     labels: np.ndarray
     classes: int
+    class_names: tuple[str, ...] = ()
 
     def take(self, index: np.ndarray) -> "LabelledTexts":
         """Returns the texts of an index, in its order."""
-        return LabelledTexts([self.texts[i] for i in index], self.labels[index], self.classes)
+        return dataclasses.replace(
+            self, texts=[self.texts[i] for i in index], labels=self.labels[index]
+        )
 
 
 def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
@@ -81,14 +85,15 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
     """
     builder = tfds_sets.find(config.name, config.data_dir)
     text_key = find_text_key(builder, config.text_key)
-    classes = count_classes(builder, config.label_key)
+    names = class_names(builder, config.label_key)
+    classes = len(names)
     sizes = tfds_sets.split_sizes(builder, config.name)
 
     def read(split: str) -> LabelledTexts | None:
         if not sizes.get(split):
             return None
         texts, labels = read_texts(builder, config.name, split, text_key, config.label_key)
-        return LabelledTexts(texts, np.array(labels, np.int32), classes)
+        return LabelledTexts(texts, np.array(labels, np.int32), classes, names)
 
     train, validation, test = read("train"), read("validation"), read("test")
 

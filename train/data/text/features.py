@@ -31,12 +31,12 @@ def find_text_key(builder: Any, key: str | None) -> str:
     return texts[0] if len(texts) == 1 else next(name for name in _TEXT_KEYS if name in texts)
 
 
-def count_classes(builder: Any, key: str) -> int:
-    """Returns the number of classes of the feature that holds the label.
+def class_names(builder: Any, key: str) -> tuple[str, ...]:
+    """Returns the names of the classes of the feature that holds the label.
 
     Raises:
       BadInput: the key is not a class label.
     """
     features: dict[str, Any] = dict(builder.info.features)
     check_label_key(builder.name, features, key)
-    return features[key].num_classes
+    return tuple(features[key].names)

@@ -73,7 +73,14 @@ def load_sentences(
     sentences = {}
     for name, split in splits.items():
         corpus = tokenise(split.texts, tokenizer, f"{config.name}/{name}")
-        sentences[name] = Sentences(corpus, split.labels, split.classes, block_size, tokenizer)
+        sentences[name] = Sentences(
+            corpus,
+            split.labels,
+            split.classes,
+            block_size=block_size,
+            tokenizer=tokenizer,
+            class_names=split.class_names,
+        )
 
         # Reported, as it costs accuracy and leaves no other trace.
         if shortened := sentences[name].shortened:
