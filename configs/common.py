@@ -44,10 +44,17 @@ def parse(argument: str | None, **accepted: tuple[str, ...]) -> Config:
     return ml_collections.ConfigDict(choices)
 
 
-def get_run(task: str, train_steps: int, batch_size: int) -> Config:
-    """Returns a run's config with every group of keys, still empty: all else is at its default."""
+def get_run(task: str, train_steps: int | None = None, batch_size: int | None = None) -> Config:
+    """Returns a run's config with every group of keys, still empty: all else is at its default.
+
+    Args:
+      task: what is learnt.
+      train_steps: None to leave them out: they follow from the user's own files.
+      batch_size: None to leave it out, too.
+    """
     cfg: Config = ml_collections.ConfigDict({group: {} for group in GROUPS})
-    cfg.update(task=task, train_steps=train_steps, batch_size=batch_size)
+    given = dict(task=task, train_steps=train_steps, batch_size=batch_size)
+    cfg.update({key: value for key, value in given.items() if value is not None})
     if task == "images":
         cfg.data.augment = {}
     return cfg

@@ -32,6 +32,7 @@ startup.announce(__name__, is_first(sys.argv, os.environ))
 from absl import flags
 
 from train import command_line
+from train.checkpoint.sizes import complete
 from train.devices import processes
 from train.errors import BadInput
 from train.logs.tracing import parse_span
@@ -63,7 +64,9 @@ flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    config = command_line.parse_config(argv, FLAGS)
+    config = command_line.parse_config(
+        argv, FLAGS, complete=lambda given, changes: complete(given, changes, FLAGS.workdir)
+    )
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
 

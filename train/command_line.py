@@ -142,7 +142,10 @@ def parse(
 
 
 def parse_config(
-    argv: Sequence[str], own_flags: flags.FlagValues, name: str = "config"
+    argv: Sequence[str],
+    own_flags: flags.FlagValues,
+    name: str = "config",
+    complete: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> RunConfig:
     """Parses the flags, and returns the config of --config=FILE.py as --config.key=value change it.
 
@@ -150,6 +153,8 @@ def parse_config(
       argv: the command line.
       own_flags: the program's flags; filled in.
       name: of the flag, where it is not 'config'.
+      complete: returns the file's config and the changes to it, as more changes: values for keys
+        that are left out; called when the flags are parsed.
 
     Raises:
       BadInput: flags or keys that are unknown (names the nearest), or values that do not fit.
@@ -158,6 +163,9 @@ def parse_config(
     define_file(name, own_flags)
     settings = border.settings_for(border.task_of(file))
     changes, refusals = collect_changes(argv, own_flags, name, settings)
+    if complete is not None:
+        with collecting(refusals):
+            changes = complete(file, changes)
     return border.from_config_dict(file, changes, refusals)
 
 
@@ -165,6 +173,7 @@ def parse_run(
     argv: Sequence[str],
     own_flags: flags.FlagValues,
     read_config: Callable[[str], RunConfig],
+    arguments: list[str] | None = None,
 ) -> tuple[str, RunConfig]:
     """Parses the flags of a program that reads a run, --config.key=value among them.
 
@@ -172,6 +181,7 @@ def parse_run(
       argv: the command line.
       own_flags: the program's flags, 'workdir' among them; filled in.
       read_config: returns the config of the run in a workdir.
+      arguments: filled with the arguments that are no flags; None to refuse them.
 
     Returns:
       The workdir, and the run's config as the flags change it; see `for_evaluation`.
@@ -186,7 +196,7 @@ def parse_run(
     config = read_config(workdir := expand(workdir))
     stored = border.flatten(border.to_dict(config))
     settings = {key: s for key, s in border.settings_for(config.task).items() if key in stored}
-    changes, refusals = collect_changes(argv, own_flags, "config", settings)
+    changes, refusals = collect_changes(argv, own_flags, "config", settings, arguments)
     return workdir, for_evaluation(config, changes, refusals)
 
 
@@ -200,7 +210,11 @@ def parse_changes(
 
 
 def collect_changes(
-    argv: Sequence[str], own_flags: flags.FlagValues, name: str, settings: Mapping[str, Setting]
+    argv: Sequence[str],
+    own_flags: flags.FlagValues,
+    name: str,
+    settings: Mapping[str, Setting],
+    arguments: list[str] | None = None,
 ) -> tuple[dict[str, Any], list[BadInput]]:
     """Parses the flags, and returns the values of --config.key=value by key, and what is refused.
 
@@ -209,6 +223,7 @@ def collect_changes(
       own_flags: the program's flags; filled in.
       name: what stands before each key, e.g. 'config'.
       settings: every key that can be set.
+      arguments: filled with the arguments that are no flags; None to refuse them.
     """
     refusals: list[BadInput] = []
     given = sorted({key for arg in argv[1:] if (key := _changed_key(arg, name)) is not None})
@@ -224,7 +239,9 @@ def collect_changes(
         rest = parse(known, own_flags, settings, name)
 
         # What stands by itself may be the value of a key that is not known.
-        if rest and not refusals:
+        if arguments is not None:
+            arguments += rest
+        elif rest and not refusals:
             raise BadInput(f"unexpected argument {rest[0]!r}: flags are written --name=value")
 
     changes = {}

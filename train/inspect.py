@@ -38,6 +38,7 @@ from train.checkpoint.workdir import read_config
 from train.checks import check_newest_sound, check_one_folder, reading_run, writing
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.run import RunConfig
+from train.data.sizes import with_sizes
 from train.errors import BadInput, RunError
 from train.files import expand
 from train.logs.comparison import plot_runs, read_runs, score_table
@@ -208,7 +209,7 @@ def _workdir_of(positional: Sequence[str]) -> str:
 
 def _inspect(argv: Sequence[str], console: Console) -> None:
     if command_line.flag_value(argv, "config") is not None:
-        config = command_line.parse_config(argv, FLAGS)
+        config = command_line.parse_config(argv, FLAGS, complete=with_sizes)
         if not FLAGS.params or FLAGS.workdir or FLAGS.compare:
             raise BadInput("--config goes with --params alone: it shows a config's parameters")
 

@@ -14,7 +14,9 @@ from train.checkpoint.checks import check_origin
 from train.checkpoint.metadata import Metadata
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
+from train.checkpoint.sizes import complete
 from train.checkpoint.workdir import (
+    check_inputs,
     check_workdir,
     has_vanished,
     locked,
@@ -90,7 +92,8 @@ def train(
       RunError: the run diverged too often, or its last state cannot be saved.
     """
     # Here a ConfigDict ends.
-    config = config if isinstance(config, RunConfig) else from_config_dict(config)
+    if not isinstance(config, RunConfig):
+        config = from_config_dict(config, complete(config, {}, workdir))
 
     with _prepare(config, workdir, programs or Programs()) as run:
         state, start = _restore(run)
@@ -119,6 +122,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
 
     with StopSignals() as signals, locked(path):
         check_workdir(path, config)  # another trainer may have written while the data were read
+        check_inputs(path, config, splits["train"])
         barrier("the workdir was read")  # from here on the first process writes into it
         if is_primary():
             record_run(path, config, splits["train"])
@@ -186,7 +190,7 @@ def _train_from(
     log = RunLog(run.path, config, run.task, run.mesh, start_step=start.step, traced=traced)
 
     with log:
-        log.start(run.mesh, count_parameters(state.params), start.step)
+        log.start(run.mesh, count_parameters(state.params), start.step, run.splits)
         monitor = SkipMonitor(config.guard, log.skipped)
         if run.stop_requested():
             raise Stopped(f"{run.path} is at step {start.step}; the same command resumes it")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from odeformer import ModelConfig, example_inputs, make_model
+from odeformer import example_inputs, make_model
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings, replicated
 from train.optimizer import make_optimizer
@@ -107,18 +107,6 @@ def abstract_state(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         shardings,
-    )
-
-
-def abstract_params(model: ModelConfig, mesh: Mesh) -> Any:
-    """Returns the shapes, dtypes and shardings of a model's parameters."""
-    key = jax.eval_shape(jax.random.key, 0)
-    shapes = jax.eval_shape(make_model(model).init, key, *example_inputs(model))["params"]
-
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        parameter_shardings(mesh, model, shapes),
     )
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from train import command_line
 from train.aot.report import make_report
 from train.aot.tables import print_report
+from train.data.sizes import with_sizes
 from train.errors import BadInput
 
 FLAGS = flags.FlagValues()
@@ -37,7 +38,7 @@ flags.DEFINE_bool("json", False, "Print one JSON object, and nothing else.", fla
 
 
 def main(argv: Sequence[str]) -> None:
-    config = command_line.parse_config(argv, FLAGS)
+    config = command_line.parse_config(argv, FLAGS, complete=with_sizes)
     if not FLAGS.topology:
         raise BadInput("--topology is missing: give a slice of TPUs, e.g. --topology=v5e:4x4")
 

@@ -7,7 +7,13 @@ import jax
 from etils import epath
 
 from train.checkpoint.checksums import leaf_name
-from train.checkpoint.metadata import Metadata, other_versions, tokenizer_digest, versions
+from train.checkpoint.metadata import (
+    Metadata,
+    inputs_digest,
+    other_versions,
+    tokenizer_digest,
+    versions,
+)
 from train.checkpoint.workdir import read_config
 from train.config.stored import differences, from_stored
 from train.devices.processes import is_primary
@@ -63,6 +69,14 @@ def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
         raise BadInput(
             f"{workdir}/tokenizer.json is not what the run was trained with: put it back from a "
             f"copy whose SHA-256 is {metadata.tokenizer}, or take another --workdir"
+        )
+
+    # One that is missing is written again from the data, and may differ in a last digit.
+    found = inputs_digest(workdir)
+    if found is not None and metadata.inputs not in (None, found):
+        raise BadInput(
+            f"{workdir}/inputs.json is not what the run was trained with: put it back from a copy "
+            f"whose SHA-256 is {metadata.inputs}, or take another --workdir"
         )
 
 

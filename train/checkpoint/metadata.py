@@ -16,7 +16,7 @@ import jax
 from etils import epath
 
 from train.checkpoint.checksums import checksums, leaf_name
-from train.checkpoint.workdir import checkpoint_folder
+from train.checkpoint.workdir import INPUTS, checkpoint_folder
 from train.config import names
 from train.data.pipeline import Position
 from train.errors import first_line
@@ -67,6 +67,7 @@ class Metadata:
     metrics: dict[str, float]  # of the validation split, empty if it was not scored at this step
     leaves: dict[str, Leaf]  # by name
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
+    inputs: str | None = None  # `inputs_digest` of the workdir
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def make_metadata(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
     tokenizer: str | None = None,
+    inputs: str | None = None,
 ) -> Metadata:
     """Returns the metadata of a state, whose checksums are computed here.
 
@@ -95,6 +97,7 @@ def make_metadata(
       config: the run's config, as a nested dict.
       metrics: of the validation split; empty if it was not scored at this step.
       tokenizer: `tokenizer_digest` of the workdir.
+      inputs: `inputs_digest` of the workdir.
     """
     sums = checksums(state)
     leaves = {
@@ -109,12 +112,21 @@ def make_metadata(
         metrics=dict(metrics),
         leaves=leaves,
         tokenizer=tokenizer,
+        inputs=inputs,
     )
 
 
 def tokenizer_digest(workdir: str | epath.Path) -> str | None:
     """Returns the SHA-256 of a workdir's tokenizer.json; None if there is none."""
-    path = as_path(workdir) / "tokenizer.json"
+    return _file_digest(as_path(workdir) / "tokenizer.json")
+
+
+def inputs_digest(workdir: str | epath.Path) -> str | None:
+    """Returns the SHA-256 of a workdir's inputs.json; None if there is none."""
+    return _file_digest(as_path(workdir) / INPUTS)
+
+
+def _file_digest(path: epath.Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 

@@ -19,6 +19,7 @@ from train.checkpoint.checks import (
 )
 from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
+from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.retention import find_best_step
 from train.checkpoint.workdir import (
     checkpoint_folder,
@@ -31,7 +32,7 @@ from train.config.stored import for_evaluation
 from train.devices.mesh import one_device_mesh
 from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
-from train.state import TrainState, abstract_params
+from train.state import TrainState
 
 Step = int | Literal["best"] | None  # None: the newest sound one
 
@@ -57,9 +58,7 @@ def restore_step(
     return state, metadata
 
 
-def restore_weights(
-    workdir: str | epath.Path, step: int, target: Any
-) -> tuple[Any, Metadata]:
+def restore_weights(workdir: str | epath.Path, step: int, target: Any) -> tuple[Any, Metadata]:
     """Returns the weights of a checkpoint to evaluate with, verified; its other arrays are ignored.
 
     Args:
@@ -246,7 +245,7 @@ def load_params(
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
     # The weights alone, whatever optimiser trained them.
-    target = abstract_params(config.model, one_device_mesh() if mesh is None else mesh)
+    target = abstract_parameters(config.model, one_device_mesh() if mesh is None else mesh)
 
     if step is None:
         restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))

@@ -13,6 +13,7 @@ from train.checkpoint.metadata import (
     METADATA,
     METADATA_FILE,
     STATE,
+    inputs_digest,
     make_metadata,
     tokenizer_digest,
 )
@@ -55,7 +56,7 @@ class Saver:
         self._folder = checkpoint_folder(workdir)
         self._retention = Retention(workdir, config.checkpoint)
         self._manager: ocp.CheckpointManager | None = self._open()
-        self._tokenizer = tokenizer_digest(workdir)
+        self._tokenizer, self._inputs = tokenizer_digest(workdir), inputs_digest(workdir)
 
         self._pending: int | None = None  # step whose save is in progress
         self._saved: int | None = None  # the newest step that this saver has saved
@@ -121,8 +122,8 @@ class Saver:
             f"{self._workdir} can no longer be written: saving failed {self._failures} times in a "
             f"row, the last time at step {position.step}: {self._reason}. {self._newest()}\n"
             "Make room or mend the disk, and give the same command again. To resume elsewhere, "
-            "copy config.json, tokenizer.json if there is one, metrics.jsonl and the newest "
-            "checkpoints/STEP to the same places of another folder, and give it as --workdir"
+            "copy config.json, inputs.json, tokenizer.json if there is one, metrics.jsonl and the "
+            "newest checkpoints/STEP to the same places of another folder, and give it as --workdir"
         )
 
     def wait(self) -> None:
@@ -167,6 +168,7 @@ class Saver:
             config=to_dict(self._config),
             metrics=metrics,
             tokenizer=self._tokenizer,
+            inputs=self._inputs,
         )
 
         trouble: Exception | None = None

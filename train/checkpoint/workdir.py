@@ -1,6 +1,7 @@
 """The folder of a run: owner, lock and layout.
 
-A workdir holds config.json, checkpoints/<step>/ and, for a run on text, tokenizer.json.
+A workdir holds config.json, inputs.json, checkpoints/<step>/ and, for a run on text,
+tokenizer.json.
 """
 
 import contextlib
@@ -16,21 +17,27 @@ from etils import epath
 
 from train.checkpoint.workdir_checks import (
     check_name,
+    check_same_inputs,
     check_same_run,
     in_use,
     no_config,
     reading_config,
+    reading_inputs,
     reading_tokenizer,
     reported,
 )
 from train.config.run import RunConfig
 from train.config.stored import from_json, to_json
+from train.data import inputs as data_inputs
+from train.data.inputs import Inputs, describe_inputs
 from train.data.split import Split
 from train.data.text import tokenizer as tokenizers
 from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
 from train.errors import warn
 from train.files import as_path, is_local, write_atomic
+
+INPUTS = "inputs.json"
 
 # Ends the name of a checkpoint that its run was rolled back from: orbax sees no step in it.
 RETIRED = ".aside"
@@ -98,12 +105,14 @@ def locked(path: epath.Path) -> Iterator[None]:
         yield
 
 
-def record_run(path: epath.Path, config: RunConfig, data: Split) -> None:
+def record_run(path: epath.Path, config: RunConfig, data: Split | None) -> None:
     """Makes the workdir if it is missing, and records the run in it.
 
     Args:
       path: of the workdir.
-      data: one of the run's splits, whose tokeniser, if it has one, is recorded too.
+      config: of the run.
+      data: one of the run's splits, whose tokeniser, if it has one, is recorded too, and what a
+        model's inputs are made of; None to record the config alone.
 
     Raises:
       BadInput: the workdir cannot be written.
@@ -116,6 +125,26 @@ def record_run(path: epath.Path, config: RunConfig, data: Split) -> None:
 
         if tokenizer is not None:
             _record(path / "tokenizer.json", tokenizer.to_json())
+
+        # Those that are there were compared: a mean may differ in its last digit between machines.
+        if data is not None and not (_holds_run(path) and (path / INPUTS).exists()):
+            text = data_inputs.to_json(config.task, describe_inputs(config, data))
+            _record(path / INPUTS, text)
+
+
+def check_inputs(path: epath.Path, config: RunConfig, data: Split) -> None:
+    """Refuses to resume a run whose inputs were made in another way, or of other files.
+
+    Args:
+      path: of the workdir.
+      config: of the run.
+      data: one of its splits, as of now.
+
+    Raises:
+      BadInput: what is in the workdir's inputs.json is not what the data say now.
+    """
+    if _holds_run(path) and (stored := read_inputs(path)) is not None:
+        check_same_inputs(path, stored, describe_inputs(config, data))
 
 
 def _record(path: epath.Path, text: str) -> None:
@@ -189,6 +218,29 @@ def read_config(workdir: str | epath.Path) -> RunConfig:
 
     with reading_config(path):
         return from_json(content.decode())
+
+
+def recorded_config(workdir: str | epath.Path) -> RunConfig | None:
+    """Returns the config of the run in a workdir; None as long as that has no checkpoint."""
+    path = as_path(workdir)
+    with reported(workdir):
+        return read_config(path) if _holds_run(path) else None
+
+
+def read_inputs(workdir: str | epath.Path) -> Inputs | None:
+    """Returns a run's inputs; None where it was begun by a trainer that did not record them.
+
+    Raises:
+      BadInput: they cannot be read.
+    """
+    path = as_path(workdir) / INPUTS
+    with reported(workdir):
+        content = path.read_text() if path.exists() else None
+
+    if content is None:
+        return None
+    with reading_inputs(path):
+        return data_inputs.from_json(content)
 
 
 def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:

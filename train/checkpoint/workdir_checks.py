@@ -1,13 +1,17 @@
 """Whether a folder can be a run's workdir, and whether its files can be read."""
 
 import contextlib
+import dataclasses
 import fnmatch
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from train.config.run import RunConfig
 from train.config.stored import CHANGEABLE_ON_RESUME, resume_conflicts
+from train.data.inputs import ImageInputs, Inputs
 from train.errors import BadInput
 from train.files import is_local
 
@@ -99,3 +103,60 @@ def reading_tokenizer(path: epath.Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise BadInput(f"{path} is not the tokeniser of a run ({error}): restore it") from error
+
+
+@contextlib.contextmanager
+def reading_inputs(path: epath.Path) -> Iterator[None]:
+    """Reports as bad input an inputs.json that is none."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path} does not say what the run's inputs are ({error}): put it back, or delete it "
+            "and give the train command again, which writes it from the data"
+        ) from error
+
+
+def check_same_inputs(path: epath.Path, stored: Inputs, now: Inputs) -> None:
+    """Refuses inputs that are not those of the run in a workdir.
+
+    Args:
+      path: of the workdir.
+      stored: its inputs.json.
+      now: what the data say.
+    """
+    if isinstance(stored, ImageInputs) and isinstance(now, ImageInputs):
+        _check_same_files(path, stored.origin, now.origin)
+
+    was, is_now = dataclasses.asdict(stored), dataclasses.asdict(now)
+    for name in was | is_now:
+        if not _is_same(was.get(name), is_now.get(name)):
+            raise BadInput(
+                f"{path}: the data are not those that the run was trained on: {name} was "
+                f"{was.get(name)} and is {is_now.get(name)}; give it the data it had, or take "
+                "another --workdir"
+            )
+
+
+def _check_same_files(path: epath.Path, was: Any, now: Any) -> None:
+    if was is None or now is None or was["sha256"] == now["sha256"]:
+        return
+
+    classes = was["files"] | now["files"]
+    changed = [
+        f"{name!r} had {was['files'].get(name, 0)} images and has {now['files'].get(name, 0)}"
+        for name in classes
+        if was["files"].get(name) != now["files"].get(name)
+    ]
+    what = ", ".join(changed) or "a file has another name, content or split"
+    raise BadInput(
+        f"{path}: the folder of images has changed since the run began: {what}; put it back as it "
+        "was, or take another --workdir"
+    )
+
+
+def _is_same(was: Any, now: Any) -> bool:
+    # The last digits of a mean depend on the machine.
+    if isinstance(was, tuple) and was and isinstance(was[0], float) and isinstance(now, tuple):
+        return len(was) == len(now) and np.allclose(was, now, rtol=1e-6, atol=0)
+    return was == now

@@ -8,6 +8,7 @@ import numpy as np
 
 from train.config.run import RunConfig
 from train.data.images.arrays import Images
+from train.data.inputs import ImageInputs
 from train.data.split import Split
 from train.data.text.blocks import Corpus, Documents, Sentences, Stream
 
@@ -32,13 +33,29 @@ def blank_split(config: RunConfig) -> Split:
 
 def _images(config: RunConfig) -> Split:
     model: Any = config.model
+    return blank_images(
+        ImageInputs(
+            image_shape=model.image_shape,
+            is_cropped=False,
+            peak=255.0,
+            mean=(0.0,) * model.channels,
+            std=(1.0,) * model.channels,
+            classes=tuple(str(label) for label in range(model.classes)),
+        )
+    )
+
+
+def blank_images(inputs: ImageInputs) -> Images:
+    """Returns a split of one black image, which is what a run's inputs say in all else."""
     return Images(
-        np.zeros((1, *model.image_shape), np.uint8),
+        np.zeros((1, *inputs.image_shape), np.uint8),
         np.zeros(1, np.int32),
-        classes=model.classes,
-        peak=255.0,
-        mean=(0.0,) * model.channels,
-        std=(1.0,) * model.channels,
+        classes=len(inputs.classes),
+        peak=inputs.peak,
+        mean=inputs.mean,
+        std=inputs.std,
+        class_names=inputs.classes,
+        is_cropped=inputs.is_cropped,
     )
 
 

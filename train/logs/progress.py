@@ -58,7 +58,8 @@ class RunProgress:
         """Prints a line above the bar."""
         # Standard output may be a file on a full disk.
         with contextlib.suppress(OSError):
-            self._console.print(text, highlight=False, soft_wrap=True)
+            # Without markup, which brackets in the name of a class would be taken for.
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def describe(metrics: Mapping[str, float]) -> str:

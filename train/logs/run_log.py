@@ -10,6 +10,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from train.config.run import RunConfig
+from train.data.split import Split
+from train.data.summary import describe_data, describe_model
 from train.devices.processes import is_primary
 from train.errors import RunError, warn
 from train.logs.curves import plot_curves
@@ -68,8 +70,10 @@ class RunLog:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def start(self, mesh: Mesh, parameters: int, start_step: int) -> None:
-        """Prints what is trained, and on what."""
+    def start(
+        self, mesh: Mesh, parameters: int, start_step: int, splits: Mapping[str, Split]
+    ) -> None:
+        """Prints what is trained, on what data, and on what devices."""
         depth = dataclasses.asdict(self._config.model.depth)
         settings = ", ".join(f"{key} {value}" for key, value in depth.items() if value is not None)
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -79,6 +83,15 @@ class RunLog:
             f"{self._path}: {parameters:,} parameters, {settings}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s) ({sizes}), {resumed}"
         )
+
+        # Some configs take these sizes from what the user's files hold.
+        config = self._config
+        self._progress.note(
+            f"{describe_model(config.model)}; {config.train_steps:,} steps of {config.batch_size} "
+            f"examples, {config.optimizer.warmup_steps:,} of them to warm up"
+        )
+        for line in describe_data(config.data, splits):
+            self._progress.note(line)
 
     def tracing(self, step: int) -> contextlib.AbstractContextManager[None]:
         """Returns a context in which a training step is dispatched."""
