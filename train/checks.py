@@ -62,6 +62,14 @@ def reading_run() -> Iterator[None]:
         ) from error
 
 
+def check_confusion(asked: bool, task: str, names: Sequence[str]) -> None:
+    """Refuses to draw the classes of a model that has none, and of several solvers at a time."""
+    if asked and task == "language":
+        raise BadInput("--confusion: a language model has no classes: leave the flag out")
+    if asked and names:
+        raise BadInput("--confusion is drawn for one solver: leave out --solvers")
+
+
 def no_language(workdir: str, task: str) -> BadInput:
     """Returns the error for a run that learnt no language."""
     return BadInput(
@@ -79,3 +87,29 @@ def check_not_empty(prompts: Sequence[str]) -> None:
     """Refuses an empty prompt."""
     if not all(prompts):
         raise BadInput("--prompt is empty: give a text, of one character or more, to continue")
+
+
+def no_classes(workdir: str) -> BadInput:
+    """Returns the error for a run that learnt a language and no classes."""
+    return BadInput(
+        f"{workdir} holds a run of task 'language', which has no classes: continue a text with "
+        f'`python -m train.generate --workdir={workdir} --prompt="..."`'
+    )
+
+
+def check_predicted(names: Sequence[str], task: str) -> None:
+    """Refuses a command line without an input."""
+    if not names:
+        what = "an image, e.g. picture.png" if task == "images" else "a file with a text per line"
+        raise BadInput(f"nothing to predict: give {what}")
+
+
+@contextlib.contextmanager
+def reading_lines(name: str) -> Iterator[None]:
+    """Reports as bad input a file of texts that cannot be read."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise BadInput(
+            f"{name} cannot be read as lines of text in UTF-8 ({error}): give a text file"
+        ) from error

@@ -2,6 +2,7 @@
 
 python -m train.evaluate --workdir=runs/digits --config.depth.solver=tsit5 --config.depth.rtol=1e-3
 python -m train.evaluate --workdir=runs/digits --solvers=all
+python -m train.evaluate --workdir=runs/digits --confusion
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from train.startup import announce, note
 announce(__name__)  # before what takes seconds to import
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +26,14 @@ from train import command_line
 from train.checkpoint import restore
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
+from train.checks import check_confusion
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.checks import check_model_fits
 from train.devices.mesh import device_mesh, parameter_shardings
 from train.errors import BadInput
+from train.logs.classes import class_names, plot_confusion, print_classes
 from train.scores import make_eval_step, score, summarise
 from train.tasks import make_task
 
@@ -61,6 +65,13 @@ flags.DEFINE_list(
     "solvers",
     [],
     "Solvers to compare, comma-separated, or 'all'; by default the config's own.",
+    flag_values=FLAGS,
+)
+
+flags.DEFINE_bool(
+    "confusion",
+    False,
+    "Draw which classes are taken for which into WORKDIR/confusion_SPLIT.png.",
     flag_values=FLAGS,
 )
 
@@ -117,22 +128,43 @@ def compare(
     Returns:
       solver, steps and the metrics of `summarise`, for each row.
     """
+    scores = score_depths(params, config, data, rows)
+    return _print_comparison(config, data, rows, scores, console)
+
+
+def score_depths(
+    params: Any, config: RunConfig, data: Split, rows: Sequence[DepthConfig]
+) -> list[dict[str, np.ndarray]]:
+    """Returns the scores of every example of a split, [N] each, at each depth.
+
+    Args:
+      params: the model's parameters.
+      config: the run's config.
+      data: the split.
+      rows: the depths.
+    """
     mesh, task = device_mesh(config.mesh), make_task(config, data)
     params = jax.device_put(params, parameter_shardings(mesh, config.model, params))
 
-    metrics = []
+    scores = []
     for depth in rows:
         note(f"compiling and evaluating {depth.solver}, steps per group: {_steps(depth)}")
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
-        scores = score(
-            params,
-            data,
-            config.eval.batch_size,
-            mesh=mesh,
-            step=step,
-            workers=config.data.workers,
-        )
-        metrics.append(summarise(task, scores))
+        size, workers = config.eval.batch_size, config.data.workers
+        scores.append(score(params, data, size, mesh=mesh, step=step, workers=workers))
+    return scores
+
+
+def _print_comparison(
+    config: RunConfig,
+    data: Split,
+    rows: Sequence[DepthConfig],
+    scores: Sequence[Mapping[str, np.ndarray]],
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Prints the table, and returns its rows."""
+    task = make_task(config, data)
+    metrics = [summarise(task, of_depth) for of_depth in scores]
 
     console.print(_table(config.model.depth, rows, metrics))
     return [
@@ -168,6 +200,7 @@ def _steps(depth: DepthConfig) -> str:
 def main(argv: Sequence[str]) -> None:
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
     _check_flags(FLAGS.split, FLAGS.solvers)
+    check_confusion(FLAGS.confusion, config.task, FLAGS.solvers)
 
     rows = [config.model.depth]
     if FLAGS.solvers:
@@ -181,8 +214,16 @@ def main(argv: Sequence[str]) -> None:
     check_model_fits(config.model, mesh)
 
     note(f"restoring the weights of {workdir}")
-    params = restore.load_params(workdir, config, mesh, FLAGS.step)
-    compare(params, config, splits[FLAGS.split], rows, Console())
+    params, data = restore.load_params(workdir, config, mesh, FLAGS.step), splits[FLAGS.split]
+    scores, console = score_depths(params, config, data, rows), Console()
+    _print_comparison(config, data, rows, scores, console)
+
+    # By class for one depth: a table for each of many would bury the comparison.
+    if len(rows) == 1 and "predicted" in scores[0]:
+        print_classes(scores[0], class_names(data), console)
+    if FLAGS.confusion:
+        path = plot_confusion(workdir, FLAGS.split, scores[0], class_names(data))
+        console.print(f"confusion matrix: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_flags(split: str, names: Sequence[str]) -> None:

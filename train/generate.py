@@ -22,6 +22,7 @@ from absl import flags
 from odeformer import STOPPED, GenerateOptions, make_model, stream
 from train import command_line
 from train.checkpoint import restore
+from train.checkpoint.predictor import prompt_tokens
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
 from train.checks import check_not_empty, check_prompted, no_language
@@ -87,8 +88,7 @@ def encode(prompts: Sequence[str], tokenizer: Tokenizer, begin: bool) -> list[li
       BadInput: a prompt is empty.
     """
     check_not_empty(prompts)
-    before = [tokenizer.end] if begin else []
-    return [[*before, *tokens.tolist()] for tokens in tokenizer.encode(prompts)]
+    return prompt_tokens(prompts, tokenizer, begin)
 
 
 def as_text(argument: str) -> str:

@@ -26,7 +26,8 @@ ROWS = [
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint",
     "train.step",
-    "train.schedule train.scores train.divergence train.aot train.inspect train.generate",
+    "train.schedule train.scores train.divergence train.aot train.inspect train.generate "
+    "train.predict",
     "train.evaluate train.programs",
     "train.loop",
     "train.study train.__main__",
