@@ -88,6 +88,7 @@ OPTIONAL = {  # every key that may be without a value -> another value of it
     "depth.max_steps": 9,
     "depth.policy": "dots_saveable",
     "data.data_dir": "/x",
+    "data.files": "/y",
     "data.fold": 3,
     "checkpoint.best": "val/accuracy",
     "model.preset": "deit_ti",

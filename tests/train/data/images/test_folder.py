@@ -3,19 +3,24 @@
 import shutil
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from configs import folder as folder_config
 from tests.helpers.photos import SIZES, draw, make_photos
 from train.checkpoint.sizes import complete
 from train.config.border import from_config_dict
 from train.data.images import reading
-from train.data.images.arrays import Images
+from train.data.images.arrays import Images, channel_moments
 from train.data.images.records import Records
 from train.data.pipeline import eval_batches, train_batches
 from train.data.sources import load_splits
 from train.errors import BadInput
+from train.tasks import make_task
+from train.tasks.task import Keys
 
 
 @pytest.fixture
@@ -88,6 +93,13 @@ def test_a_table_of_files_and_labels(photos):
 def test_images_of_other_sizes_are_cropped_and_scaled_as_those_of_prepared_sets(tmp_path):
     root = make_photos(tmp_path / "photos", size=(40, 30))
     make_photos(root, {"cat": 2}, size=(32, 64))
+
+    # Some lie on their side, and must not be turned twice.
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    slope = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    for i in range(20):
+        slope.save(root / "cat" / f"slope{i}.png", exif=exif)
     splits = load(root)
     assert splits["train"].image_shape == (16, 16, 3) and splits["train"].is_cropped
 
@@ -98,6 +110,27 @@ def test_images_of_other_sizes_are_cropped_and_scaled_as_those_of_prepared_sets(
     np.testing.assert_array_equal(train_split.gather(index)["image"], splits["train"].images)
     first, second = (train_split.gather(index, np.full(len(index), v))["image"] for v in (1, 2))
     assert (first != second).any()
+
+
+def test_images_that_were_cropped_when_read_are_not_cropped_on_the_device(tmp_path):
+    cfg = folder_config.get_config()
+    cfg.data.augment = dict(crop_min_area=0.1)
+    root = make_photos(tmp_path / "photos", size=(40, 30))
+    cfg.data.files = str(make_photos(root, {"cat": 2}, size=(32, 64)))
+    config = from_config_dict(cfg, complete(cfg, {}))
+    data: Any = load_splits(config)["train"]
+    task = make_task(config, data)
+
+    batch = {name: jnp.asarray(v) for name, v in data.gather(np.arange(4), np.ones(4)).items()}
+    keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), 4))
+    (images,), _ = task.prepare(batch, keys, task.constants())
+    np.testing.assert_array_equal(images, task.inputs(batch, task.constants())[0])
+
+
+def test_a_channel_that_never_changes_is_not_divided_by_zero():
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    images[1, ..., 0] = 255
+    assert channel_moments(images, peak=255.0) == ((0.5, 0.0, 0.0), (0.5, 1.0, 1.0))
 
 
 def test_a_set_that_does_not_fit_in_memory_is_read_while_the_run_trains(photos, monkeypatch):
