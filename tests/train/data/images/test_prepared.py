@@ -173,7 +173,11 @@ def test_a_record_of_a_part_is_named_by_its_number_in_the_set(load):
             "6 to test on, 0 to validate on",
         ),
         ("tiny", dict(test_fraction=0.1), "no effect: tiny has a split 'test' to test on; set it"),
-        ("digits", dict(test_fraction=0.1), "no effect: 'digits' has a test split of its own"),
+        (
+            "digits",
+            dict(test_fraction=0.1, validation_examples=0),
+            "no effect: 'digits' has a test split of its own",
+        ),
         ("tinny", {}, "'tinny' is neither 'digits' nor a set"),
         (
             "cifar100",
