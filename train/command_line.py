@@ -154,7 +154,7 @@ def parse_config(
       own_flags: the program's flags; filled in.
       name: of the flag, where it is not 'config'.
       complete: returns the file's config and the changes to it, as more changes: values for keys
-        that are left out; called when the flags are parsed.
+        that are left out; called where no flag was refused.
 
     Raises:
       BadInput: flags or keys that are unknown (names the nearest), or values that do not fit.
@@ -163,7 +163,8 @@ def parse_config(
     define_file(name, own_flags)
     settings = border.settings_for(border.task_of(file))
     changes, refusals = collect_changes(argv, own_flags, name, settings)
-    if complete is not None:
+    # Flags that were refused are not parsed, and --workdir has no value yet.
+    if complete is not None and not refusals:
         with collecting(refusals):
             changes = complete(file, changes)
     return border.from_config_dict(file, changes, refusals)
