@@ -166,18 +166,19 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
 
 
 def _warn_of_learning_rate(run: Run, record: Metadata) -> None:
-    """Warns of a learning rate that jumps, as the cosine of a run spans all its steps."""
+    """Warns of a learning rate that jumps, as most schedules span all steps of a run."""
     config, step, steps = run.config, record.position.step, record.config["train_steps"]
-    if step == config.train_steps or steps == config.train_steps:
-        return
-
     was, now = (
         np.asarray(make_schedule(config.optimizer, n)(step)) for n in (steps, config.train_steps)
     )
+    if step == config.train_steps or was == now:
+        return
+
     warn(
-        f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the learning "
-        f"rate's cosine spans all of them: at step {step}, where it was {was:.3g}, it is {now:.3g} "
-        "now. For the schedule of one long run, start it in another --workdir"
+        f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the schedule "
+        f"{config.optimizer.schedule!r} of the learning rate spans all of them: at step {step}, "
+        f"where it was {was:.3g}, it is {now:.3g} now. For the schedule of one long run, start it "
+        "in another --workdir"
     )
 
 

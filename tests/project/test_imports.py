@@ -20,7 +20,7 @@ ROWS = [
     "odeformer.interop odeformer.analysis",
     "odeformer",
     "train.errors",
-    "train.files train.signals train.startup",
+    "train.files train.signals train.startup train.registry",
     "train.config",
     "train.command_line train.checks train.devices train.data train.augment train.optimizer",
     "train.tasks train.state train.prepare",

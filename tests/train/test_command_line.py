@@ -81,6 +81,7 @@ def test_keys_that_no_config_sets_can_be_set():
 OPTIONAL = {  # every key that may be without a value -> another value of it
     "optimizer.clip_norm": 2.0,
     "optimizer.ema_decay": 0.5,
+    "optimizer.decay_steps": 7,
     "guard.sigmas": 3.0,
     "depth.rtol": 0.1,
     "depth.atol": 0.1,

@@ -15,9 +15,11 @@ from train.config.setting import (
     SEED,
     PartOfRun,
     Range,
+    name_in,
     one_of,
     setting,
 )
+from train.config.tables import OPTIMIZERS, SCHEDULES
 from train.errors import BadInput
 
 DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
@@ -63,15 +65,29 @@ _AXIS = Range("1 or more, or -1 for the devices that are left", lambda v: v > 0 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay, an average of the weights, and label smoothing."""
+    """The optimiser, its learning rate, an average of the weights, and label smoothing."""
 
+    name: str = setting("adamw", "The optimiser; docs/optimizers.md.", name_in(OPTIMIZERS))
+    schedule: str = setting(
+        "cosine", "The learning rate after the warm-up; docs/optimizers.md.", name_in(SCHEDULES)
+    )
     learning_rate: float = setting(1e-3, "Its peak, after the warm-up.", POSITIVE)
     warmup_steps: int = setting(
         100, "Steps of linear warm-up; fewer than train_steps.", NOT_NEGATIVE
     )
+    decay_steps: int | None = setting(
+        None, "Last steps, in which 'wsd' decays; None: a tenth of those after the warm-up.", COUNT
+    )
     weight_decay: float = setting(0.05, "Of kernels and token embeddings alone.", NOT_NEGATIVE)
-    b1: float = setting(0.9, "Decay of the gradient's moving average.", FRACTION)
-    b2: float = setting(0.999, "Decay of the squared gradient's moving average.", FRACTION)
+    b1: float = setting(
+        0.9, "Decay of the gradient's moving average, or momentum; adafactor has none.", FRACTION
+    )
+    b2: float = setting(
+        0.999,
+        "Decay of the squared gradient's moving average, for lion of the gradient's; sgd and "
+        "adafactor do not read it.",
+        FRACTION,
+    )
     clip_norm: float | None = setting(
         None, "Bound on the norm of the whole gradient; None: no clipping.", POSITIVE
     )
@@ -173,6 +189,7 @@ class RunConfig:
 
     def __post_init__(self):
         _check_warmup(self)
+        _check_decay(self)
         _check_repeats(self)
         TASKS[self.task].check(self.model, self.data)
 
@@ -183,6 +200,25 @@ def _check_warmup(config: RunConfig) -> None:
         raise BadInput(
             f"config.optimizer.warmup_steps={warmup} does not lie in [0, train_steps={steps}): "
             "shorten the warm-up or train longer"
+        )
+
+
+def _check_decay(config: RunConfig) -> None:
+    options, decay = config.optimizer, config.optimizer.decay_steps
+    if decay is None:
+        return
+
+    # A schedule of someone else's may read the key.
+    if options.schedule in ("cosine", "linear", "constant"):
+        raise BadInput(
+            f"config.optimizer.decay_steps={decay} has no effect under config.optimizer.schedule="
+            f"{options.schedule!r}: set it to None, or the schedule to 'wsd'"
+        )
+
+    if options.schedule == "wsd" and options.warmup_steps + decay > config.train_steps:
+        raise BadInput(
+            f"config.optimizer.decay_steps={decay} after warmup_steps={options.warmup_steps} do "
+            f"not fit into train_steps={config.train_steps}: shorten either or train longer"
         )
 
 

@@ -195,6 +195,13 @@ def test_refusals_name_the_key(tiny, key, value, message):
         from_config_dict(given)
 
 
+def test_a_misspelt_task_is_named_before_the_keys_of_another_one():
+    given = make_tiny_language().to_dict()
+    given["ttask"] = given.pop("task")
+    with pytest.raises(BadInput, match="unknown config key 'ttask'.*Did you mean 'task'"):
+        from_config_dict(given)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_refusal_of_an_optional_key_names_none(task):
     """Of every key that has a range and may be None, on the command line a word like any other."""
