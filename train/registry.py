@@ -22,10 +22,11 @@ class Table(Mapping[str, Entry]):
       kind: what a name stands for, for messages.
       promised: the trainer's own names. A config may have them before `define` says what they
         stand for: the border, which checks names, is imported by what has them.
+      reserved: names that stand for something else, and cannot be registered.
     """
 
-    def __init__(self, kind: str, promised: Iterable[str] = ()):
-        self.kind = kind
+    def __init__(self, kind: str, promised: Iterable[str] = (), reserved: Iterable[str] = ()):
+        self.kind, self._reserved = kind, frozenset(reserved)
         self._entries: dict[str, Entry | None] = dict.fromkeys(promised)
 
     def __getitem__(self, name: str) -> Entry:
@@ -70,14 +71,13 @@ class Table(Mapping[str, Entry]):
         # Flags separate names by commas, metrics are keys of files.
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
             raise BadInput(
-                f"the name of a {self.kind} is of letters, digits, '_', '-' and '.'; {name!r} was "
-                "given"
+                f"{self.kind}: a name is of letters, digits, '_', '-' and '.'; {name!r} was given"
             )
-        if name in self._entries:
-            raise BadInput(f"the name {name!r} is that of another {self.kind}: take a free one")
+        if name in self._entries or name in self._reserved:
+            raise BadInput(f"{self.kind} {name!r}: the name is taken, choose another one")
         if not callable(entry):
             raise BadInput(
-                f"the {self.kind} {name!r} is a function or a class; {entry!r} was given"
+                f"{self.kind} {name!r}: a function or a class is accepted; {entry!r} was given"
             )
 
         self._entries[name] = entry

@@ -319,11 +319,11 @@ def test_names_of_your_own():
         cfg.optimizer.name = "sgdd"
         with pytest.raises(BadInput, match="is one of adamw, .* signed; sgdd was given"):
             from_config_dict(cfg)
-        with pytest.raises(BadInput, match="'adamw' is that of another optimizer"):
+        with pytest.raises(BadInput, match="optimizer 'adamw': the name is taken"):
             register("adamw", signed)
         with pytest.raises(BadInput, match="'a,b' was given"):
             register("a,b", signed)
-        with pytest.raises(BadInput, match="is a function or a class; 3 was given"):
+        with pytest.raises(BadInput, match="a function or a class is accepted; 3 was given"):
             register("three", 3)
         with pytest.raises(TypeError):
             OPTIMIZERS["other"] = signed
