@@ -217,7 +217,7 @@ def read_config(workdir: str | epath.Path) -> RunConfig:
     if content is None:
         raise no_config(workdir, _holds_run(as_path(workdir)))
 
-    with reading_config(path):
+    with reading_config(path, content):
         return from_json(content.decode())
 
 

@@ -22,6 +22,7 @@ from train.config.setting import (
 )
 from train.config.tables import METRICS, OPTIMIZERS, SCHEDULES, SIGNS
 from train.errors import BadInput
+from train.modules import are_names
 
 DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
 
@@ -201,6 +202,12 @@ class RunConfig:
     """
 
     task: str = setting("images", "What is learnt, and from what.", name_in(TASKS))
+    modules: tuple[str, ...] = setting(
+        (),
+        "Files (.py) and modules of your own, imported before anything is checked; "
+        "docs/own-parts.md.",
+        Range("a list of names of files and modules", are_names),
+    )
     seed: int = setting(0, "Of the first weights, the data's order and all that is random.", SEED)
     train_steps: int = setting(1000, "Batches to train on.", COUNT)
     batch_size: int = setting(64, "Examples per batch, over all devices.", COUNT)
