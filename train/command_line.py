@@ -6,23 +6,22 @@ state saved: the same command resumes it.
 
 import io
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags, logging
-from ml_collections import config_flags
 
 from train.config import border
 from train.config.help import list_config, parse_value
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
-from train.config.suggestions import no_file, unknown_flag
+from train.config.suggestions import unknown_flag
+from train.early_flags import define_modules, flag_value, import_named, import_own, load_file
 from train.errors import BadInput, ProcessError, RunError, Stopped, collecting, refuse
 from train.files import expand
+from train.modules import warn_of_missing
 from train.startup import asks_for_help
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
@@ -53,6 +52,7 @@ def run(
             stream.reconfigure(errors="replace")
 
     try:
+        import_named(argv)
         if asks_for_help(argv):
             _print_help(argv, own_flags, help_text or "", config_flag)
         else:
@@ -110,15 +110,6 @@ def define_step(own_flags: flags.FlagValues) -> None:
     flags.DEFINE(_StepParser(), "step", None, text, own_flags)
 
 
-def flag_value(argv: Sequence[str], name: str) -> str | None:
-    """Returns the value of --name=value or --name value, before the flags are parsed."""
-    for i, arg in enumerate(argv[1:], 1):
-        option, equals, value = arg.lstrip("-").partition("=")
-        if arg.startswith("-") and option == name:
-            return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
-    return None
-
-
 def parse(
     argv: Sequence[str], own_flags: flags.FlagValues, keys: Iterable[str] = (), name: str = "config"
 ) -> list[str]:
@@ -132,6 +123,7 @@ def parse(
     Raises:
       BadInput: a flag that is unknown (names the nearest), or a value that does not fit.
     """
+    define_modules(own_flags)
     try:
         return own_flags(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
@@ -161,8 +153,13 @@ def parse_config(
     """
     file = load_file(argv, name)
     define_file(name, own_flags)
+
+    # Before anything is checked: the names that they register are accepted.
+    modules = import_own(argv, name, file)
     settings = border.settings_for(border.task_of(file))
     changes, refusals = collect_changes(argv, own_flags, name, settings)
+    changes |= modules
+
     # Flags that were refused are not parsed, and --workdir has no value yet.
     if complete is not None and not refusals:
         with collecting(refusals):
@@ -194,7 +191,9 @@ def parse_run(
     if not workdir:
         raise BadInput("--workdir is missing: give the folder of a run")
 
+    import_named(argv)
     config = read_config(workdir := expand(workdir))
+    warn_of_missing(workdir, config.modules)
     stored = border.flatten(border.to_dict(config))
     settings = {key: s for key, s in border.settings_for(config.task).items() if key in stored}
     changes, refusals = collect_changes(argv, own_flags, "config", settings, arguments)
@@ -263,36 +262,6 @@ def define_file(name: str, own_flags: flags.FlagValues) -> None:
     flags.DEFINE_string(name, None, "FILE.py, or FILE.py:ARGUMENT.", own_flags)
 
 
-def load_file(argv: Sequence[str], name: str) -> Any:
-    """Returns the ConfigDict that get_config() of --name=FILE.py or =FILE.py:ARGUMENT returns.
-
-    Raises:
-      BadInput: the flag or the file is missing, or the file gives no config.
-    """
-    spec = flag_value(argv, name)
-    if not spec:
-        raise BadInput(f"--{name} is missing: give a file of configs/, e.g. configs/digits.py")
-
-    spec = expand(spec)
-    if not pathlib.Path(file := spec.partition(":")[0]).is_file():
-        raise no_file(name, file)
-
-    values = flags.FlagValues()
-    alone = ["", f"--config={spec}"]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=alone)
-    try:
-        values(alone)
-        loaded: Any = values["config"].value
-    except Exception as error:  # the file is a program of the user's
-        # config_flags puts the error's traceback into a message; its last line is the error itself.
-        lines = [line for line in str(error).splitlines() if line.strip(") ")]
-        raise BadInput(f"--{name}: {spec} does not give a config: {lines[-1]}") from error
-
-    if not isinstance(loaded, ml_collections.ConfigDict):
-        raise BadInput(f"--{name}: get_config() of {spec} does not return a ConfigDict")
-    return loaded
-
-
 def _changed_key(arg: str, name: str) -> str | None:
     """The key that an argument --config.key=value or --noconfig.key sets; None if it sets none."""
     option, prefix = arg.lstrip("-").partition("=")[0], f"{name}."
@@ -307,6 +276,7 @@ def _print_help(
     argv: Sequence[str], own_flags: flags.FlagValues, help_text: str, config_flag: str | None
 ) -> None:
     print(f"{help_text.strip()}\n\nFlags:")
+    define_modules(own_flags)
     for flag in (own_flags[name] for name in own_flags):
         default = f" (default {flag.default})" if flag.default else ""
         text = str(flag.help).partition(";\n")[0]  # without absl's note on flags that repeat
@@ -314,4 +284,7 @@ def _print_help(
 
     if config_flag is not None:
         file = load_file(argv, config_flag) if flag_value(argv, config_flag) else None
+        if file is not None:
+            own = file if config_flag == "config" else file.config
+            import_own(argv, "config" if config_flag == "config" else "study.config", own)
         print("\n".join(list_config(config_flag, file)))

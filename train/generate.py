@@ -111,7 +111,7 @@ def as_text(argument: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
-    if config.task != "language":
+    if not isinstance(config.data, LanguageDataConfig):
         raise no_language(workdir, config.task)
     check_prompted(FLAGS.prompt)
 

@@ -43,6 +43,7 @@ from train.errors import BadInput, RunError
 from train.files import expand
 from train.logs.comparison import plot_runs, read_runs, score_table
 from train.logs.progress import describe
+from train.modules import warn_of_missing
 
 # Where there is no terminal, rich would fold tables to 80 columns.
 _PIPED_WIDTH = 200
@@ -191,7 +192,8 @@ def _print_differences(workdir: str, other: str, console: Console) -> None:
 def _config_of(other: str) -> RunConfig:
     """The config of a file FILE.py or FILE.py:argument, or else of a workdir."""
     if _is_file(other):
-        return from_config_dict(command_line.load_file(["", f"--compare={other}"], "compare"))
+        file = command_line.load_file(["", f"--compare={other}"], "compare")
+        return from_config_dict(file, command_line.import_own([], "compare", file))
     return read_config(other)
 
 
@@ -224,7 +226,9 @@ def _inspect(argv: Sequence[str], console: Console) -> None:
     if FLAGS.params:
         console.print(parameter_table(read_config(workdir).model))
     if not FLAGS.compare and not FLAGS.params:
-        _print_checkpoints(workdir, read_config(workdir), console)
+        config = read_config(workdir)
+        warn_of_missing(workdir, config.modules)
+        _print_checkpoints(workdir, config, console)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ from train.errors import RunError, Stopped, warn
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
+from train.modules import import_modules, warn_of_missing
 from train.optimizer import make_optimizer, make_schedule
 from train.programs import Programs
 from train.schedule import Schedule
@@ -91,9 +92,12 @@ def train(
       Stopped: a signal came; the state is saved, and the same call resumes the run.
       RunError: the run diverged too often, or its last state cannot be saved.
     """
-    # Here a ConfigDict ends.
+    # Here a ConfigDict ends. Its caller wrote it, so that its modules may run.
     if not isinstance(config, RunConfig):
-        config = from_config_dict(config, complete(config, {}, workdir))
+        modules = import_modules(config.get("modules"))
+        changes = complete(config, {"modules": modules} if modules else {}, workdir)
+        config = from_config_dict(config, changes)
+    warn_of_missing("config.modules", config.modules)
 
     with _prepare(config, workdir, programs or Programs()) as run:
         state, start = _restore(run)
@@ -160,24 +164,26 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
         check_origin(record, run.path, len(run.splits["train"]))
         if before is None and is_primary():
             _warn_of_learning_rate(run, record)
+            warn_of_missing(run.path, record.config.get("modules", ()))
 
     run.saver.retire(start.step)
     return state, start
 
 
 def _warn_of_learning_rate(run: Run, record: Metadata) -> None:
-    """Warns of a learning rate that jumps, as the cosine of a run spans all its steps."""
+    """Warns of a learning rate that jumps, as most schedules span all steps of a run."""
     config, step, steps = run.config, record.position.step, record.config["train_steps"]
-    if step == config.train_steps or steps == config.train_steps:
-        return
-
     was, now = (
         np.asarray(make_schedule(config.optimizer, n)(step)) for n in (steps, config.train_steps)
     )
+    if step == config.train_steps or was == now:
+        return
+
     warn(
-        f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the learning "
-        f"rate's cosine spans all of them: at step {step}, where it was {was:.3g}, it is {now:.3g} "
-        "now. For the schedule of one long run, start it in another --workdir"
+        f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the schedule "
+        f"{config.optimizer.schedule!r} of the learning rate spans all of them: at step {step}, "
+        f"where it was {was:.3g}, it is {now:.3g} now. For the schedule of one long run, start it "
+        "in another --workdir"
     )
 
 

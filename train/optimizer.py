@@ -1,42 +1,46 @@
 """The optimiser, as one visible chain."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from train.config.run import OptimizerConfig
+from train.config.tables import OPTIMIZERS, SCHEDULES
+
+register = OPTIMIZERS.register
+register_schedule = SCHEDULES.register
+
+# The matrices that muon takes, by the last two names of their paths, and the axes of each, from
+# its last one: those that it is summed over in a product, and those of the result. All other axes
+# number matrices: the groups, and queries, keys and values.
+_MATRICES = {
+    ("qkv", "kernel"): MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
+    ("out", "kernel"): MuonDimensionNumbers(reduction_axis=(-3, -2), output_axis=(-1,)),
+    ("up", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
+    ("down", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
+}
 
 
 def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
-    """Returns the learning rate by step: linear warm-up, then a cosine down to 0."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=train_steps,
-    )
-    return _promoting(schedule)
+    """Returns the learning rate by step: linear warm-up, then what config.schedule names."""
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    after = SCHEDULES[config.schedule](config, train_steps - config.warmup_steps)
+    return _promoting(optax.join_schedules([warmup, after], [config.warmup_steps]))
 
 
 def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, then AdamW that decays what `decay_mask` selects."""
+    """Returns clipping by the global norm, then the optimiser that config.name names."""
     clip = optax.identity()
     if config.clip_norm is not None:
         clip = optax.clip_by_global_norm(config.clip_norm)
 
-    adamw = optax.adamw(
-        make_schedule(config, train_steps),
-        b1=config.b1,
-        b2=config.b2,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
-
-    chain = optax.chain(clip, adamw)
+    chain = optax.chain(clip, OPTIMIZERS[config.name](config, make_schedule(config, train_steps)))
     return chain._replace(update=_promoting(chain.update))
 
 
@@ -51,6 +55,123 @@ def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
     return promoting
 
 
+@SCHEDULES.define("cosine")
+def _cosine(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(config.learning_rate, steps)
+
+
+@SCHEDULES.define("linear")
+def _linear(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    return optax.linear_schedule(config.learning_rate, 0.0, steps)
+
+
+@SCHEDULES.define("constant")
+def _constant(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    return optax.constant_schedule(config.learning_rate)
+
+
+@SCHEDULES.define("wsd")
+def _wsd(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Warm-up, stable, decay. Source: Hu et al., 'MiniCPM', 2024, arXiv 2404.06395."""
+    decay = config.decay_steps or max(steps // 10, 1)
+    stable = optax.constant_schedule(config.learning_rate)
+    down = optax.linear_schedule(config.learning_rate, 0.0, decay)
+    return optax.join_schedules([stable, down], [steps - decay])
+
+
+@OPTIMIZERS.define("adamw")
+def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Source: Loshchilov, Hutter, 'Decoupled Weight Decay Regularization', arXiv 1711.05101."""
+    return optax.adamw(
+        rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask
+    )
+
+
+@OPTIMIZERS.define("sgd")
+def _sgd(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """m <- g + b1 m; the weights move by -rate (m + weight_decay * weights)."""
+    return optax.chain(optax.trace(decay=config.b1), *_decay_and_scale(config, rate))
+
+
+@OPTIMIZERS.define("lion")
+def _lion(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Source: Chen et al., 'Symbolic Discovery of Optimization Algorithms', arXiv 2302.06675."""
+    return optax.lion(
+        rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=decay_mask
+    )
+
+
+@OPTIMIZERS.define("adafactor")
+def _adafactor(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The squared gradient's average of a matrix, from its averages over rows and over columns.
+
+    Source: Shazeer, Stern, 'Adafactor: Adaptive Learning Rates with Sublinear Memory Cost', 2018,
+    arXiv 1804.04235.
+    """
+    # Its clipping and its scaling by the size of a parameter would take all groups of a stacked
+    # one together. Without them a learning rate of AdamW's serves.
+    factored = optax.partition(
+        {
+            # Of heads of 32 and more, too.
+            "matrix": optax.scale_by_factored_rms(min_dim_size_to_factor=32),
+            # A stacked vector has two axes, but is no matrix.
+            "vector": optax.scale_by_factored_rms(factored=False),
+        },
+        lambda params: jax.tree.map(lambda d: "matrix" if d else "vector", decay_mask(params)),
+    )
+    return optax.chain(factored, *_decay_and_scale(config, rate))
+
+
+@OPTIMIZERS.define("muon")
+def _muon(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon on the matrices of attention and MLP, each of its own; AdamW on the rest.
+
+    Sources: Jordan et al., 'Muon', 2024, kellerjordan.github.io/posts/muon; Liu et al., 'Muon is
+    Scalable for LLM Training', 2025, arXiv 2502.16982 (its scale, and decay).
+    """
+    muon = optax.chain(
+        scale_by_muon(beta=config.b1, weight_dimension_numbers=_matrix_axes),
+        optax.stateless(_like_adamw),
+        *_decay_and_scale(config, rate),
+    )
+    return optax.partition({"muon": muon, "adamw": _adamw(config, rate)}, _muon_labels)
+
+
+def _decay_and_scale(
+    config: OptimizerConfig, rate: optax.Schedule
+) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Weight decay, which the learning rate scales as it does the update, and that scaling."""
+    decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    return decay, optax.scale_by_learning_rate(rate)
+
+
+def _muon_labels(params: Any) -> Any:
+    """The optimiser of each parameter."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "muon" if _names(path) in _MATRICES else "adamw", params
+    )
+
+
+def _matrix_axes(params: Any) -> Any:
+    """The axes of each of muon's parameters."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: _MATRICES[_names(path)], params)
+
+
+def _like_adamw(updates: Any, params: Any) -> Any:
+    """Orthogonal updates, whose entries are scaled to the size of AdamW's.
+
+    0.2 sqrt(max(rows, columns)) U
+
+    """
+
+    def scaled(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        axes: Any = _MATRICES[_names(path)]
+        rows, columns = (math.prod(update.shape[axis] for axis in part) for part in axes)
+        return 0.2 * math.sqrt(max(rows, columns)) * update
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
+
+
 def decay_mask(params: Any) -> Any:
     """Returns a tree of bools: True for kernels and token embeddings, which weight decay acts on.
 
@@ -60,10 +181,16 @@ def decay_mask(params: Any) -> Any:
     # By name, as the number of axes says nothing: the parameters of all groups are stacked, and a
     # stacked bias has two axes like a kernel.
     def is_decayed(path: tuple[Any, ...], _: Any) -> bool:
-        *_, module, name = (None, *(key.key for key in path))
+        module, name = _names(path)
         return name == "kernel" or (module, name) == ("embedding", "embedding")
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The last two names of a parameter's path."""
+    *_, module, name = (None, *(key.key for key in path))
+    return module, name
 
 
 def update_ema(decay: float, step: jax.Array, ema: Any, params: Any) -> Any:

@@ -26,6 +26,7 @@ from train import command_line
 from train.checkpoint.predictor import Classifier, Prediction, make_predictor
 from train.checkpoint.restore import verified_config
 from train.checks import check_predicted, no_classes, reading_lines
+from train.config.run import base_task
 from train.errors import BadInput, RunError, warn
 from train.files import expand
 
@@ -96,7 +97,7 @@ def _lines(name: str) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     names: list[str] = []
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config, names)
-    if config.task == "language":
+    if base_task(config.task) == "language":
         raise no_classes(workdir)
     check_predicted(names, config.task)
 

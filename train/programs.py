@@ -64,7 +64,8 @@ class Programs:
         self, config: RunConfig, task: Task, mesh: Mesh
     ) -> Callable[[Any, Batch], Metrics]:
         """Returns a run's evaluation step, as `make_eval_step` does."""
-        key = ("eval", config.task, config.model, _without_fold(config.data), config.mesh)
+        key = ("eval", config.task, config.eval.metrics, config.model, config.mesh)
+        key += (_without_fold(config.data),)
         jitted = self._keep(key, lambda: jit_eval_step(config.model, task, mesh))
         return make_eval_step(config.model, task, mesh, jitted)
 

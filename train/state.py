@@ -1,5 +1,6 @@
 """What changes from step to step of a run: weights, moments, and what the guard has seen."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from odeformer import example_inputs, make_model
 from train.config.run import RunConfig
@@ -87,14 +88,7 @@ def abstract_state(
     params = parameter_shardings(mesh, config.model, shapes.params)
     everywhere = replicated(mesh)
 
-    # The optimiser's moments are split like the parameters that they belong to.
-    opt_state: Any = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        shapes.opt_state,
-        params,
-        transform_non_params=lambda _: everywhere,
-    )
+    opt_state = optimizer_shardings(shapes.opt_state, shapes.params, params)
     shardings = shapes.replace(
         step=everywhere,
         params=params,
@@ -108,6 +102,54 @@ def abstract_state(
         shapes,
         shardings,
     )
+
+
+def optimizer_shardings(opt_state: Any, params: Any, shardings: Any) -> Any:
+    """Returns the shardings of an optimiser's state, a tree of its structure.
+
+    What lies at the end of a parameter's path in the state belongs to it. A moment of its shape is
+    split as it is, and one that lacks some of its axes (a factored one) along those that it has.
+    All else is replicated.
+
+    Args:
+      opt_state: the state, or its shapes.
+      params: the parameters, or their shapes.
+      shardings: those of the parameters.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    owners = {
+        tuple(key.key for key in path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(flat, jax.tree.leaves(shardings), strict=True)
+    }
+    everywhere = replicated(jax.tree.leaves(shardings)[0].mesh)
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = tuple(getattr(key, "key", None) for key in path)
+
+        # The longest end first: a path may be the end of another one.
+        for start in range(len(names)):
+            if names[start:] in owners:
+                return _without_axes(*owners[names[start:]], leaf.shape) or everywhere
+
+        return everywhere
+
+    return jax.tree_util.tree_map_with_path(sharding, opt_state)
+
+
+def _without_axes(
+    shape: tuple[int, ...], sharding: NamedSharding, left: tuple[int, ...]
+) -> NamedSharding | None:
+    """The sharding of an array with some of another one's axes; None if it has others, too."""
+    if left == shape:
+        return sharding
+
+    sizes, spec = list(left), []
+    for size, axes in itertools.zip_longest(shape, sharding.spec):
+        if sizes and size == sizes[0]:
+            sizes.pop(0)
+            spec.append(axes)
+
+    return None if sizes else NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
 def expected_state(config: RunConfig, mesh: Mesh) -> TrainState:

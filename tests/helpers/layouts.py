@@ -1,8 +1,8 @@
 """Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
 
 A case is {"kind": "images", "depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...},
-"devices": 8, "steps": 10}, and each of these can be left out; what is printed is a JSON list, an
-entry for each.
+"optimizer": {...}, "width": 16, "devices": 8, "steps": 10}, and each of these can be left out; what
+is printed is a JSON list, an entry for each.
 """
 
 import json
@@ -44,7 +44,7 @@ from train.tasks import make_task
 ONE = dict(data=1, fsdp=1, tensor=1)
 
 
-def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), width=16):
+def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer=(), width=16):
     """A tiny config, with dropout and drop-path, and without augmentation."""
     if kind == "images":
         cfg = make_tiny()
@@ -57,6 +57,7 @@ def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), width=16)
     cfg.model.update(dict(model))
     cfg.depth.update(layers=4, share=2)
     cfg.depth.update(dict(depth))
+    cfg.optimizer.update(dict(optimizer))
     cfg.mesh.update(ONE | dict(mesh))
     cfg.parallel.update(dict(parallel))
     return from_config_dict(cfg)

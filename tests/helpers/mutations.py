@@ -44,12 +44,13 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "optimizer.weight_decay": _SIZE,
     "model.centre": (NAN, INF, -INF, 1e39, 10**400),
     "optimizer.warmup_steps": (-1, 2**31, 10**12),
+    "optimizer.decay_steps": _COUNT,
     "guard.max_rollbacks": (-1, 2**31),
 }
 WORDS = (
     *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
     *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
-    *("checkpoint.best", "model.preset"),
+    *("checkpoint.best", "model.preset", "optimizer.name", "optimizer.schedule"),
 )
 WORDS_OF_DATA = ("data.name", "data.tokenizer", "data.label_key")
 
@@ -62,6 +63,9 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"depth.share": 2, "depth.layers": 2**31 - 1},
         {"optimizer.warmup_steps": 50, "train_steps": 50},
         {"optimizer.warmup_steps": 2**31 - 1},
+        {"optimizer.decay_steps": 3},
+        {"optimizer.decay_steps": 3, "optimizer.schedule": "constant"},
+        {"optimizer.decay_steps": 10**6, "optimizer.schedule": "wsd", "train_steps": 10**6},
         {"depth.atol": 1e-3},
         {"depth.max_steps": 10},
         {"depth.rtol": 0.1, "depth.solver": "rk4"},

@@ -81,6 +81,7 @@ def test_keys_that_no_config_sets_can_be_set():
 OPTIONAL = {  # every key that may be without a value -> another value of it
     "optimizer.clip_norm": 2.0,
     "optimizer.ema_decay": 0.5,
+    "optimizer.decay_steps": 7,
     "guard.sigmas": 3.0,
     "depth.rtol": 0.1,
     "depth.atol": 0.1,
@@ -177,7 +178,10 @@ def test_a_runs_own_config_can_be_overridden():
         ([DIGITS, "--lr=3"], r"unknown flag '--lr'.*'--config.optimizer.learning_rate'\?$"),
         ([DIGITS, "--solver=rk4"], r"unknown flag '--solver'.*'--config.depth.solver'\?$"),
         ([DIGITS, "--epochs=3"], r"'--config.train_steps'\? \(train_steps = epochs \* "),
-        ([DIGITS, "--zzz=3"], r"unknown flag '--zzz'; accepted: --workdir, --config, --help\.$"),
+        (
+            [DIGITS, "--zzz=3"],
+            r"unknown flag '--zzz'; accepted: --workdir, --config, --modules, --help\.$",
+        ),
         (["--config=configs/digit.py"], "digit.py is not a file: did you mean configs/digits.py"),
         (["--config=configs/studies/digit.py"], "did you mean configs/studies/digits.py"),
         (["--config=digits"], "digits is not a file: did you mean configs/digits.py"),

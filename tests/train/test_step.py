@@ -157,7 +157,8 @@ def test_every_key_is_read(tmp_path):
             crop_padding_px=1, crop_min_area=0.5, flip=True, randaugment_ops=1, erasing=0.5,
             mixup=0.8, cutmix=1.0,
         )  # fmt: skip
-        optimizer = make_optimizer_of(config)
+        options = replace(config.optimizer, schedule="wsd")  # reads decay_steps
+        optimizer = make_optimizer(options, config.train_steps)
         lower_train_step(config, optimizer, make_task(config, data), mesh, batch)
 
     read, every = keys_read(action, make_quick())

@@ -216,5 +216,6 @@ def test_generate_as_a_user_starts_it(finished):
 def test_every_key_is_read(kind, opinions_dir, tmp_path):
     cfg = make_tiny_language() if kind == "language" else make_tiny_sentences(opinions_dir)
     cfg.train_steps = 3
+    cfg.optimizer.schedule = "wsd"  # which alone reads decay_steps
     read, every = keys_read(lambda: train(cfg, tmp_path), cfg)
     assert every == read

@@ -21,7 +21,7 @@ from train.checkpoint.predictor_checks import (
 from train.checkpoint.raw_images import is_one_image, read_image
 from train.checkpoint.restore import Step, evaluation_config, load_params
 from train.checkpoint.workdir import read_inputs, read_tokenizer
-from train.config.run import RunConfig
+from train.config.run import RunConfig, base_task
 from train.data.blank import blank_images
 from train.data.images import digits
 from train.data.inputs import (
@@ -228,7 +228,7 @@ def make_predictor(
     path = as_path(workdir)
     check_batch_size(batch_size)
     inputs = read_inputs(path) or _derived(path, config)
-    check_kind(path, config.task, inputs)
+    check_kind(path, base_task(config.task), inputs)
     params, tokenizer = load_params(path, config, step=step), read_tokenizer(path)
 
     if isinstance(inputs, LanguageInputs):
@@ -243,9 +243,9 @@ def make_predictor(
 
 def _derived(path: epath.Path, config: RunConfig) -> Inputs:
     """The inputs of a run that did not record them, where the config alone says what they are."""
-    if config.task == "language":
+    if base_task(config.task) == "language":
         return language_inputs(config)
-    if config.task == "images" and config.data.name == "digits":
+    if base_task(config.task) == "images" and config.data.name == "digits":
         data: Any = config.data
         return describe_inputs(config, digits.load(data.fold, data.validation_examples)["train"])
 

@@ -10,7 +10,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext, Preservati
 from train.checkpoint.checks import no_best
 from train.checkpoint.metadata import Damaged, read_metadata
 from train.checkpoint.workdir import saved_steps
-from train.config.run import BEST, CheckpointConfig
+from train.config.run import CheckpointConfig, best_signs
 from train.files import as_path
 
 
@@ -57,7 +57,8 @@ def best_step(metrics: Mapping[int, float | None], best: str | None) -> int | No
     if best is None or not scored:
         return None
 
-    return max(scored, key=lambda step: (BEST[best] * scored[step], step))
+    sign = best_signs()[best]
+    return max(scored, key=lambda step: (sign * scored[step], step))
 
 
 def find_best_step(workdir: str | epath.Path, best: str | None) -> int:

@@ -26,7 +26,8 @@ from train.checkpoint.workdir_checks import (
     reading_tokenizer,
     reported,
 )
-from train.config.run import RunConfig
+from train.config.data import ImageDataConfig
+from train.config.run import RunConfig, base_task
 from train.config.stored import from_json, to_json
 from train.data import inputs as data_inputs
 from train.data.inputs import Inputs, describe_inputs
@@ -128,7 +129,7 @@ def record_run(path: epath.Path, config: RunConfig, data: Split | None) -> None:
 
         # Those that are there were compared: a mean may differ in its last digit between machines.
         if data is not None and not (_holds_run(path) and (path / INPUTS).exists()):
-            text = data_inputs.to_json(config.task, describe_inputs(config, data))
+            text = data_inputs.to_json(base_task(config.task), describe_inputs(config, data))
             _record(path / INPUTS, text)
 
 
@@ -216,7 +217,7 @@ def read_config(workdir: str | epath.Path) -> RunConfig:
     if content is None:
         raise no_config(workdir, _holds_run(as_path(workdir)))
 
-    with reading_config(path):
+    with reading_config(path, content):
         return from_json(content.decode())
 
 
@@ -251,7 +252,7 @@ def read_tokenizer(workdir: str | epath.Path) -> Tokenizer | None:
     """
     # Before the first checkpoint another config may still replace the one that was recorded, and
     # its tokeniser with it.
-    if not _holds_run(as_path(workdir)) or read_config(workdir).task == "images":
+    if not _holds_run(as_path(workdir)) or isinstance(read_config(workdir).data, ImageDataConfig):
         return None
 
     path = as_path(workdir) / "tokenizer.json"

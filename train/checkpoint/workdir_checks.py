@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fnmatch
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from train.config.stored import CHANGEABLE_ON_RESUME, resume_conflicts
 from train.data.inputs import ImageInputs, Inputs
 from train.errors import BadInput
 from train.files import is_local
+from train.modules import advice, are_names, missing
 
 
 @contextlib.contextmanager
@@ -82,15 +84,32 @@ def no_config(workdir: str | epath.Path, holds_run: bool) -> BadInput:
 
 
 @contextlib.contextmanager
-def reading_config(path: epath.Path) -> Iterator[None]:
-    """Reports as bad input a config.json that is none."""
+def reading_config(path: epath.Path, content: bytes) -> Iterator[None]:
+    """Reports as bad input a config.json that is none, or has names of modules that are missing."""
     try:
         yield
+    except BadInput as error:
+        if lacking := _missing_modules(content):
+            raise BadInput(
+                f"{path} is a config of modules that are not imported here ({error}): "
+                f"{advice(lacking)}"
+            ) from error
+        raise not_a_config(path, error) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(
-            f"{path} is not the config of a run ({error}): put it back; a checkpoint's "
-            "record/record.json holds it, too"
-        ) from error
+        raise not_a_config(path, error) from error
+
+
+def not_a_config(path: epath.Path, error: Exception) -> BadInput:
+    """Returns the error for a config.json that is none."""
+    return BadInput(
+        f"{path} is not the config of a run ({error}): put it back; a checkpoint's "
+        "record/record.json holds it, too"
+    )
+
+
+def _missing_modules(content: bytes) -> list[str]:
+    names = json.loads(content).get("modules")
+    return missing(names) if are_names(names) else []
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from train.config.setting import (
+    ANY,
     COUNT,
     FRACTION,
     NOT_NEGATIVE,
@@ -12,6 +13,8 @@ from train.config.setting import (
     one_of,
     setting,
 )
+from train.config.tables import DOCUMENT_SETS, IMAGE_SETS, SENTENCE_SETS
+from train.registry import Table
 
 PACKINGS = ("documents", "stream")
 
@@ -22,6 +25,12 @@ _TOKENIZERS = ("bytes", "bpe")
 _DATA_DIR = "Where prepared sets lie; None: tensorflow-datasets' own folder."
 _TEXT_KEY = "The set's feature that holds the text; None: the only one that is a text."
 _TOKENIZER = "'bytes', 'bpe' (byte pairs, trained on the training split), or a tokenizer.json."
+
+
+def _set_in(table: Table) -> Range:
+    """The names of sets, which are looked up when the data are read."""
+    others = "a set of tensorflow-datasets"
+    return Range(lambda: f"one of {', '.join((*table, others))}", ANY.contains)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +65,9 @@ class ImageDataConfig:
     """Labelled images."""
 
     name: str = setting(
-        "digits", "'digits', 'folder', or a tensorflow-datasets set with 'image' and 'label'."
+        "digits",
+        "The set, of features 'image' and 'label'; or 'folder', with files.",
+        _set_in(IMAGE_SETS),
     )
     data_dir: str | None = setting(None, _DATA_DIR, path=True)
     files: str | None = setting(
@@ -93,7 +104,7 @@ class ImageDataConfig:
 class LanguageDataConfig:
     """Documents, for a language model."""
 
-    name: str = setting("pydocs", "'pydocs', 'files', or a tensorflow-datasets set of texts.")
+    name: str = setting("pydocs", "The set, of texts.", _set_in(DOCUMENT_SETS))
     data_dir: str | None = setting(None, _DATA_DIR, path=True)
     files: str | None = setting(
         None, "With name 'files': a file, a folder, or a pattern such as 'texts/*.txt'.", path=True
@@ -116,7 +127,9 @@ class LanguageDataConfig:
 class SentenceDataConfig:
     """Labelled sentences, for a classifier."""
 
-    name: str = setting("glue/sst2", "A tensorflow-datasets set with a text and a class label.")
+    name: str = setting(
+        "glue/sst2", "The set, with a text and a class label.", _set_in(SENTENCE_SETS)
+    )
     data_dir: str | None = setting(None, _DATA_DIR, path=True)
     text_key: str | None = setting(None, _TEXT_KEY)
     label_key: str = setting("label", "The set's feature that holds the label.")

@@ -1,7 +1,8 @@
 """All that defines a run: frozen dataclasses, whose fields say what is to be known of each key."""
 
 import dataclasses
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
@@ -15,10 +16,13 @@ from train.config.setting import (
     SEED,
     PartOfRun,
     Range,
+    name_in,
     one_of,
     setting,
 )
+from train.config.tables import METRICS, OPTIMIZERS, SCHEDULES, SIGNS
 from train.errors import BadInput
+from train.modules import are_names
 
 DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
 
@@ -49,29 +53,68 @@ def _check_images(model: ViTConfig, data: ImageDataConfig) -> None:
         )
 
 
-TASKS = {  # the values of config.task
+# What a run of each task of the trainer's own is configured by.
+_KINDS = {
     "images": Kind(ViTConfig, ImageDataConfig, presets.VIT_NAMES, presets.vit, _check_images),
     "language": Kind(LMConfig, LanguageDataConfig, presets.LM_NAMES, presets.lm),
     "sentences": Kind(TextConfig, SentenceDataConfig, presets.TEXT_NAMES, presets.text),
 }
 
+TASKS: Mapping[str, Kind] = types.MappingProxyType(_KINDS)  # by the values of config.task
+
+
+def base_task(task: str) -> str:
+    """Returns the trainer's own task that one is like; a task of the trainer's own itself."""
+    return next(name for name, kind in TASKS.items() if kind is TASKS[task])
+
+
+def add_task(name: str, like: str) -> None:
+    """Adds a task, whose name is free, with the model and the data of another one."""
+    _KINDS[name] = _KINDS[like]
+
+
 # What a checkpoint may be the best by -> the sign with which more of it is better.
 BEST = {"val/loss": -1, "val/accuracy": 1}
 
+
+def best_signs() -> dict[str, int]:
+    """Returns what a checkpoint may be the best by, metrics of your own included, and its sign."""
+    return BEST | {f"val/{name}": sign for name, sign in SIGNS.items()}
+
+
+_BEST = Range(lambda: f"one of {', '.join(best_signs())}", lambda value: value in best_signs())
+_METRICS = Range(
+    lambda: f"a list of names of registered metrics ({', '.join(METRICS) or 'none is yet'})",
+    lambda names: all(isinstance(name, str) and name in METRICS for name in names),
+)
 _AXIS = Range("1 or more, or -1 for the devices that are left", lambda v: v > 0 or v == -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay, an average of the weights, and label smoothing."""
+    """The optimiser, its learning rate, an average of the weights, and label smoothing."""
 
+    name: str = setting("adamw", "The optimiser; docs/optimizers.md.", name_in(OPTIMIZERS))
+    schedule: str = setting(
+        "cosine", "The learning rate after the warm-up; docs/optimizers.md.", name_in(SCHEDULES)
+    )
     learning_rate: float = setting(1e-3, "Its peak, after the warm-up.", POSITIVE)
     warmup_steps: int = setting(
         100, "Steps of linear warm-up; fewer than train_steps.", NOT_NEGATIVE
     )
+    decay_steps: int | None = setting(
+        None, "Last steps, in which 'wsd' decays; None: a tenth of those after the warm-up.", COUNT
+    )
     weight_decay: float = setting(0.05, "Of kernels and token embeddings alone.", NOT_NEGATIVE)
-    b1: float = setting(0.9, "Decay of the gradient's moving average.", FRACTION)
-    b2: float = setting(0.999, "Decay of the squared gradient's moving average.", FRACTION)
+    b1: float = setting(
+        0.9, "Decay of the gradient's moving average, or momentum; adafactor has none.", FRACTION
+    )
+    b2: float = setting(
+        0.999,
+        "Decay of the squared gradient's moving average, for lion of the gradient's; sgd and "
+        "adafactor do not read it.",
+        FRACTION,
+    )
     clip_norm: float | None = setting(
         None, "Bound on the norm of the whole gradient; None: no clipping.", POSITIVE
     )
@@ -113,7 +156,7 @@ class CheckpointConfig:
     best: str | None = setting(
         "val/loss",
         "The best checkpoint by this metric is kept too; None: the newest alone.",
-        one_of(*BEST),
+        _BEST,
     )
 
 
@@ -141,6 +184,7 @@ class EvalConfig:
 
     every_steps: int = setting(PartOfRun(10), "Steps between two evaluations.", POSITIVE)
     batch_size: int = setting(1000, "Examples per batch.", COUNT)
+    metrics: tuple[str, ...] = setting((), "Metrics in addition to the task's own.", _METRICS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +201,13 @@ class RunConfig:
     `from_config_dict` makes one, and checks what each key accepts.
     """
 
-    task: str = setting("images", "What is learnt, and from what.", one_of(*TASKS))
+    task: str = setting("images", "What is learnt, and from what.", name_in(TASKS))
+    modules: tuple[str, ...] = setting(
+        (),
+        "Files (.py) and modules of your own, imported before anything is checked; "
+        "docs/own-parts.md.",
+        Range("a list of names of files and modules", are_names),
+    )
     seed: int = setting(0, "Of the first weights, the data's order and all that is random.", SEED)
     train_steps: int = setting(1000, "Batches to train on.", COUNT)
     batch_size: int = setting(64, "Examples per batch, over all devices.", COUNT)
@@ -173,6 +223,8 @@ class RunConfig:
 
     def __post_init__(self):
         _check_warmup(self)
+        _check_decay(self)
+        _check_best(self)
         _check_repeats(self)
         TASKS[self.task].check(self.model, self.data)
 
@@ -184,6 +236,36 @@ def _check_warmup(config: RunConfig) -> None:
             f"config.optimizer.warmup_steps={warmup} does not lie in [0, train_steps={steps}): "
             "shorten the warm-up or train longer"
         )
+
+
+def _check_decay(config: RunConfig) -> None:
+    options, decay = config.optimizer, config.optimizer.decay_steps
+    if decay is None:
+        return
+
+    # A schedule of someone else's may read the key.
+    if options.schedule in ("cosine", "linear", "constant"):
+        raise BadInput(
+            f"config.optimizer.decay_steps={decay} has no effect under config.optimizer.schedule="
+            f"{options.schedule!r}: set it to None, or the schedule to 'wsd'"
+        )
+
+    if options.schedule == "wsd" and options.warmup_steps + decay > config.train_steps:
+        raise BadInput(
+            f"config.optimizer.decay_steps={decay} after warmup_steps={options.warmup_steps} do "
+            f"not fit into train_steps={config.train_steps}: shorten either or train longer"
+        )
+
+
+def _check_best(config: RunConfig) -> None:
+    best = config.checkpoint.best
+    if best in best_signs() and best not in BEST:
+        name = best.removeprefix("val/")
+        if name not in config.eval.metrics:
+            raise BadInput(
+                f"config.checkpoint.best={best!r} is not measured: add {name!r} to "
+                "config.eval.metrics"
+            )
 
 
 def _check_repeats(config: RunConfig) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,13 @@ from train.files import absolute
 class Range:
     """The values that a setting takes, of those of its type."""
 
-    text: str  # follows 'is': 'greater than 0'
+    words: str | Callable[[], str]  # a function where what is accepted can grow
     contains: Callable[[Any], bool]
+
+    @property
+    def text(self) -> str:
+        """What follows 'is' in a message: 'greater than 0'."""
+        return self.words if isinstance(self.words, str) else self.words()
 
 
 def whole(least: int, end: int, bound: str) -> Range:
@@ -34,6 +39,11 @@ def whole(least: int, end: int, bound: str) -> Range:
 def one_of(*words: str) -> Range:
     """Returns the range that consists of a few words."""
     return Range(f"one of {', '.join(words)}", words.__contains__)
+
+
+def name_in(table: Collection[str]) -> Range:
+    """Returns the range of the names in a table, those that are added to it later included."""
+    return Range(lambda: f"one of {', '.join(table)}", table.__contains__)
 
 
 def between(low: float, high: float) -> Range:

@@ -10,7 +10,9 @@ from train.config.names import with_new_names
 from train.config.run import RunConfig
 from train.errors import BadInput
 
-CHANGEABLE_ON_RESUME = ("train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log")
+CHANGEABLE_ON_RESUME = (
+    *("modules", "train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log"),
+)
 
 
 def to_json(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.config.run import RunConfig
 from train.data.images.arrays import Images
 from train.data.inputs import ImageInputs
@@ -28,7 +29,8 @@ class BlankTokenizer:
 
 def blank_split(config: RunConfig) -> Split:
     """Returns a split whose batches have the shapes and dtypes of a run's, without its data."""
-    return _SPLITS[config.task](config)
+    # A task of somebody's own has the kind of data of one of the trainer's.
+    return _SPLITS[type(config.data)](config)
 
 
 def _images(config: RunConfig) -> Split:
@@ -81,8 +83,8 @@ def _blank_text(config: RunConfig) -> tuple[Corpus, int, Any]:
     return corpus, size, BlankTokenizer(model.vocabulary)
 
 
-_SPLITS: dict[str, Callable[[RunConfig], Split]] = {
-    "images": _images,
-    "language": _language,
-    "sentences": _sentences,
+_SPLITS: dict[type, Callable[[RunConfig], Split]] = {
+    ImageDataConfig: _images,
+    LanguageDataConfig: _language,
+    SentenceDataConfig: _sentences,
 }

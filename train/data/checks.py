@@ -1,7 +1,7 @@
 """Whether a set of tensorflow-datasets can be opened, and read without TensorFlow."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -63,3 +63,28 @@ def check_has_train(sizes: Mapping[str, int], name: str) -> None:
             f"config.data.name: {name} has no examples in a split 'train'; it has {dict(sizes)}: "
             "choose another set"
         )
+
+
+def check_splits(name: str, splits: Any, what: str, is_split: Callable[[Any], bool]) -> None:
+    """Refuses what a registered set returns where it is not the three splits.
+
+    Args:
+      name: of the set.
+      splits: what it returned.
+      what: what each split is, in words.
+      is_split: whether a value is one.
+    """
+    names = ("train", "validation", "test")
+    if not isinstance(splits, Mapping) or set(splits) != set(names):
+        has = list(splits) if isinstance(splits, Mapping) else splits
+        raise BadInput(
+            f"config.data.name={name!r}: a data set returns a dict of 'train', 'validation' and "
+            f"'test'; {has!r} was returned"
+        )
+
+    for split in names:
+        if not is_split(splits[split]):
+            raise BadInput(
+                f"config.data.name={name!r}: its split {split!r} is {what}; "
+                f"{splits[split]!r:.80} was returned"
+            )

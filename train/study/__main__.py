@@ -163,9 +163,11 @@ def main(argv: Sequence[str]) -> None:
     # The file first: the flags that are accepted are its keys.
     file = command_line.load_file(argv, "study")
     command_line.define_file("study", FLAGS)
+    modules = command_line.import_own(argv, "study.config", file.get("config", {}))
     settings = study_settings(file)
     changes, refusals = command_line.collect_changes(argv, FLAGS, "study", settings)
     note("counting what the runs cost")
+    changes |= {f"config.{key}": names for key, names in modules.items()}
     study = from_study_dict(file, changes, refusals)
 
     console = Console(soft_wrap=True)

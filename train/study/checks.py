@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from odeformer.errors import unknown
-from train.config.data import ImageDataConfig
+from train.config.data import ImageDataConfig, LanguageDataConfig
 from train.config.run import RunConfig
 from train.config.study import MatchedConfig, StudyConfig
 from train.errors import BadInput
@@ -67,7 +67,7 @@ def check_tuning(study: StudyConfig, config: RunConfig, grid: Any) -> None:
 
 def check_metric(metric: str, config: RunConfig) -> None:
     """Raises BadInput for a metric that the task does not have."""
-    if metric == "accuracy" and config.task == "language":
+    if metric == "accuracy" and isinstance(config.data, LanguageDataConfig):
         raise BadInput(
             "study: metric='accuracy' is one of classes; a language model's rows are compared by "
             "'loss'"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.config.border import flatten, from_config_dict, to_dict
+from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
 from train.config.study import SEEDS_PER_FOLD, StudyConfig, read_study
 from train.errors import BadInput, collecting, refuse
@@ -112,7 +113,8 @@ def from_study_dict(
     rows = grid_rows(study.config, of_run, study.grid.to_dict())
     rows += matched_rows(rows, settings.matched)
 
-    metric = settings.metric or ("loss" if config.task == "language" else "accuracy")
+    has_classes = not isinstance(config.data, LanguageDataConfig)
+    metric = settings.metric or ("accuracy" if has_classes else "loss")
     check_metric(metric, config)
 
     grid = flatten(study.tune.to_dict().get("grid", {})) if settings.tune is not None else {}

@@ -37,6 +37,7 @@ def test_every_default_is_accepted(task):
             continue
         value, default = flatten(to_dict(config)).get(key), setting.default
         expected = default.of(config.train_steps) if isinstance(default, PartOfRun) else default
+        expected = list(expected) if isinstance(expected, tuple) else expected  # as `flatten` does
         assert value == expected, key
         assert value is None or setting.accepted.contains(value), key
 
@@ -192,6 +193,13 @@ def test_refusals_name_the_key(tiny, key, value, message):
         holder = holder[group]
     holder[last] = value
     with pytest.raises(BadInput, match=message):
+        from_config_dict(given)
+
+
+def test_a_misspelt_task_is_named_before_the_keys_of_another_one():
+    given = make_tiny_language().to_dict()
+    given["ttask"] = given.pop("task")
+    with pytest.raises(BadInput, match="unknown config key 'ttask'.*Did you mean 'task'"):
         from_config_dict(given)
 
 

@@ -160,6 +160,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "data.augment.cutmix": (0.0, 1e-6, LARGEST),
     "optimizer.learning_rate": (1e-30, 1, LARGEST),
     "optimizer.warmup_steps": (0, 5),
+    "optimizer.decay_steps": (1, 4),  # of 6, 2 of which warm up
     "optimizer.weight_decay": (0.0, LARGEST),
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
@@ -205,6 +206,7 @@ def test_the_edges_of_every_range_are_accepted():
             unseen.discard(key)
             for value in ACCEPTED[key]:
                 beside = {"optimizer.warmup_steps": 0} if key == "train_steps" else {}
+                beside |= {"optimizer.schedule": "wsd"} if key == "optimizer.decay_steps" else {}
                 config: Any = from_config_dict(
                     mutations.changed(given, {key: value} | beside).given
                 )

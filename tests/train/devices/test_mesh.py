@@ -16,6 +16,7 @@ from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
+from train.config.tables import OPTIMIZERS
 from train.devices.checks import check_run_fits
 from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput
@@ -107,6 +108,19 @@ def test_shards_take_adaptive_steps_of_their_own():
     )
     np.testing.assert_allclose(adaptive["losses"], fine["losses"], rtol=1e-4)
     np.testing.assert_allclose(adaptive["norms"], fine["norms"], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adamw"])
+def test_every_optimizer_trains_on_eight_devices_as_on_one(name):
+    """Wide enough for adafactor's averages over rows and columns."""
+    same = dict(depth=dict(solver="euler"), optimizer=dict(name=name), width=64)
+    one, *split = train_cases(
+        [dict(devices=1, **same), *(dict(mesh=LAYOUTS[i], **same) for i in (1, 3))]
+    )
+    for found in split:
+        check_same(found["losses"], one["losses"])
+        assert found["kept"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from train.config.data import ImageDataConfig
+from train.data.checks import check_splits
 from train.data.images.digits import FOLDS
 from train.data.images.pixels import MODES
 from train.errors import BadInput
@@ -154,4 +155,15 @@ def bad_label(record: str, label: int, classes: int, place: str) -> BadInput:
     return BadInput(
         f"{record} has label {label}; the labels are 0 to {classes - 1}: prepare the set again"
         f"{place}"
+    )
+
+
+def check_image_splits(name: str, splits: Any) -> None:
+    """Refuses what a registered set of images returns where it is none."""
+    needed = ("gather", "classes", "mean", "std", "image_shape", "to_unit", "__len__")
+    check_splits(
+        name,
+        splits,
+        "an Images, or an object with " + ", ".join(needed),
+        lambda split: all(hasattr(split, attribute) for attribute in needed),
     )

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from rich.console import Console
 
 from train.config.data import ImageDataConfig
+from train.config.tables import IMAGE_SETS
 from train.data import tfds_sets
 from train.data.cuts import Part, cut, record_number, record_place
 from train.data.images import checks
@@ -42,7 +43,7 @@ def load(config: ImageDataConfig, image_size: tuple[int, int], seed: int = 0) ->
       BadInput: a set that does not exist, is not one of labelled images, lacks examples, or holds a
         record that cannot be read (unless config.skip_corrupt).
     """
-    builder = tfds_sets.find(config.name, config.data_dir, builtin=("digits",))
+    builder = tfds_sets.find(config.name, config.data_dir, builtin=tuple(IMAGE_SETS))
     checks.check_features(builder)
     shape = builder.info.features["image"].shape
     names = tuple(builder.info.features["label"].names)

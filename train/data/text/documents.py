@@ -5,11 +5,14 @@ import functools
 import itertools
 from collections.abc import Mapping
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 
 from train.config.data import LanguageDataConfig, SentenceDataConfig
+from train.config.tables import DOCUMENT_SETS, SENTENCE_SETS
 from train.data import tfds_sets
+from train.data.checks import check_splits
 from train.data.cuts import SEED, cut
 from train.data.text.checks import check_held_out, check_keys, check_labels, check_not_empty
 from train.data.text.features import class_names, find_text_key
@@ -40,6 +43,24 @@ class LabelledTexts:
         )
 
 
+@DOCUMENT_SETS.define("pydocs")
+def _pydocs(config: LanguageDataConfig) -> dict[str, list[str]]:
+    return _cut([topics[name] for name in sorted(topics)], config.held_out_fraction)
+
+
+@DOCUMENT_SETS.define("files")
+def _files(config: LanguageDataConfig) -> dict[str, list[str]]:
+    return _cut(read_files(config.files), config.held_out_fraction)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_labelled(value: Any) -> bool:
+    return isinstance(value, LabelledTexts) and len(value.texts) > 0
+
+
 def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
     """Returns the documents of the splits 'train', 'validation' and 'test'.
 
@@ -58,10 +79,10 @@ def load_documents(config: LanguageDataConfig) -> dict[str, list[str]]:
     """
     check_keys(config)
 
-    if config.name == "pydocs":
-        splits = _cut([topics[name] for name in sorted(topics)], config.held_out_fraction)
-    elif config.name == "files":
-        splits = _cut(read_files(config.files), config.held_out_fraction)
+    if config.name in DOCUMENT_SETS:
+        splits = DOCUMENT_SETS[config.name](config)
+        check_splits(config.name, splits, "a list of texts", _is_texts)
+        splits = dict(splits)  # which is emptied while it is tokenised
     else:
         splits = _load_prepared(config)
 
@@ -83,6 +104,13 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
       BadInput: no such set, no or several features of text, no class label, too few examples, or a
         label outside the classes.
     """
+    if config.name in SENTENCE_SETS:
+        splits = SENTENCE_SETS[config.name](config)
+        check_splits(config.name, splits, "a LabelledTexts with texts", _is_labelled)
+        for name, split in splits.items():
+            check_labels(split.labels, split.classes, f"{config.name}/{name}", lambda _: "")
+        return dict(splits)
+
     builder = tfds_sets.find(config.name, config.data_dir)
     text_key = find_text_key(builder, config.text_key)
     names = class_names(builder, config.label_key)
@@ -115,7 +143,7 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
 
 def _load_prepared(config: LanguageDataConfig) -> dict[str, list[str]]:
     """Returns the documents of a set of tensorflow-datasets."""
-    builder = tfds_sets.find(config.name, config.data_dir, builtin=("pydocs", "files"))
+    builder = tfds_sets.find(config.name, config.data_dir, builtin=tuple(DOCUMENT_SETS))
     text_key = find_text_key(builder, config.text_key)
     sizes = tfds_sets.split_sizes(builder, config.name)
 
