@@ -10,8 +10,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from train.checkpoint.checks import check_origin
-from train.checkpoint.metadata import Metadata
+from train.checkpoint.checks import check_origin, warn_of_learning_rate
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.sizes import complete
@@ -36,7 +35,7 @@ from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
 from train.modules import import_modules, warn_of_missing
-from train.optimizer import make_optimizer, make_schedule
+from train.optimizer import make_optimizer
 from train.programs import Programs
 from train.schedule import Schedule
 from train.scores import score, summarise
@@ -163,28 +162,11 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
         start = record.position
         check_origin(record, run.path, len(run.splits["train"]))
         if before is None and is_primary():
-            _warn_of_learning_rate(run, record)
+            warn_of_learning_rate(run.path, config=run.config, metadata=record)
             warn_of_missing(run.path, record.config.get("modules", ()))
 
     run.saver.retire(start.step)
     return state, start
-
-
-def _warn_of_learning_rate(run: Run, record: Metadata) -> None:
-    """Warns of a learning rate that jumps, as most schedules span all steps of a run."""
-    config, step, steps = run.config, record.position.step, record.config["train_steps"]
-    was, now = (
-        np.asarray(make_schedule(config.optimizer, n)(step)) for n in (steps, config.train_steps)
-    )
-    if step == config.train_steps or was == now:
-        return
-
-    warn(
-        f"{run.path}: config.train_steps was {steps} and is {config.train_steps}, and the schedule "
-        f"{config.optimizer.schedule!r} of the learning rate spans all of them: at step {step}, "
-        f"where it was {was:.3g}, it is {now:.3g} now. For the schedule of one long run, start it "
-        "in another --workdir"
-    )
 
 
 def _train_from(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from train.checkpoint.checksums import leaf_name
@@ -15,9 +16,11 @@ from train.checkpoint.metadata import (
     versions,
 )
 from train.checkpoint.workdir import read_config
+from train.config.run import RunConfig
 from train.config.stored import differences, from_stored
 from train.devices.processes import is_primary
 from train.errors import BadInput, warn
+from train.optimizer import make_schedule
 from train.state import TrainState
 
 
@@ -47,6 +50,23 @@ def check_origin(metadata: Metadata, workdir: str | epath.Path, examples: int) -
             f"{workdir} was saved with {', '.join(other)}: what follows may differ from an "
             "uninterrupted run"
         )
+
+
+def warn_of_learning_rate(workdir: epath.Path, *, config: RunConfig, metadata: Metadata) -> None:
+    """Warns of a learning rate that jumps, as most schedules span all steps of a run."""
+    step, steps = metadata.position.step, metadata.config["train_steps"]
+    was, now = (
+        np.asarray(make_schedule(config.optimizer, n)(step)) for n in (steps, config.train_steps)
+    )
+    if step == config.train_steps or was == now:
+        return
+
+    warn(
+        f"{workdir}: config.train_steps was {steps} and is {config.train_steps}, and the schedule "
+        f"{config.optimizer.schedule!r} of the learning rate spans all of them: at step {step}, "
+        f"where it was {was:.3g}, it is {now:.3g} now. For the schedule of one long run, start it "
+        "in another --workdir"
+    )
 
 
 def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
