@@ -53,7 +53,7 @@ _COLUMNS = {
     "failed_solves": ("failed", "{:g}"),
 }
 _CAPTION = (
-    "* as trained (or as the flags say). NFE: evaluations of attention and of MLP. failed: "
+    "* as trained (or as the flags say). NFE: evaluations of all terms. failed: "
     "examples whose solve ran out of steps."
 )
 
