@@ -79,7 +79,7 @@ def check_axes(params_axes: Any) -> None:
 
 
 def as_field(field: Any) -> VectorField:
-    """Returns a VectorField, or a function as one of a single term; raises ValueError for others."""
+    """Returns a VectorField, or a function as one of one term; raises ValueError for others."""
     if isinstance(field, VectorField):
         return field
 
@@ -89,7 +89,8 @@ def as_field(field: Any) -> VectorField:
             "given: give a field of several terms as VectorField(terms=(f, g))"
         )
 
-    return VectorField((field,))
+    term: Any = field
+    return VectorField((term,))
 
 
 def check_success(solution: Solution, settings: SolveSettings) -> None:

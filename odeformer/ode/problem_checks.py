@@ -34,7 +34,8 @@ def check_adjoint(solver: solvers.Solver, adjoint: str, policy: str | None) -> N
     if adjoint == "backsolve" and solvers.is_splitting(solver):
         raise ValueError(
             f"adjoint 'backsolve' integrates the sum of the terms backwards, and "
-            f"{solvers.name_of(solver)!r} splits them: take adjoint 'checkpoint' or 'recursive', or a Runge-Kutta solver"
+            f"{solvers.name_of(solver)!r} splits them: take adjoint 'checkpoint' or 'recursive', "
+            "or a Runge-Kutta solver"
         )
 
     if policy is not None and adjoint != "checkpoint":
@@ -61,8 +62,8 @@ def check_adaptive(
     if not solvers.is_adaptive(solver):
         able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
         raise ValueError(
-            f"solver {solvers.name_of(solver)!r} has no error estimate, so it takes no tolerance (rtol={rtol}): "
-            f"leave rtol out and give steps, or take one of {able}"
+            f"solver {solvers.name_of(solver)!r} has no error estimate, so it takes no tolerance "
+            f"(rtol={rtol}): leave rtol out and give steps, or take one of {able}"
         )
 
     if steps is not None:

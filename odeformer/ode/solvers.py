@@ -279,6 +279,6 @@ def check_explicit(solver: Any) -> None:
     else:
         reason = "is neither an explicit Runge-Kutta method with a Butcher tableau nor a splitting"
     raise ValueError(
-        f"solver {name} {reason}; accepted are Euler, a diffrax.AbstractERK with its `tableau`, and "
-        f"an odeformer.solvers.Splitting: take one of {', '.join(NAMES)}, or write it as one of these"
+        f"solver {name} {reason}; accepted are Euler, a diffrax.AbstractERK with its `tableau` and "
+        f"an odeformer.solvers.Splitting: write it as one of these, or take {', '.join(NAMES)}"
     )

@@ -1,4 +1,4 @@
-"""The counts of a model's solves: nfe, accepted, rejected and result, of one stack or of several."""
+"""The counts of a model's solves: nfe, accepted, rejected, result; of one stack or of several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +65,7 @@ def _join(solutions: Sequence[Solution], terms: Sequence[tuple[str, ...]]) -> So
         along_groups([getattr(s, name) for s in solutions])
         for name in ("accepted", "rejected", "result")
     )
-    return Solution(None, None, along_groups(nfe), accepted, rejected, result)
+    return Solution(solutions[-1].y1, None, along_groups(nfe), accepted, rejected, result)
 
 
 def _of_batch(x: jax.Array, solution: Solution, batch: tuple[int, ...]) -> jax.Array:

@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odeformer.ode.problem import State
-
 # The stream that every state has: the tokens.
 Y = "y"
 
@@ -17,12 +15,12 @@ def begin(streams: tuple[str, ...], y_BND: jax.Array) -> Any:
     return y_BND if streams == (Y,) else dict.fromkeys(streams, y_BND)
 
 
-def tokens(state: State) -> Any:
+def tokens(state: Any) -> Any:
     """Returns the stream y of a state."""
     return state[Y] if isinstance(state, Mapping) else state
 
 
-def filled(slopes: Mapping[str, jax.Array], state: State) -> Any:
+def filled(slopes: Mapping[str, jax.Array], state: Any) -> Any:
     """Returns slopes of the state's structure: 0 for streams that have none."""
     if not isinstance(state, Mapping):
         return slopes[Y]

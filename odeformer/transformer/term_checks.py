@@ -118,8 +118,8 @@ def check_source(name: str, source: jax.Array | None, batch: int) -> None:
     if source is None or source.ndim != 3 or source.shape[0] != batch:
         given = "none" if source is None else f"one of shape {list(source.shape)}"
         raise ValueError(
-            f"term {name!r} reads context.source, [B, S, D] with the state's batch, and {given} was "
-            "given: give the stack a context=Context(source=...)"
+            f"term {name!r} reads context.source, [B, S, D] with the state's batch, and {given} "
+            "was given: give the stack a context=Context(source=...)"
         )
 
 

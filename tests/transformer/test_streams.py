@@ -161,7 +161,7 @@ def test_a_model_keeps_y_and_decodes_every_stream(tables):
 
 
 def test_states_that_lack_a_stream(stack):
-    make, params, y = stack
+    make, _, y = stack
     plain = ODEStack(DepthConfig(), TransformerField(width=4, heads=2, mlp=4))
     for solver, state, message in (
         (make(), {"y": y}, "this field's terms is a dict of arrays y, cell; a dict of y was given"),
