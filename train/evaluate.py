@@ -185,7 +185,7 @@ def _table(
     for depth, values in zip(rows, metrics, strict=True):
         is_own = depth.solver == own.solver and depth.rtol == own.rtol
         table.add_row(
-            depth.solver + (" *" if is_own else ""),
+            solvers.name_of(depth.solver) + (" *" if is_own else ""),
             _steps(depth),
             *(_COLUMNS[name][1].format(value) for name, value in values.items()),
         )

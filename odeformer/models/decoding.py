@@ -204,7 +204,14 @@ def _make_evaluate(
 
         seen = jax.tree.map(lambda x: x[n], cache.terms[name])
         dy_BCD, kept = field.apply(
-            variables, name, t, tokens(state), seen, cache.filled, rotation, method="extend"
+            variables,
+            name,
+            t,
+            tokens(state),
+            cache=seen,
+            filled_B=cache.filled,
+            rotation=rotation,
+            method="extend",
         )
         new[name].append(kept)
         return filled({Y: dy_BCD}, state)

@@ -15,6 +15,7 @@ import numpy as np
 
 from odeformer.checks import Names, check_new_name
 from odeformer.errors import check_name
+from odeformer.ode.solver_checks import check_explicit
 
 # The type that diffrax's solvers declare.
 Tableau = diffrax.ButcherTableau | diffrax.MultiButcherTableau
@@ -174,7 +175,7 @@ def register(name: str, solver: Any = None) -> Any:
         return lambda solver: register(name, solver)
 
     made = solver() if isinstance(solver, type) else solver
-    check_explicit(made)
+    check_explicit(made, Splitting, NAMES)
     _SOLVERS[name] = made
     return solver
 
@@ -187,7 +188,7 @@ def get(solver: Solver) -> diffrax.AbstractSolver:
         solver that is not explicit.
     """
     if isinstance(solver, diffrax.AbstractSolver):
-        check_explicit(solver)
+        check_explicit(solver, Splitting, NAMES)
         return solver
 
     check_name("solver", solver, NAMES)
@@ -260,25 +261,3 @@ def ode_terms(solver: Solver, field: Any) -> diffrax.AbstractTerm:
     if is_splitting(solver):
         return diffrax.MultiTerm(*(ode_term(term) for term in field.terms))
     return ode_term(field)
-
-
-def check_explicit(solver: Any) -> None:
-    """Raises ValueError for a solver whose steps and evaluations are not known beforehand."""
-    name = type(solver).__name__
-    table = getattr(solver, "tableau", None)
-    is_explicit = isinstance(solver, diffrax.AbstractERK) and isinstance(
-        table, diffrax.ButcherTableau
-    )
-    if is_explicit or isinstance(solver, diffrax.Euler | Splitting):
-        return
-
-    if isinstance(solver, diffrax.AbstractImplicitSolver):
-        reason = "is implicit: each of its stages is the solution of an equation"
-    elif isinstance(solver, diffrax.LeapfrogMidpoint | diffrax.ReversibleHeun):
-        reason = "keeps a state from step to step"
-    else:
-        reason = "is neither an explicit Runge-Kutta method with a Butcher tableau nor a splitting"
-    raise ValueError(
-        f"solver {name} {reason}; accepted are Euler, a diffrax.AbstractERK with its `tableau` and "
-        f"an odeformer.solvers.Splitting: write it as one of these, or take {', '.join(NAMES)}"
-    )

@@ -61,11 +61,11 @@ def _join(solutions: Sequence[Solution], terms: Sequence[tuple[str, ...]]) -> So
             [_of_batch(x, s, batch) for x, s in zip(counts, solutions, strict=True)]
         )
 
-    accepted, rejected, result = (
-        along_groups([getattr(s, name) for s in solutions])
+    others = {
+        name: along_groups([getattr(s, name) for s in solutions])
         for name in ("accepted", "rejected", "result")
-    )
-    return Solution(solutions[-1].y1, None, along_groups(nfe), accepted, rejected, result)
+    }
+    return solutions[-1]._replace(nfe=along_groups(nfe), **others)
 
 
 def _of_batch(x: jax.Array, solution: Solution, batch: tuple[int, ...]) -> jax.Array:

@@ -119,7 +119,8 @@ class TransformerField(nn.Module):
 
         total: dict[str, jax.Array] = {}
         for name in self.terms:
-            slopes = self._slopes(name, t, state, train, context, outputs.get(name))
+            output = outputs.get(name)
+            slopes = self._slopes(name, t, state, train, context, output=output)
             total |= {s: total[s] + dy if s in total else dy for s, dy in slopes.items()}
 
         return filled(total, state)
@@ -171,6 +172,7 @@ class TransformerField(nn.Module):
         state: State,
         train: bool,
         context: Context | None,
+        *,
         output: Any = None,
     ) -> dict[str, jax.Array]:
         """The slopes of what a term moves, in the state's dtype, with dropout and drop-path."""

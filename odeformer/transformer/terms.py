@@ -85,12 +85,12 @@ class Term:
 
 def _attention(config: Any) -> nn.Module:
     return Attention(
-        config.heads,
-        config.width,
-        config.dtype,
-        config.attention,
-        config.causal,
-        config.centre,
+        heads=config.heads,
+        width=config.width,
+        dtype=config.dtype,
+        implementation=config.attention,
+        causal=config.causal,
+        centre=config.centre,
     )
 
 

@@ -199,5 +199,7 @@ def typed(key: str, value: Any, setting: Setting) -> Any:
     wrongly_bool = isinstance(value, bool) and bool not in origins
     if wrongly_bool or not isinstance(value, origins):
         names = " or ".join("None" if o is type(None) else o.__name__ for o in origins)
-        raise BadInput(f"{key} takes {names}; {value!r} was given")
+        is_object = not isinstance(value, str | int | float | list | tuple | dict | None)
+        hint = ": config.json holds no objects; register it, and give its name" * is_object
+        raise BadInput(f"{key} takes {names}; {value!r} was given{hint}")
     return value
