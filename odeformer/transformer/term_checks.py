@@ -59,7 +59,10 @@ def check_names(names: Any, accepted: Iterable[str]) -> None:
         raise ValueError(f"terms names one term or more, of {', '.join(accepted)}; () was given")
 
     for name in names:
-        check_name("term", name, accepted)
+        try:
+            check_name("term", name, accepted)
+        except ValueError as error:
+            raise ValueError(f"terms={tuple(names)}: {error}") from None
     if len(set(names)) < len(names):
         raise ValueError(
             f"terms names each term once, as its parameters stand under its name; {names} was "
