@@ -62,10 +62,10 @@ def gates(**changes):
     return Term(**parts | changes)
 
 
-def gates_by_hand(layer, y, cell, xp=np):
-    """The slopes of `Gates`, in numpy or in jax.numpy."""
-    sigmoid = lambda x: 1 / (1 + xp.exp(-x))
-    z = xp.concatenate([y, cell], axis=-1)
-    i, f, o, h = xp.split(z @ layer["up"]["kernel"] + layer["up"]["bias"], 4, axis=-1)
-    moved = sigmoid(i) * xp.tanh(h) - (1 - sigmoid(f)) * cell
+def gates_by_hand(layer, y, cell):
+    """The slopes of `Gates`, in numpy, of complex numbers too."""
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    z = np.concatenate([y, cell], axis=-1)
+    i, f, o, h = np.split(z @ layer["up"]["kernel"] + layer["up"]["bias"], 4, axis=-1)
+    moved = sigmoid(i) * np.tanh(h) - (1 - sigmoid(f)) * cell
     return sigmoid(o) * (cell + moved) - y, moved
