@@ -105,6 +105,12 @@ def check_field(terms: Mapping[str, Any], config: Any) -> None:
             "lacks: add it, or take centre=0"
         )
 
+    if config.time != "none" and all(term.norm is None for term in terms.values()):
+        raise ValueError(
+            f"time={config.time!r} is added to a normed state, and no term of terms={tuple(terms)} "
+            "norms it: take time='none', or a term with a norm"
+        )
+
 
 def check_sources(terms: Mapping[str, Any], config: Any) -> None:
     """Raises ValueError for terms that read a source, in a model that has none to give."""

@@ -125,7 +125,7 @@ _TERMS: dict[str, Term] = {
         causal=True,
         decoding="tokenwise",
     ),
-    # Not split along what the product sums over: with a tensor axis each device computes all of it.
+    # Split for storage alone, over fsdp: on a tensor axis each device computes the whole product.
     "conv": Term(
         make=lambda config: Convolution(config.width, config.dtype, config.causal),
         axes={("shifted", "kernel"): (None, "width", None)},

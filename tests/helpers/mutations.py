@@ -76,6 +76,7 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"model.terms": ["mlp", "mlp"]},
         {"model.fused": True, "model.terms": ["attention", "mlp", "conv"]},
         {"model.centre": 1.0, "model.terms": ["mlp"]},
+        {"model.time": "additive", "model.terms": ["damping"]},
         {"model.attention": "cudnn", "model.dtype": "float32"},
         {"model.attention": "cudnn", "model.dtype": "bfloat16", "model.width": 8, "model.heads": 2},
         {"model.depth": {"layers": 2}},

@@ -172,6 +172,7 @@ def test_a_term_of_ones_own_reads_the_source(tables):
         (dict(terms=ALL, fused=True), "fused=True joins .*'attention', 'mlp'.*take fused=False"),
         (dict(terms=("mlp", "attention"), fused=True), "fused=True joins"),
         (dict(terms=("mlp",), centre=1.0), "centre=1.0 acts in the term 'attention'"),
+        (dict(terms=("damping",), time="additive"), "no term of .* norms it: take time='none'"),
     ],
 )
 def test_refusals(values, message):
