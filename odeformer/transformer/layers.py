@@ -98,7 +98,7 @@ class Damping(nn.Module):
         """[B, N, D] -> [B, N, D] of the state's dtype; the context has no effect."""
         init = nn.initializers.constant(math.log(math.expm1(self.rate)))
         raw_D = self.param("raw", init, (self.width,), param_dtype(self.dtype))
-        return -nn.softplus(raw_D.astype(y_BND.dtype)) * y_BND
+        return -nn.softplus(raw_D.astype(y_BND.dtype))[None, None] * y_BND
 
 
 class Dropout(nn.Module):
