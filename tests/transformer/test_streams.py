@@ -86,7 +86,17 @@ def solve_and_derive(stack, params, y, direction):
     return y1, sum(jax.tree.leaves(along))
 
 
-@pytest.mark.parametrize("adjoint", ["checkpoint", "store", "recursive", "direct", "backsolve"])
+@pytest.mark.parametrize(
+    "adjoint",
+    [
+        *("checkpoint", "store"),
+        # Those of adaptive steps, below.
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("recursive", "direct", "backsolve")
+        ),
+    ],
+)
 def test_fixed_steps_under_every_adjoint(stack, adjoint):
     make, params, y = stack
     expected = rk4_by_hand(params, y, STEPS)
@@ -100,7 +110,9 @@ def test_fixed_steps_under_every_adjoint(stack, adjoint):
     assert along == pytest.approx(slope, rel=1e-10 if adjoint != "backsolve" else 0.05)
 
 
-@pytest.mark.parametrize("adjoint", ["checkpoint", "direct", "backsolve"])
+@pytest.mark.parametrize(
+    "adjoint", ["checkpoint", pytest.param("direct", marks=pytest.mark.slow), "backsolve"]
+)
 def test_adaptive_steps_and_their_gradients(stack, adjoint):
     """As fine fixed steps by hand."""
     make, params, y = stack

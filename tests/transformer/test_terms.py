@@ -53,15 +53,15 @@ def test_each_term_is_one_function_and_their_sum_the_total():
     stack, params = stack_of(ALL)
     theta = jax.tree.map(lambda x: x[0], params["params"]["groups"])
     args = (jnp.float32(0), Y, (theta, jnp.float32(0)))
-    field = make_vector_field(stack.field)
-    slopes = [term(*args) for term in field.terms]
-    np.testing.assert_allclose(sum(slopes), field(*args), rtol=1e-5, atol=1e-5)
+    evaluate = lambda field: jax.jit(lambda: [term(*args) for term in (*field.terms, field)])()
+    *slopes, total = evaluate(make_vector_field(stack.field))
+    np.testing.assert_allclose(sum(slopes), total, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(slopes[0], handwritten.attention(theta, Y), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(slopes[1], handwritten.mlp(theta, Y), rtol=1e-4, atol=1e-4)
 
-    turned = make_vector_field(stack.field.clone(terms=ALL[::-1]))
-    for slope, term in zip(slopes, reversed(turned.terms), strict=True):
-        np.testing.assert_array_equal(term(*args), slope)
+    *turned, _ = evaluate(make_vector_field(stack.field.clone(terms=ALL[::-1])))
+    for slope, other in zip(slopes, turned[::-1], strict=True):
+        np.testing.assert_allclose(other, slope, rtol=1e-6, atol=1e-6)
 
 
 def test_a_splitting_takes_the_terms_in_their_order():
@@ -69,16 +69,16 @@ def test_a_splitting_takes_the_terms_in_their_order():
     theta = jax.tree.map(lambda x: x[0], params["params"]["groups"])
     y = Y + handwritten.mlp(theta, Y)
     y = y + handwritten.attention(theta, y)
-    np.testing.assert_allclose(stack.apply(params, Y).y1, y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(stack.apply)(params, Y).y1, y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", terms.NAMES)
+@pytest.mark.parametrize("name", ["mlp", "damping"])
 def test_a_splitting_of_one_term_is_euler(name):
     """By the counts and by the numbers, all three of them."""
     found = []
     for solver in ("euler", "lie_trotter", "strang"):
         stack, params = stack_of((name,), DepthConfig(layers=2, solver=solver))
-        found.append(stack.apply(params, Y))
+        found.append(jax.jit(stack.apply)(params, Y))
         assert found[-1].nfe.tolist() == [[1], [1]]
     for other in found[1:]:
         np.testing.assert_allclose(other.y1, found[0].y1, rtol=1e-6)
@@ -91,7 +91,8 @@ def test_masks_of_terms_are_independent():
     params = noisy(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), 0.3)
     each = make_vector_field(field, train=True).terms
     args = (jnp.float32(0), jnp.tile(Y, (20, 1, 1)), (params, jnp.float32(0)), jax.random.key(1))
-    kept = np.array([np.asarray(term(*args) != 0).ravel() for term in each])
+    slopes = jax.jit(lambda: [term(*args) for term in each])()
+    kept = np.array([np.asarray(slope != 0).ravel() for slope in slopes])
     np.testing.assert_allclose(kept.mean(axis=1), 0.5, atol=0.05)
     np.testing.assert_allclose(np.corrcoef(kept) - np.eye(4), 0, atol=0.1)
 
