@@ -17,7 +17,9 @@ from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
 from odeformer.ode.integrate import integrate
 from odeformer.ode.problem import Solution, VectorField
-from odeformer.transformer import sharding
+from odeformer.transformer import sharding, terms
+from odeformer.transformer.context import Context
+from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthConfig, ODEStack
 from odeformer.transformer.field import TransformerField, make_vector_field
 
@@ -26,6 +28,7 @@ warn_about_namesake()
 __all__ = [
     "LM",
     "STOPPED",
+    "Context",
     "DepthConfig",
     "GenerateOptions",
     "LMConfig",
@@ -51,5 +54,7 @@ __all__ = [
     "presets",
     "sharding",
     "solvers",
+    "sow_counts",
     "stream",
+    "terms",
 ]

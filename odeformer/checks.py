@@ -1,8 +1,11 @@
-"""Declares what a config's field accepts, once: its check and `--help` follow from it."""
+"""Declares what a config's field accepts, once: its check and `--help` follow from it.
+
+And tables of names, from which some fields take theirs.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,12 +26,17 @@ class Accepted:
     """The values that a field takes.
 
     Attributes:
-      text: follows 'is' in a sentence: 'in [0, 1)'.
+      says: follows 'is' in a sentence: 'in [0, 1)'; a function where the text may still change.
       check: raises ValueError for all others; called as check(name=value).
     """
 
-    text: str
+    says: str | Callable[[], str]
     check: Callable[..., None]
+
+    @property
+    def text(self) -> str:
+        """What `says` says now."""
+        return self.says() if callable(self.says) else self.says
 
 
 COUNT = Accepted("greater than 0 and less than 2**31", check_positive_int)
@@ -113,3 +121,38 @@ def plain(value: Any) -> Any:
         return value
 
     return value.item()
+
+
+class Names(Sequence[str]):
+    """The names of a table, in order: a live view, which cannot be written to."""
+
+    def __init__(self, table: Mapping[str, Any]):
+        """Makes the view of a table, whose later entries it will have too."""
+        self._table = table
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(self._table)[index]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
+
+    def __repr__(self) -> str:
+        return repr(tuple(self._table))
+
+
+def check_new_name(kind: str, name: object, table: Collection[str]) -> None:
+    """Raises ValueError for what cannot be registered as a name: taken already, or no name."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(
+            f"a {kind} is registered under a name, a word of letters, digits and underscores; "
+            f"{name!r} was given: write register('name', ...), or @register('name') before it"
+        )
+
+    if name in table:
+        raise ValueError(
+            f"the {kind} {name!r} is there already: register yours under another name than "
+            f"{', '.join(table)}"
+        )

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from odeformer import VectorField
+from odeformer import VectorField, solvers, terms
 from tests.helpers.opinions import Opinions
 from tests.helpers.tiny import make_tiny
 
@@ -34,6 +34,16 @@ def float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def tables():
+    """Restores the tables of terms and solvers after a test that registers some."""
+    held = [(table, dict(table)) for table in (terms._TERMS, solvers._SOLVERS)]
+    yield
+    for table, before in held:
+        table.clear()
+        table.update(before)
 
 
 @pytest.fixture

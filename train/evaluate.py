@@ -53,7 +53,7 @@ _COLUMNS = {
     "failed_solves": ("failed", "{:g}"),
 }
 _CAPTION = (
-    "* as trained (or as the flags say). NFE: evaluations of attention and of MLP. failed: "
+    "* as trained (or as the flags say). NFE: evaluations of all terms. failed: "
     "examples whose solve ran out of steps."
 )
 
@@ -185,7 +185,7 @@ def _table(
     for depth, values in zip(rows, metrics, strict=True):
         is_own = depth.solver == own.solver and depth.rtol == own.rtol
         table.add_row(
-            depth.solver + (" *" if is_own else ""),
+            solvers.name_of(depth.solver) + (" *" if is_own else ""),
             _steps(depth),
             *(_column(name)[1].format(value) for name, value in values.items()),
         )

@@ -10,7 +10,7 @@ from odeformer.checks import COUNT, Accepted
 from odeformer.errors import check_positive_int
 from odeformer.ode.time_checks import concrete
 from odeformer.transformer.checks import check_backend, check_float64
-from odeformer.transformer.field import FieldConfig
+from odeformer.transformer.config import FieldConfig
 
 Array = jax.Array | np.ndarray
 

@@ -3,9 +3,11 @@
 import dataclasses
 
 from odeformer.checks import check_settings
+from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import check_causal
+from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.depth import DepthConfig, as_depth
-from odeformer.transformer.field import FieldConfig, transformer_field
+from odeformer.transformer.field import transformer_field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,17 +18,23 @@ class TransformerConfig(FieldConfig):
       depth: how the depth is integrated; a mapping of DepthConfig's fields becomes one.
 
     Raises:
-      ValueError: sizes that do not fit one another, a name that is not accepted, or adaptive steps
-        of a causal model, under which a token's output would depend on later tokens.
+      ValueError: sizes or terms that do not fit one another, a name that is not accepted, a term
+        that reads a source, which these models do not give, or adaptive steps of a causal model,
+        under which a token's output would depend on later tokens.
     """
 
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):
         object.__setattr__(self, "depth", as_depth(self.depth))
+
+        # JSON has no tuples; as a list the config could not be hashed.
+        if isinstance(self.terms, list):
+            object.__setattr__(self, "terms", tuple(self.terms))
         check_settings(self)
 
-        # The field refuses sizes that it cannot take together.
+        # The field refuses sizes and terms that it cannot take together.
         transformer_field(self)
+        term_checks.check_sources(terms.select(self.terms), self)
         if self.causal:
             check_causal(self.depth.rtol)

@@ -1,12 +1,14 @@
 """Incremental decoding: new tokens of a causal model, without reading earlier ones again.
 
 In a causal model the slope at token i depends on the tokens up to i only, at every evaluation of
-the attention term in every step. So keys and values are kept for each of these evaluations.
+a term in every step. So what a term needs of earlier tokens, such as attention's keys and values,
+is kept for each of these evaluations.
 
-Arrays carry their axes in their names: G groups, E evaluations of the attention term per step, B
-batch, C new tokens of a chunk, S places of a cache, D width, H heads, K head size, V vocabulary.
+Arrays carry their axes in their names: G groups, E evaluations of a term per step, B batch, C new
+tokens of a chunk, S places of a cache, D width, H heads, K head size, V vocabulary.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,29 +18,23 @@ from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
 from odeformer.ode import solvers
 from odeformer.ode.steps import staged_step, step_times
-from odeformer.transformer.attention import KeyValues
-from odeformer.transformer.field import TERMS, TransformerField, transformer_field
-from odeformer.transformer.layers import param_dtype
-
-# Indices of the field's terms.
-ATTENTION, MLP = range(2)
+from odeformer.transformer import term_checks, terms
+from odeformer.transformer.caches import Cached
+from odeformer.transformer.field import TransformerField, transformer_field
+from odeformer.transformer.streams import Y, begin, filled, tokens
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens that a model has read, for each evaluation of attention.
+    """What the terms of a model keep of the tokens that it has read.
 
     Attributes:
-      k: keys, [G, steps, E, B, S, H, K].
-      v: values, [G, steps, E, B, S, H, K].
+      terms: of each term that is decoded with a cache, by name, what it keeps: arrays [G, steps, E,
+        B, ...], for each of its evaluations; of attention a `KeyCache`.
       filled: int32 [B], how many tokens of each sample were read.
-      sums: the sums of these tokens' values, [G, steps, E, B, H, K] float32 or float64, where
-        attention is centred; else None.
     """
 
-    k: jax.Array
-    v: jax.Array
+    terms: Mapping[str, Any]
     filled: jax.Array
-    sums: jax.Array | None = None
 
 
 def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache:
@@ -50,19 +46,29 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
       places: S, the most tokens that a sequence will have; None: the block's size.
 
     Returns:
-      A Cache of zeros, keys and values in the dtype of the matrix products, sums in the state's.
+      A Cache: keys and values in the dtype of the matrix products, sums in the state's.
+
+    Raises:
+      ValueError: a term without cached decoding.
     """
-    depth = config.depth
+    term_checks.check_decoding(terms.select(config.terms))
+    depth, places = config.depth, config.block_size if places is None else places
 
-    # A solver with several stages attends several times per step, each time from another state.
-    evaluations = int(solvers.evaluations(depth.solver, TERMS)[ATTENTION])
+    # A solver with several stages evaluates a term several times per step, each time from another
+    # state.
+    evaluations = solvers.evaluations(depth.solver, len(config.terms)).tolist()
+    caches = {}
+    for name, each in zip(config.terms, evaluations, strict=True):
+        if isinstance(cached := terms.get(name).decoding, Cached):
+            empty = cached.init(config, batch, places)
+            caches[name] = _repeated(empty, (depth.groups, depth.fixed_steps, each))
 
-    places = config.block_size if places is None else places
-    heads = (config.heads, config.width // config.heads)
-    each = (depth.groups, depth.fixed_steps, evaluations, batch)
-    k, v = (jnp.zeros((*each, places, *heads), config.dtype) for _ in range(2))
-    sums = jnp.zeros((*each, *heads), param_dtype(config.dtype)) if config.centre else None
-    return Cache(k, v, jnp.zeros(batch, jnp.int32), sums)
+    return Cache(caches, jnp.zeros(batch, jnp.int32))
+
+
+def _repeated(tree: Any, axes: tuple[int | None, ...]) -> Any:
+    """Arrays with axes of these sizes in front, along which they are repeated."""
+    return jax.tree.map(lambda x: jnp.tile(x, (*axes, *[1] * x.ndim)), tree)
 
 
 def decode(
@@ -113,29 +119,21 @@ def advance(
     Returns:
       The states of all C tokens after the last group, [B, C, D]; and the cache with these tokens.
     """
-    batch, new = tokens_BC.shape
+    new = tokens_BC.shape[1]
     places_BC = cache.filled[:, None] + jnp.arange(new, dtype=jnp.int32)[None]
 
     # Padding may lie beyond the block's end, for which there is no learned position.
     positions_BC = jnp.minimum(places_BC, model.config.block_size - 1)
     y_BCD: Any = model.apply(variables, tokens_BC, positions_BC, method="embed")
     rotation: Any = model.apply(variables, positions_BC, method="rotation")
-    y_BCD, (k, v) = _integrate(model.config, variables, y_BCD, cache, rotation)
+    y_BCD, kept = _integrate(model.config, variables, y_BCD, cache, rotation)
 
-    # Padding is written after the first `filled` places: nothing sees it until tokens overwrite it.
-    samples_B1 = jnp.arange(batch)[:, None]
+    caches = {}
+    for name, cached in cache.terms.items():
+        write: Any = terms.get(name).decoding
+        caches[name] = write.write(cached, kept[name], cache.filled, lengths_B)
 
-    def write(places: jax.Array, new: jax.Array) -> jax.Array:
-        at = places.at[:, :, :, samples_B1, places_BC]
-        return at.set(new, mode="drop", unique_indices=True)
-
-    sums = cache.sums
-    if sums is not None:
-        real_BC11 = (jnp.arange(new)[None] < lengths_B[:, None])[..., None, None]
-        added = jnp.where(jnp.expand_dims(real_BC11, (0, 1, 2)), v.astype(sums.dtype), 0)
-        sums += added.sum(axis=4)
-
-    return y_BCD, Cache(write(cache.k, k), write(cache.v, v), cache.filled + lengths_B, sums)
+    return y_BCD, Cache(caches, cache.filled + lengths_B)
 
 
 def predict(model: LM, variables: Any, y_BCD: jax.Array) -> jax.Array:
@@ -154,32 +152,36 @@ def _integrate(
     y_BCD: jax.Array,
     cache: Cache,
     rotation: jax.Array | None,
-) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-    """The state after the last group; the new keys and values, [G, steps, E, B, C, H, K] each."""
+) -> tuple[Any, dict[str, Any]]:
+    """The state after the last group; what terms keep of it, by name, [G, steps, E, B, ...]."""
     depth, field = config.depth, transformer_field(config)
 
     # LMConfig refuses adaptive steps.
     assert depth.fixed_steps is not None
     times = jnp.asarray(step_times(0.0, float(depth.share), depth.fixed_steps, y_BCD.dtype))
 
-    def group(y_BCD, xs):
-        theta, offset, k, v, sums = xs
+    def group(state, xs):
+        theta, offset, caches = xs
 
-        def step(y_BCD, xs):
-            t0, t1, k, v, sums = xs
-            step_cache = Cache(k, v, cache.filled, sums)
+        def step(state, xs):
+            t0, t1, caches = xs
+            step_cache = Cache(caches, cache.filled)
             evaluate, new = _make_evaluate(field, theta, offset, step_cache, rotation)
-            y_BCD = staged_step(depth.solver, TERMS, evaluate, t0=t0, t1=t1, y0=y_BCD)
+            state = staged_step(depth.solver, len(field.terms), evaluate, t0=t0, t1=t1, y0=state)
+            kept = {
+                name: jax.tree.map(lambda *each: jnp.stack(each), *evaluations)
+                for name, evaluations in new.items()
+            }
+            return state, kept
 
-            k, v = (jnp.stack(evaluations) for evaluations in zip(*new, strict=True))
-            return y_BCD, (k, v)
-
-        return jax.lax.scan(step, y_BCD, (times[:-1], times[1:], k, v, sums))
+        return jax.lax.scan(step, state, (times[:-1], times[1:], caches))
 
     # The same scan over groups as in the stack, with the cache's part of each group.
     theta = variables["params"]["depth"]["groups"]
     offsets = depth.share * jnp.arange(depth.groups, dtype=y_BCD.dtype)
-    return jax.lax.scan(group, y_BCD, (theta, offsets, cache.k, cache.v, cache.sums))
+    state = begin(field.streams, y_BCD)
+    state, kept = jax.lax.scan(group, state, (theta, offsets, cache.terms))
+    return tokens(state), kept
 
 
 def _make_evaluate(
@@ -188,29 +190,37 @@ def _make_evaluate(
     offset: jax.Array,
     cache: Cache,
     rotation: jax.Array | None,
-):
-    """A step's slope for `staged_step`, and the list to which it adds new keys and values.
+) -> tuple[Callable[..., Any], dict[str, list[Any]]]:
+    """A step's slope for `staged_step`, and the lists to which it adds what the terms keep.
 
-    The cache is that of one step: k and v [E, B, S, H, K], sums [E, B, H, K] or None.
+    The cache is that of one step: of each term [E, B, ...].
     """
-    # Filled while the step is traced, in the order in which the step evaluates attention.
-    variables, new = {"params": theta}, []
+    # Filled while the step is traced, in the order in which the step evaluates each term.
+    variables, new = {"params": theta}, {name: [] for name in cache.terms}
 
-    def attention(n: int, t: jax.Array, y_BCD: jax.Array) -> jax.Array:
-        sums = None if cache.sums is None else cache.sums[n]
-        seen = KeyValues(cache.k[n], cache.v[n], cache.filled, sums)
-        slope_BCD, keys_and_values = field.apply(
-            variables, t, y_BCD, seen, rotation, method="extend_attention"
+    def slope(name: str, n: int, t: jax.Array, state: Any) -> Any:
+        if name not in cache.terms:
+            return field.apply(variables, name, t, state, method="term")
+
+        seen = jax.tree.map(lambda x: x[n], cache.terms[name])
+        dy_BCD, kept = field.apply(
+            variables,
+            name,
+            t,
+            tokens(state),
+            cache=seen,
+            filled_B=cache.filled,
+            rotation=rotation,
+            method="extend",
         )
-        new.append(keys_and_values)
-        return slope_BCD
+        new[name].append(kept)
+        return filled({Y: dy_BCD}, state)
 
-    def evaluate(term: int | None, n: int, t: jax.Array, y_BCD: Any) -> jax.Array:
-        t = t + offset
-        if term == ATTENTION:
-            return attention(n, t, y_BCD)
+    def evaluate(term: int | None, n: int, t: jax.Array, state: Any) -> Any:
+        if term is not None:
+            return slope(field.terms[term], n, t + offset, state)
 
-        mlp_BCD: Any = field.apply(variables, t, y_BCD, method="mlp_term")
-        return mlp_BCD if term == MLP else attention(n, t, y_BCD) + mlp_BCD
+        slopes = [slope(name, n, t + offset, state) for name in field.terms]
+        return jax.tree.map(lambda *each: sum(each[1:], each[0]), *slopes)
 
     return evaluate, new

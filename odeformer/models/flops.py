@@ -17,7 +17,8 @@ from jax.extend import core
 from odeformer.models.checks import check_trips
 from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
 from odeformer.ode import solvers
-from odeformer.transformer.field import TERMS
+from odeformer.transformer import terms
+from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.layers import TimeEmbedding
 
 # Two classes up to jax 0.11, one since then: the older name is an alias, or gone.
@@ -81,23 +82,22 @@ def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
             yield leaf
 
 
-def evaluation(width: int, mlp: int, tokens: int) -> tuple[int, int]:
-    """Returns the FLOPs of one evaluation of attention, and of the MLP, for one sequence.
+def evaluation(config: FieldConfig, tokens: int) -> tuple[int, ...]:
+    """Returns the FLOPs of one evaluation of each of the config's terms, for one sequence.
 
-        attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M
+        attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M,    conv = 6 N D^2,    damping = 0
 
-    Centring adds no products.
+    Centring adds no products. The embedding of the time, which each term that has a norm computes,
+    is counted too.
 
     Args:
-      width: D, size of the state's last axis.
-      mlp: M, hidden size of the MLP.
+      config: of a model.
       tokens: N, tokens of the sequence.
     """
-    # Four products of D x D (query, key, value, output); scores, and their product with the values.
-    attention = 8 * tokens * width**2 + 4 * tokens**2 * width
-
-    # Two products of D x M.
-    return attention, 4 * tokens * width * mlp
+    return tuple(
+        term.flops(config, tokens) + _time(config, term)
+        for term in terms.select(config.terms).values()
+    )
 
 
 def evaluations(config: ModelConfig) -> np.ndarray:
@@ -113,7 +113,7 @@ def evaluations(config: ModelConfig) -> np.ndarray:
             "reports, or fixed steps"
         )
 
-    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, TERMS)
+    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, len(config.terms))
 
 
 def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
@@ -124,16 +124,15 @@ def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
 
     Args:
       config: of the model.
-      nfe: evaluations of attention and of the MLP, or their means over examples; by default those
-        of the config's fixed steps. For adaptive steps take those that the model reported.
+      nfe: evaluations of each term, or their means over examples; by default those of the config's
+        fixed steps. For adaptive steps take those that the model reported.
 
     Raises:
       ValueError: adaptive steps and no nfe.
     """
     # All scores count, also those that a causal mask hides: the program computes them.
-    tokens = example_sizes(config).tokens
-    terms = [term + _time(config) for term in evaluation(config.width, config.mlp, tokens)]
-    depth = sum(n * term for n, term in zip(_counts(config, nfe), terms, strict=True))
+    costs = evaluation(config, example_sizes(config).tokens)
+    depth = sum(n * cost for n, cost in zip(_counts(config, nfe), costs, strict=True))
     return int(_patches(config) + _head(config) + depth)
 
 
@@ -156,8 +155,9 @@ def training(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:
     Raises:
       ValueError: adaptive steps and no nfe.
     """
-    counts = _counts(config, nfe)
-    return int(3 * forward(config, counts) - _patches(config) - sum(counts) * _time(config))
+    counts, each = _counts(config, nfe), terms.select(config.terms).values()
+    times = sum(n * _time(config, term) for n, term in zip(counts, each, strict=True))
+    return int(3 * forward(config, counts) - _patches(config) - times)
 
 
 def _counts(config: ModelConfig, nfe: Sequence[float] | None) -> Sequence[float]:
@@ -177,9 +177,12 @@ def _head(config: ModelConfig) -> int:
     return 2 * sizes.predictions * config.width * sizes.outputs
 
 
-def _time(config: ModelConfig) -> int:
+def _time(config: FieldConfig, term: terms.Term) -> int:
     """FLOPs that embed the depth-time of one evaluation of a term."""
-    return 2 * (2 * TimeEmbedding.frequencies) * config.width if config.time == "additive" else 0
+    if config.time == "none" or term.norm is None:
+        return 0
+
+    return 2 * (2 * TimeEmbedding.frequencies) * config.width
 
 
 def recomputed(config: ModelConfig) -> int:

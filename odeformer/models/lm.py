@@ -10,7 +10,7 @@ from odeformer.checks import FLAG, setting
 from odeformer.errors import check_kind
 from odeformer.models.tokens import TokenConfig, TokenTransformer, embedding_init
 from odeformer.transformer.layers import param_dtype
-from odeformer.transformer.sharding import constrain
+from odeformer.transformer.mesh import constrain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from odeformer.checks import COUNT, one_of, setting
 from odeformer.models.checks import check_layout, check_rotary, check_tokens
 from odeformer.models.config import TransformerConfig
-from odeformer.transformer.attention import Layout, rotation
-from odeformer.transformer.depth import DepthModule, ODEStack, sow_counts
+from odeformer.transformer.attention import rotation
+from odeformer.transformer.context import Context
+from odeformer.transformer.counts import sow_counts
+from odeformer.transformer.depth import DepthModule, ODEStack
 from odeformer.transformer.field import transformer_field
 from odeformer.transformer.layers import Dropout, layer_norm, param_dtype
-from odeformer.transformer.sharding import constrain, sample_numbers
+from odeformer.transformer.mesh import constrain, sample_numbers
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)
@@ -114,8 +116,8 @@ class TokenTransformer(DepthModule, Generic[Config]):
             y_BND = self.dropout(y_BND, config.dropout, sample_numbers(y_BND.shape[0]))
 
         # The angles are the same at every depth, and so are computed once, outside the solve.
-        layout = Layout(segments_BN, self.rotation(positions_BN))
-        solution = self.depth(y_BND, train, layout, weights_BN1)
+        context = Context(segments_BN, self.rotation(positions_BN))
+        solution = self.depth(y_BND, train, context, weights_BN1)
         sow_counts(self, solution)
 
         return self.norm(solution.y1)

@@ -10,7 +10,8 @@ from odeformer.checks import COUNT, one_of, setting
 from odeformer.errors import check_kind
 from odeformer.models.checks import SIDES, check_images, check_patches, check_sincos
 from odeformer.models.config import TransformerConfig
-from odeformer.transformer.depth import DepthModule, ODEStack, sow_counts
+from odeformer.transformer.counts import sow_counts
+from odeformer.transformer.depth import DepthModule, ODEStack
 from odeformer.transformer.field import transformer_field
 from odeformer.transformer.layers import (
     Dropout,
@@ -19,7 +20,7 @@ from odeformer.transformer.layers import (
     layer_norm,
     param_dtype,
 )
-from odeformer.transformer.sharding import sample_numbers
+from odeformer.transformer.mesh import sample_numbers
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from odeformer.ode import solvers
 from odeformer.ode.problem import (
     MAX_STEPS_REACHED,
     Solution,
@@ -79,19 +78,19 @@ def check_axes(params_axes: Any) -> None:
         )
 
 
-def check_field(field: VectorField, solver: str) -> None:
-    """Raises ValueError for anything but a VectorField with enough terms for the solver."""
-    if not isinstance(field, VectorField):
+def as_field(field: Any) -> VectorField:
+    """Returns a VectorField, or a function as one of one term; raises ValueError for others."""
+    if isinstance(field, VectorField):
+        return field
+
+    if not callable(field) or isinstance(field, type):
         raise ValueError(
-            f"the field is a VectorField; {field!r} was given: give a function f(t, y, params) -> "
-            "dy as VectorField(terms=(f,))"
+            f"the field is a VectorField, or a function f(t, y, params) -> dy; {field!r} was "
+            "given: give a field of several terms as VectorField(terms=(f, g))"
         )
 
-    if solvers.is_splitting(solver) and len(field.terms) < 2:
-        raise ValueError(
-            f"solver {solver!r} splits a field of two terms or more; this field has "
-            f"{len(field.terms)}: give its terms one by one, or take 'euler'"
-        )
+    term: Any = field
+    return VectorField((term,))
 
 
 def check_success(solution: Solution, settings: SolveSettings) -> None:

@@ -21,20 +21,22 @@ from odeformer.ode.problem import (
     SolveSettings,
     Span,
     State,
+    Term,
     VectorField,
     in_state_dtype,
 )
+from odeformer.ode.solvers import Solver
 from odeformer.ode.steps import scan_fixed_steps, step_indices, step_times
 from odeformer.ode.time_checks import as_span, in_order
 
 
 def integrate(
-    field: VectorField,
+    field: VectorField | Term,
     y0: State,
     params: Params,
     t0: float = 0.0,
     t1: float = 1.0,
-    solver: str = "rk4",
+    solver: Solver = "rk4",
     steps: int | None = None,
     adjoint: str = "checkpoint",
     ts: Any = None,
@@ -53,13 +55,14 @@ def integrate(
     """Solves dy/dt = f(t, y, params) from t0 to t1: fixed steps, or adaptive ones given `rtol`.
 
     Args:
-      field: the vector field.
+      field: the vector field, or a function f(t, y, params) -> dy as a field of one term.
       y0: the state at t0, a pytree of float32 arrays, or of float64 arrays: time is of that dtype.
       params: passed to the field's terms; gradients flow to it.
       t0: start time. Traced ends have gradients too, also where they are equal, under all adjoints
         but 'backsolve'. Where a time is not finite the states are NaN, with result 2.
       t1: end time.
-      solver: a name of `solvers.NAMES`. With `rtol` one with an error estimate.
+      solver: a name of `solvers.NAMES`, or an explicit solver of diffrax, such as
+        `diffrax.Heun()`. With `rtol` one with an error estimate.
       steps: number of equal fixed steps (default 8).
       adjoint: how gradients are computed.
         'checkpoint': fixed steps recompute each step and its stages, and store one state per step;
@@ -152,7 +155,7 @@ def integrate(
 
 
 def solve(
-    field: VectorField,
+    field: VectorField | Term,
     y0: State,
     params: Params,
     settings: SolveSettings,
@@ -167,7 +170,7 @@ def solve(
 ) -> Solution:
     """Solves dy/dt = f(t, y, params) as `integrate` does, by settings that are checked already."""
     y0 = checks.as_state(y0, settings.per_sample)
-    checks.check_field(field, settings.solver)
+    field = checks.as_field(field)
     checks.check_axes(params_axes)
 
     problem = Problem(

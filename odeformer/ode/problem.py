@@ -26,7 +26,7 @@ POLICIES = tuple(
     name for name in dir(jax.checkpoint_policies) if not name.startswith(("_", *_POLICY_MAKERS))
 )
 DEFAULT_STEPS, DEFAULT_ATOL, DEFAULT_MAX_STEPS = 8, 1e-6, 64
-_SOLVER = Accepted(f"one of {', '.join(solvers.NAMES)}", checks.check_solver)
+_SOLVER = Accepted(lambda: f"one of {', '.join(solvers.NAMES)}", checks.check_solver)
 _TOLERANCE = Accepted("greater than 0", checks.check_tolerance)
 
 SUCCESS, MAX_STEPS_REACHED, FAILED = 0, 1, 2
@@ -91,7 +91,8 @@ class SolveSettings:
     """How a field is solved, checked once.
 
     Attributes:
-      solver: a name of `solvers.NAMES`. With `rtol` one with an error estimate.
+      solver: a name of `solvers.NAMES`, or an explicit solver of diffrax. With `rtol` one with an
+        error estimate.
       steps: number of equal fixed steps (default 8).
       rtol: relative tolerance of a step's local error; chooses adaptive steps.
       atol: absolute tolerance of adaptive steps (default 1e-6).
@@ -106,7 +107,7 @@ class SolveSettings:
       ValueError: a value, a name or a combination that is not accepted.
     """
 
-    solver: str = setting(_SOLVER, "rk4")
+    solver: solvers.Solver = setting(_SOLVER, "rk4")
     steps: int | None = setting(COUNT, None)
     rtol: float | None = setting(_TOLERANCE, None)
     atol: float | None = setting(_TOLERANCE, None)

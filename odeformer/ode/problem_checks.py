@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from odeformer.ode import solvers
 
 
-def check_solver(**names: Any) -> None:
-    """Raises ValueError for what is no solver's name."""
-    for name in names.values():
-        solvers.get(name)
+def check_solver(**values: Any) -> None:
+    """Raises ValueError for what is neither a solver's name nor an explicit solver."""
+    for solver in values.values():
+        solvers.get(solver)
 
 
 def check_tolerance(**tolerances: Any) -> None:
@@ -29,12 +29,13 @@ def check_tolerance(**tolerances: Any) -> None:
             raise ValueError(f"{name} is finite; {value} was given")
 
 
-def check_adjoint(solver: str, adjoint: str, policy: str | None) -> None:
+def check_adjoint(solver: solvers.Solver, adjoint: str, policy: str | None) -> None:
     """Raises ValueError for an adjoint that the solver, or the policy, does not go with."""
     if adjoint == "backsolve" and solvers.is_splitting(solver):
         raise ValueError(
-            f"adjoint 'backsolve' integrates the sum of the terms backwards, and {solver!r} splits "
-            "them: take adjoint 'checkpoint' or 'recursive', or a Runge-Kutta solver"
+            f"adjoint 'backsolve' integrates the sum of the terms backwards, and "
+            f"{solvers.name_of(solver)!r} splits them: take adjoint 'checkpoint' or 'recursive', "
+            "or a Runge-Kutta solver"
         )
 
     if policy is not None and adjoint != "checkpoint":
@@ -55,14 +56,14 @@ def check_fixed(**values: Any) -> None:
 
 
 def check_adaptive(
-    solver: str, rtol: float, steps: int | None, adjoint: str, policy: str | None
+    solver: solvers.Solver, rtol: float, steps: int | None, adjoint: str, policy: str | None
 ) -> None:
     """Raises ValueError for settings that adaptive steps do not have."""
     if not solvers.is_adaptive(solver):
         able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
         raise ValueError(
-            f"solver {solver!r} has no error estimate, so it takes no tolerance (rtol={rtol}): "
-            f"leave rtol out and give steps, or take one of {able}"
+            f"solver {solvers.name_of(solver)!r} has no error estimate, so it takes no tolerance "
+            f"(rtol={rtol}): leave rtol out and give steps, or take one of {able}"
         )
 
     if steps is not None:

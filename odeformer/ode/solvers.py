@@ -13,10 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.checks import Names, check_new_name
 from odeformer.errors import check_name
+from odeformer.ode.solver_checks import check_explicit
 
 # The type that diffrax's solvers declare.
 Tableau = diffrax.ButcherTableau | diffrax.MultiButcherTableau
+
+# What `integrate` and a depth accept: a name of this module's table, or a solver that is explicit.
+Solver = str | diffrax.AbstractSolver
 
 
 class Substep(NamedTuple):
@@ -34,7 +39,7 @@ class Substep(NamedTuple):
 
 
 class Splitting(diffrax.AbstractSolver):
-    """A composition of Euler steps of single terms, for a field of two terms or more.
+    """A composition of Euler steps of single terms; of a single one it is Euler's method.
 
     Of first order, whatever the composition's own order: the sub-steps are Euler's.
     """
@@ -80,8 +85,9 @@ class LieTrotter(Splitting):
 class Strang(Splitting):
     """Half of f_2, the whole of f_1, half of f_2: with h = 1 the Macaron layer.
 
-    With more terms: half steps of the last to the second, the first, and back. The outer terms are
-    evaluated twice. Order 1: Strang's second order would need sub-steps of second order.
+    With more terms: half steps of the last to the second, the first, and back; with one: Euler. The
+    outer terms are evaluated twice. Order 1: Strang's second order would need sub-steps of second
+    order.
     Sources: Strang, 'On the construction and comparison of difference schemes', 1968; Lu et al.,
     'Understanding and improving transformer from a multi-particle dynamic system point of view',
     arXiv 1906.02762.
@@ -143,52 +149,81 @@ _SOLVERS: dict[str, diffrax.AbstractSolver] = {
     "dopri5": diffrax.Dopri5(),
     "dopri8": diffrax.Dopri8(),
 }
-NAMES: tuple[str, ...] = tuple(_SOLVERS)
+NAMES = Names(_SOLVERS)
 
 
-def get(name: str) -> diffrax.AbstractSolver:
-    """Returns the diffrax solver of that name.
+def register(name: str, solver: Any = None) -> Any:
+    """Registers a solver of your own, under its name everywhere.
+
+        @odeformer.solvers.register("ssprk3")
+        class SSPRK3(diffrax.AbstractERK): ...
+
+    Args:
+      name: a word.
+      solver: an explicit Runge-Kutta method (a `diffrax.AbstractERK` with its tableau), a
+        `Splitting`, or a class of either that is made without arguments. None: returns a decorator
+        of such a class.
+
+    Returns:
+      What was given, or a decorator.
 
     Raises:
-      ValueError: no solver has the name; the message lists the names and the nearest one.
+      ValueError: a name that is taken, or is none; a solver of another kind.
     """
-    check_name("solver", name, NAMES)
-    return _SOLVERS[name]
+    check_new_name("solver", name, NAMES)
+    if solver is None:
+        return lambda solver: register(name, solver)
+
+    made = solver() if isinstance(solver, type) else solver
+    check_explicit(made, Splitting, NAMES)
+    _SOLVERS[name] = made
+    return solver
 
 
-def order(name: str) -> int:
+def get(solver: Solver) -> diffrax.AbstractSolver:
+    """Returns the diffrax solver of that name; a solver itself is returned as it is.
+
+    Raises:
+      ValueError: no solver has the name, the message lists the names and the nearest one; or a
+        solver that is not explicit.
+    """
+    if isinstance(solver, diffrax.AbstractSolver):
+        check_explicit(solver, Splitting, NAMES)
+        return solver
+
+    check_name("solver", solver, NAMES)
+    return _SOLVERS[solver]
+
+
+def name_of(solver: Solver) -> str:
+    """Returns what messages call a solver: its name, or its class's."""
+    return solver if isinstance(solver, str) else type(solver).__name__
+
+
+def order(solver: Solver) -> int:
     """Returns the solver's order of convergence p: its global error is O(h^p).
 
     Raises:
-      ValueError: no solver has the name (so do the functions below).
+      ValueError: as `get` (so do the functions below).
     """
-    # A solver of diffrax may ask its terms; none in this table does.
-    return get(name).order(None)  # pyright: ignore[reportReturnType]
+    # A solver of diffrax may ask its terms; none that is explicit does.
+    return get(solver).order(None)  # pyright: ignore[reportReturnType]
 
 
-def is_splitting(name: str) -> bool:
+def is_splitting(solver: Solver) -> bool:
     """Whether the solver steps through the terms one after another, not through their sum."""
-    return isinstance(get(name), Splitting)
+    return isinstance(get(solver), Splitting)
 
 
-def tableau(name: str) -> diffrax.ButcherTableau | None:
+def tableau(solver: Solver) -> diffrax.ButcherTableau | None:
     """Returns a Runge-Kutta solver's Butcher tableau; None for Euler and the splittings."""
-    solver = get(name)
-    table = getattr(solver, "tableau", None)
-
-    # Without a tableau, steps and counts are written out for these alone.
-    if table is None and not isinstance(solver, diffrax.Euler | Splitting):
-        raise ValueError(
-            f"solver {name!r} is neither an explicit Runge-Kutta method nor a splitting: give it a "
-            "Butcher tableau as `tableau`, or make it a `Splitting`"
-        )
-    return table
+    return getattr(get(solver), "tableau", None)
 
 
-def is_adaptive(name: str) -> bool:
+def is_adaptive(solver: Solver) -> bool:
     """Whether the solver estimates its error, as adaptive steps need."""
     # RK4 and the 3/8 rule have a row of zeros in its place.
-    table = tableau(name)
+    table = tableau(solver)
     return table is not None and bool(np.any(table.b_error))
 
 
@@ -198,21 +233,21 @@ def stages(tableau: diffrax.ButcherTableau) -> int:
     return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
 
 
-def evaluations(name: str, terms: int) -> np.ndarray:
+def evaluations(solver: Solver, terms: int) -> np.ndarray:
     """Returns how often one fixed step evaluates each of that many terms, int32 [terms]."""
-    solver, table = get(name), tableau(name)
-    if not isinstance(solver, Splitting):
+    method, table = get(solver), tableau(solver)
+    if not isinstance(method, Splitting):
         return np.full(terms, 1 if table is None else stages(table), np.int32)
 
-    evaluated = [substep.term for substep in solver.substeps(terms)]
+    evaluated = [substep.term for substep in method.substeps(terms)]
     return np.bincount(evaluated, minlength=terms).astype(np.int32)
 
 
-def ode_terms(name: str, field: Any) -> diffrax.AbstractTerm:
-    """Returns a vector field as diffrax's term for the solver of that name.
+def ode_terms(solver: Solver, field: Any) -> diffrax.AbstractTerm:
+    """Returns a vector field as diffrax's term for a solver.
 
     Args:
-      name: of the solver.
+      solver: its name, or itself.
       field: a `VectorField`.
 
     Returns:
@@ -223,6 +258,6 @@ def ode_terms(name: str, field: Any) -> diffrax.AbstractTerm:
     def ode_term(function: Callable[..., Any]) -> diffrax.ODETerm:
         return diffrax.ODETerm(lambda t, y, args: function(t, y, *args))
 
-    if is_splitting(name):
+    if is_splitting(solver):
         return diffrax.MultiTerm(*(ode_term(term) for term in field.terms))
     return ode_term(field)

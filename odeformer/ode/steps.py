@@ -192,7 +192,7 @@ def unrolled_step(
 
 
 def staged_step(
-    name: str,
+    solver: solvers.Solver,
     terms: int,
     evaluate: Callable[[int | None, int, jax.Array, State], State],
     t0: jax.Array,
@@ -202,10 +202,10 @@ def staged_step(
     """Takes one fixed step of any solver, for a field that distinguishes its evaluations.
 
     Args:
-      name: of the solver.
+      solver: its name, or itself.
       terms: number of terms of the field.
       evaluate: (term, n, t, y) -> dy; term None asks for the sum of the terms; n counts a term's
-        evaluations within the step, from 0 to `evaluations(name, terms)[term]` - 1.
+        evaluations within the step, from 0 to `evaluations(solver, terms)[term]` - 1.
       t0: the step's start, a scalar of the state's dtype.
       t1: the step's end, a scalar of the state's dtype.
       y0: the state at t0.
@@ -216,20 +216,20 @@ def staged_step(
     Raises:
       ValueError: a solver that is neither a Runge-Kutta method nor a splitting.
     """
-    solver, table = solvers.get(name), solvers.tableau(name)
+    method, table = solvers.get(solver), solvers.tableau(solver)
     if table is not None:
         return unrolled_step(table, functools.partial(evaluate, None), t0, t1, y0)
 
     def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
         return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
 
-    # Of the solvers without a tableau only Euler evaluates the sum: `tableau` refuses others.
-    if not isinstance(solver, solvers.Splitting):
+    # Of the solvers without a tableau only Euler evaluates the sum: `get` refuses others.
+    if not isinstance(method, solvers.Splitting):
         return euler(None, 0, t0, t1 - t0, y0)
 
     # A splitting may evaluate a term twice in a step, so each term has a count of its own.
     y, counts = y0, [0] * terms
-    for term, begin, length in solver.substeps(terms):
+    for term, begin, length in method.substeps(terms):
         y = euler(term, counts[term], t0 + begin * (t1 - t0), length * (t1 - t0), y)
         counts[term] += 1
 

@@ -14,27 +14,12 @@ import jax.numpy as jnp
 from odeformer.errors import check_finite
 from odeformer.transformer.centring import means_after, subtract_means, visible_means
 from odeformer.transformer.checks import check_attention, check_backend
+from odeformer.transformer.context import Context
 from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
-from odeformer.transformer.sharding import constrain
+from odeformer.transformer.mesh import constrain
 
 # The longest wavelength of rotary positions, over 2 pi.
 LONGEST_WAVE = 10_000.0
-
-
-class Layout(NamedTuple):
-    """How the tokens of a batch lie in their sequences, and the samples in the batch.
-
-    Attributes:
-      segments: int [B, N]; a token sees only tokens of its own number. Padding has a number too,
-        by custom 0. None: each token sees all others of its sample.
-      rotation: [B, N, 2, K / 2], cosines and sines of each position; see `rotation`. None: queries
-        and keys are not rotated.
-      samples: int [B], each sample's number, from which its dropout masks follow. None: its index.
-    """
-
-    segments: jax.Array | None = None
-    rotation: jax.Array | None = None
-    samples: jax.Array | None = None
 
 
 class KeyValues(NamedTuple):
@@ -100,19 +85,19 @@ class Attention(nn.Module):
         self.qkv = nn.DenseGeneral((3, self.heads, size), **options)
         self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
 
-    def __call__(self, x_BND: jax.Array, layout: Layout | None = None) -> jax.Array:
+    def __call__(self, x_BND: jax.Array, context: Context | None = None) -> jax.Array:
         """Attends among the N tokens: [B, N, D] -> [B, N, D] in the layer's dtype."""
-        return self.mix(self.qkv(x_BND), layout)
+        return self.mix(self.qkv(x_BND), context)
 
-    def mix(self, qkv_BN3HK: jax.Array, layout: Layout | None = None) -> jax.Array:
+    def mix(self, qkv_BN3HK: jax.Array, context: Context | None = None) -> jax.Array:
         """Attention after the input projection: [B, N, 3, H, K] -> [B, N, D]."""
-        layout = layout or Layout()
+        context = context or Context()
         qkv_BN3HK = constrain(qkv_BN3HK, ("batch", "tokens", None, "heads", None))
-        q_BNHK, k_BNHK, v_BNHK = _split(qkv_BN3HK, layout.rotation)
+        q_BNHK, k_BNHK, v_BNHK = _split(qkv_BN3HK, context.rotation)
 
         mask_BHNN = None
-        if layout.segments is not None:
-            mask_BHNN = layout.segments[:, None, :, None] == layout.segments[:, None, None, :]
+        if context.segments is not None:
+            mask_BHNN = context.segments[:, None, :, None] == context.segments[:, None, None, :]
 
         if _exceeds_jax(q_BNHK.dtype, self.implementation):
             mixed_BNHK = _attend(q_BNHK, k_BNHK, v_BNHK, mask_BHNN, self.causal)
@@ -129,7 +114,7 @@ class Attention(nn.Module):
 
         # Outside of the kernels, none of which knows it.
         if self.centre:
-            means_BNHK = visible_means(v_BNHK, layout.segments, self.causal)
+            means_BNHK = visible_means(v_BNHK, context.segments, self.causal)
             mixed_BNHK = subtract_means(mixed_BNHK, means_BNHK, self.centre)
 
         return self.out(mixed_BNHK)

@@ -1,7 +1,7 @@
 """What the parts of a transformer accept: names, sizes, dtypes, devices."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,6 +77,28 @@ def check_shared_layers(layers: int, share: int) -> None:
         raise ValueError(
             f"share={share} does not divide layers={layers}: take share from "
             f"{', '.join(map(str, _divisors(layers)))}, or other layers"
+        )
+
+
+def check_place(start: int, layers: int, total: int | None) -> None:
+    """Raises ValueError where a stack does not lie within the layers of all stacks."""
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        raise ValueError(f"start is a whole number of layers, 0 or more; {start!r} was given")
+
+    check_positive_int(total=total)
+    if total is not None and start + layers > total:
+        raise ValueError(
+            f"a stack of layers={layers} that begins at start={start} ends after total={total}, "
+            "the layers of all stacks: give their sum"
+        )
+
+
+def check_stacks(stacks: int, terms: Sequence[tuple[str, ...]]) -> None:
+    """Raises ValueError where the counts of several stacks lack the names of their terms."""
+    if stacks == 0 or (len(terms) != stacks and (stacks > 1 or terms)):
+        raise ValueError(
+            f"the counts of {stacks} stacks are recorded with as many tuples of terms' names; "
+            f"{len(terms)} were given: add terms=(first.field.terms, second.field.terms)"
         )
 
 

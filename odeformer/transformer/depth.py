@@ -12,17 +12,24 @@ import jax.numpy as jnp
 
 from odeformer.checks import COUNT, setting
 from odeformer.ode.integrate import solve
-from odeformer.ode.problem import Solution, SolveSettings, VectorField
-from odeformer.transformer.attention import Layout
-from odeformer.transformer.checks import check_causal, check_mapping, check_shared_layers
+from odeformer.ode.problem import Solution, SolveSettings, State, VectorField
+from odeformer.ode.solvers import Solver
+from odeformer.transformer.checks import (
+    check_causal,
+    check_mapping,
+    check_place,
+    check_shared_layers,
+)
+from odeformer.transformer.context import Context
 from odeformer.transformer.field import (
-    TERMS,
     FieldParams,
     TransformerField,
     init_params,
     make_vector_field,
 )
-from odeformer.transformer.sharding import by_shard, sample_numbers, solves_locally
+from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.sharding import by_shard, solves_locally
+from odeformer.transformer.streams import begin, tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +50,7 @@ class DepthConfig(SolveSettings):
 
     layers: int = setting(COUNT, 12)
     share: int = setting(COUNT, 1)
-    solver: str = "euler"
+    solver: Solver = "euler"
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,17 +132,23 @@ class ODEStack(DepthModule):
 
     Attributes:
       config: how the depth is integrated; a mapping of DepthConfig's fields is accepted too.
-      field: the vector field's module, unbound; its `layers` become the config's.
+      field: the vector field's module, unbound; its `layers` become the stack's.
+      start: the depth-time at which the stack begins, in layers: those of the stacks before it.
+      total: the layers of all stacks, over which drop-path grows; None: this one is the last.
 
     Raises:
-      ValueError: adaptive steps of a causal field; see `check_causal`.
+      ValueError: adaptive steps of a causal field, see `check_causal`; or a total that the stack
+        exceeds.
     """
 
     config: DepthConfig
     field: TransformerField
+    start: int = 0
+    total: int | None = None
 
     def __post_init__(self):
         self.config = as_depth(self.config)
+        check_place(self.start, self.config.layers, self.total)
         if self.field.causal:
             check_causal(self.config.rtol)
 
@@ -144,81 +157,107 @@ class ODEStack(DepthModule):
     @nn.compact
     def __call__(
         self,
-        y_BND: jax.Array,
+        state: State,
         train: bool = False,
-        layout: Layout | None = None,
-        weights_BN1: jax.Array | None = None,
+        context: Context | None = None,
+        weights: State | None = None,
     ) -> Solution:
         """Integrates the state through all groups.
 
         Args:
-          y_BND: the state, [B, N, D] float32 or float64.
+          state: the tokens y, [B, N, D] float32 or float64. Where terms add streams to it, each
+            begins as a copy of y; or a dict of all streams, each with the batch as its leading
+            axis.
           train: whether dropout and drop-path act; they use the rng stream 'dropout'.
-          layout: how the tokens lie in their sequences, [B, N, ...]; None: each sees all others.
-          weights_BN1: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding.
+          context: how the tokens lie in their sequences, [B, N, ...], and what terms read in
+            addition; None: each token sees all others.
+          weights: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding. Of
+            every stream; or a dict of weights by stream.
 
         Returns:
-          A Solution: y1 the state after the last group; nfe int32 [G, terms], and accepted,
-          rejected, result int32 [G] ([G, B, terms] and [G, B] per sample). With
-          mutable=['states'] also the states before the first and after each group, [G + 1, B, N,
-          D], as 'y'.
-        """
-        config, field = self.config, self.field.clone(parent=None, layers=self.config.layers)
-        theta = self.param("groups", self._init_groups, field, y_BND)
-        if self.is_initializing() and _output_is_dropped.get():
-            return _unsolved(config, y_BND)
+          A Solution: y1 the state after the last group, y alone where y alone was given; nfe int32
+          [G, terms], and accepted, rejected, result int32 [G] ([G, B, terms] and [G, B] per
+          sample). With mutable=['states'] also the states before the first and after each group,
+          [G + 1, B, N, D], as 'y'.
 
-        keys, layout = self._randomness(train, layout, y_BND)
-        inputs, settings = Inputs(layout, weights_BN1), config.group_settings
+        Raises:
+          ValueError: a state that does not have the streams of the field's terms, or no source
+            where a term reads one.
+        """
+        config, layers = self.config, self.total or self.start + self.config.layers
+        field = self.field.clone(parent=None, layers=layers)
+        returned: Any = (lambda state: state) if isinstance(state, Mapping) else tokens
+        state, weights = self._streams(state), self._streams(weights)
+        theta = self.param("groups", self._init_groups, field, state, context)
+        if self.is_initializing() and _output_is_dropped.get():
+            return _unsolved(config, returned(state), len(field.terms))
+
+        keys, context = self._randomness(train, context, len(tokens(state)))
+        inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
         solve_group = make_solve(vector_field, settings, float(config.share))
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
-        y0_BND, kept = y_BND, self.is_mutable_collection(STATES) and not self.is_initializing()
-        solve_group, y_BND, inputs, merge = by_shard(solve_group, y_BND, inputs, settings)
+        y0_BND, dtype = tokens(state), tokens(state).dtype
+        kept = self.is_mutable_collection(STATES) and not self.is_initializing()
+        solve_group, state, inputs, merge = by_shard(solve_group, state, inputs, settings)
 
-        def through_group(y_BND, xs) -> Any:
-            solution: Any = solve_group(*xs, y_BND, inputs)
-            return solution.y1, solution._replace(y1=merge(solution.y1) if kept else None)
+        def through_group(state, xs) -> Any:
+            solution: Any = solve_group(*xs, state, inputs)
+            y1_BND = merge(tokens(solution.y1)) if kept else None
+            return solution.y1, solution._replace(y1=y1_BND)
 
-        offsets = config.share * jnp.arange(config.groups, dtype=y_BND.dtype)
-        y1_BND, solutions = jax.lax.scan(through_group, y_BND, (theta, offsets, keys))
+        offsets = config.share * jnp.arange(config.groups, dtype=dtype)
+        offsets = self.start + offsets if self.start else offsets
+        y1, solutions = jax.lax.scan(through_group, state, (theta, offsets, keys))
         if kept:
             states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
             self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
 
-        return solutions._replace(y1=merge(y1_BND))
+        return solutions._replace(y1=returned(merge(y1)))
+
+    def _streams(self, state: Any) -> Any:
+        """A state, or weights, of the field's streams; what is no dict is that of each stream."""
+        if state is None or isinstance(state, Mapping):
+            return state
+
+        return begin(self.field.streams, state)
 
     def _randomness(
-        self, train: bool, layout: Layout | None, y_BND: jax.Array
-    ) -> tuple[jax.Array | None, Layout | None]:
-        """A key per group, and the layout with the samples' numbers, where masks need them."""
+        self, train: bool, context: Context | None, batch: int
+    ) -> tuple[jax.Array | None, Context | None]:
+        """A key per group, and the context with the samples' numbers, where masks need them."""
         if not train or not (self.field.dropout or self.field.drop_path):
-            return None, layout
+            return None, context
 
         keys = jax.random.split(self.make_rng("dropout"), self.config.groups)
 
         # Numbered here, before a mesh splits the batch: a shard sees only its own samples.
-        samples = sample_numbers(y_BND.shape[0])
-        return keys, (layout or Layout())._replace(samples=samples)
+        return keys, (context or Context())._replace(samples=sample_numbers(batch))
 
-    def _init_groups(self, key: jax.Array, field: TransformerField, y_BND: jax.Array):
-        # No parameter's shape depends on the batch: one sample is enough.
+    def _init_groups(
+        self, key: jax.Array, field: TransformerField, state: State, context: Context | None
+    ):
+        # No parameter's shape depends on the batch, or on the tokens' layout: one sample is enough.
+        source = None if context is None else context.source
+        inputs = (state, None if source is None else Context(source=source))
+        sample, context = jax.tree.map(lambda x: x[:1], inputs)
+
         keys = jax.random.split(key, self.config.groups)
-        return jax.vmap(lambda key: init_params(field, key, y_BND[:1]))(keys)
+        return jax.vmap(lambda key: init_params(field, key, sample, context))(keys)
 
 
 class Inputs(NamedTuple):
     """What all groups receive in addition to the state, with the batch as the leading axis."""
 
-    layout: Layout | None
-    weights: jax.Array | None
+    context: Context | None
+    weights: State | None
 
 
 def make_solve(
     field: VectorField, settings: SolveSettings, length: float
 ) -> Callable[..., Solution]:
-    """Returns the solve of one group, (theta, offset, key, y_BND, inputs) -> Solution.
+    """Returns the solve of one group, (theta, offset, key, state, inputs) -> Solution.
 
     Args:
       field: of `make_vector_field`.
@@ -227,12 +266,12 @@ def make_solve(
     """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
-    def solve_group(theta, offset, key, y_BND, inputs) -> Solution:
+    def solve_group(theta, offset, key, state, inputs) -> Solution:
         # On local time: in float32 small steps late in depth would lose digits.
         return solve(
             field,
-            y_BND,
-            FieldParams(theta, offset, inputs.layout),
+            state,
+            FieldParams(theta, offset, inputs.context),
             settings,
             t1=length,
             key=key,
@@ -245,28 +284,13 @@ def make_solve(
     return solve_group
 
 
-def sow_counts(module: nn.Module, solution: Solution) -> None:
-    """Records a solve's counts in the module's collection 'ode', where it is mutable.
-
-    Args:
-      module: the model; nothing is recorded while it is being initialised.
-      solution: of its stack.
-    """
-    if module.is_initializing():
-        return
-
-    for name in ("nfe", "accepted", "rejected", "result"):
-        # The default of `sow` would append to a tuple; a model has one stack.
-        module.sow("ode", name, getattr(solution, name), reduce_fn=lambda _, new: new)
-
-
-def _unsolved(config: DepthConfig, y_BND: jax.Array) -> Solution:
+def _unsolved(config: DepthConfig, state: State, terms: int) -> Solution:
     """A solution of the right shapes, whose values nobody reads."""
     zeros = jnp.zeros(config.groups, jnp.int32)
     return Solution(
-        y1=y_BND,
+        y1=state,
         ys=None,
-        nfe=jnp.zeros((config.groups, TERMS), jnp.int32),
+        nfe=jnp.zeros((config.groups, terms), jnp.int32),
         accepted=zeros,
         rejected=zeros,
         result=zeros,

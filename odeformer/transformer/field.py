@@ -1,28 +1,31 @@
-"""The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y))."""
+"""The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y)), or other terms."""
 
 import contextlib
-import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.checks import COUNT, FINITE, FLAG, RATE, check_settings, one_of, setting
+from odeformer.checks import check_settings
 from odeformer.errors import check_flag, check_positive_int
-from odeformer.ode.problem import VectorField
-from odeformer.transformer.attention import Attention, KeyValues, Layout
-from odeformer.transformer.checks import ATTENTIONS, DTYPES, TIME, check_attention, check_dtype
-from odeformer.transformer.layers import MLP, Dropout, TimeEmbedding, layer_norm, param_dtype
-from odeformer.transformer.sharding import sample_numbers, without_batch
-
-# Attention and MLP.
-TERMS = 2
+from odeformer.ode.problem import State, VectorField
+from odeformer.transformer import term_checks, terms
+from odeformer.transformer.checks import check_attention, check_dtype
+from odeformer.transformer.config import TERMS, FieldConfig
+from odeformer.transformer.context import Context
+from odeformer.transformer.fused import fused_outputs
+from odeformer.transformer.layers import Dropout, TimeEmbedding, layer_norm
+from odeformer.transformer.mesh import sample_numbers, without_batch
+from odeformer.transformer.streams import Y, filled, tokens
 
 
 class TransformerField(nn.Module):
-    """The terms f_1 = attention(norm(y)) and f_2 = mlp(norm(y)), each with its own norm.
+    """The terms of a field, by default f_1 = attention(norm(y)) and f_2 = mlp(norm(y)).
+
+    Each has a norm of its own. The state is an array [B, N, D]; where terms add streams to it, a
+    dict of arrays, the tokens as 'y'.
 
     Attributes:
       width: D, the size of the state's last axis.
@@ -41,9 +44,11 @@ class TransformerField(nn.Module):
       attention: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
       causal: whether a token sees only itself and those before it.
       centre: how much of the mean of the visible values attention subtracts; see `Attention`.
+      terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
 
     Raises:
-      ValueError: a size, a rate, a number or a name that is not accepted.
+      ValueError: a size, a rate, a number or a name that is not accepted, or terms that do not fit
+        one another, a causal field, or `fused`.
     """
 
     width: int
@@ -58,136 +63,165 @@ class TransformerField(nn.Module):
     attention: str = "auto"
     causal: bool = False
     centre: float = 0.0
+    terms: tuple[str, ...] = TERMS
 
     def __post_init__(self):
+        if isinstance(self.terms, list):
+            object.__setattr__(self, "terms", tuple(self.terms))
         # All but the dtype, which a config names and a module has.
         check_settings(self, FieldConfig, but=("dtype",))
         check_dtype(self.dtype)
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
         check_attention(self.width, self.heads, self.dtype, self.attention)
+        term_checks.check_field(terms.select(self.terms), self)
         super().__post_init__()
 
-    def setup(self):
-        self.attention_norm = layer_norm(self.dtype)
-        self.mlp_norm = layer_norm(self.dtype)
-        self.bare_norm = layer_norm(self.dtype, affine=False)
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the state's streams; ('y',) where the state is one array."""
+        return terms.streams(self.terms)
 
-        self.attention_layer = Attention(
-            self.heads, self.width, self.dtype, self.attention, self.causal, self.centre
-        )
-        self.mlp_layer = MLP(self.width, self.mlp, self.dtype)
+    def setup(self):
+        for name, term in terms.select(self.terms).items():
+            if term.norm is not None:
+                setattr(self, f"{name}_norm", term.norm(self))
+            setattr(self, f"{name}_layer", term.make(self))
 
         # A dropout of its own for each term, so that their masks are independent.
-        self.drops = {name: (Dropout(), Dropout(whole=True)) for name in ("attention", "mlp")}
+        self.drops = {name: (Dropout(), Dropout(whole=True)) for name in self.terms}
+        self.bare = layer_norm(self.dtype, affine=False)
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
 
-    def attention_term(
-        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
-    ) -> jax.Array:
-        """f_1(t, y): [B, N, D] -> [B, N, D]."""
-        out_BND = self.attention_layer(self._timed(t, self.attention_norm(y_BND)), layout)
-        return self._slope(
-            "attention", t=t, y_BND=y_BND, out_BND=out_BND, train=train, layout=layout
-        )
-
-    def mlp_term(
-        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
-    ) -> jax.Array:
-        """f_2(t, y): [B, N, D] -> [B, N, D]; the layout's segments and rotation have no effect."""
-        out_BND = self.mlp_layer(self._timed(t, self.mlp_norm(y_BND)))
-        return self._slope("mlp", t=t, y_BND=y_BND, out_BND=out_BND, train=train, layout=layout)
+    def term(
+        self,
+        name: str,
+        t: jax.Array,
+        state: State,
+        train: bool = False,
+        context: Context | None = None,
+    ) -> State:
+        """f_j(t, state) of the term of that name, as the state is; 0 for what it does not move."""
+        term_checks.check_state(state, self.streams)
+        return filled(self._slopes(name, t, state, train, context), state)
 
     def total(
-        self, t: jax.Array, y_BND: jax.Array, train: bool = False, layout: Layout | None = None
-    ) -> jax.Array:
-        """f_1 + f_2, through the fused input product where `fused` is set."""
+        self, t: jax.Array, state: State, train: bool = False, context: Context | None = None
+    ) -> State:
+        """f_1 + f_2 + ..., through the fused input product where `fused` is set."""
+        term_checks.check_state(state, self.streams)
+        outputs: dict[str, jax.Array] = {}
+
         # The unfused path creates the parameters, so that both paths share one tree.
-        if not self.fused or self.is_initializing():
-            attention = self.attention_term(t, y_BND, train, layout)
-            return attention + self.mlp_term(t, y_BND, train, layout)
+        if self.fused and not self.is_initializing():
+            outputs = fused_outputs(self, t, tokens(state), context)
 
-        # The norms' scales and biases are in the kernel: one bare norm serves both terms.
-        kernel, bias = self._folded_input(t)
-        x_BND = self.bare_norm(y_BND).astype(self.dtype)
-        z = x_BND @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
-        qkv, hidden = jnp.split(z, [3 * self.width], axis=-1)
-        qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, self.heads, self.width // self.heads)
-        attention = self.attention_layer.mix(qkv_BN3HK, layout)
-        mlp = self.mlp_layer.activate(hidden)
+        total: dict[str, jax.Array] = {}
+        for name in self.terms:
+            output = outputs.get(name)
+            slopes = self._slopes(name, t, state, train, context, output=output)
+            total |= {s: total[s] + dy if s in total else dy for s, dy in slopes.items()}
 
-        slope = functools.partial(self._slope, t=t, y_BND=y_BND, train=train, layout=layout)
-        return slope("attention", out_BND=attention) + slope("mlp", out_BND=mlp)
+        return filled(total, state)
 
-    def extend_attention(
-        self, t: jax.Array, y_BCD: jax.Array, seen: KeyValues, rotation: jax.Array | None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """f_1(t, y) of new tokens that follow earlier ones; see `Attention.extend`."""
-        x_BCD = self._timed(t, self.attention_norm(y_BCD))
-        out_BCD, new = self.attention_layer.extend(x_BCD, seen, rotation)
+    def extend(
+        self,
+        name: str,
+        t: jax.Array,
+        y_BCD: jax.Array,
+        cache: Any,
+        filled_B: jax.Array,
+        rotation: jax.Array | None,
+    ) -> tuple[jax.Array, Any]:
+        """f_j(t, y) of new tokens that follow earlier ones, and what a cache keeps of them.
+
+        Args:
+          name: of a term that is decoded with a cache.
+          t: the depth-time.
+          y_BCD: the new tokens, [B, C, D].
+          cache: of the earlier tokens; see `Cached`.
+          filled_B: how many these are, int [B].
+          rotation: of the new tokens' positions, where positions are rotary.
+        """
+        cached: Any = terms.get(name).decoding
+        layer = getattr(self, f"{name}_layer")
+        out_BCD, new = cached.extend(layer, self._input(name, t, y_BCD), cache, filled_B, rotation)
         return out_BCD.astype(y_BCD.dtype), new
 
-    def _folded_input(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
-        # Folded in float32 or above, whatever the parameters were cast to.
-        exact = param_dtype(self.dtype)
-        kernels, biases = [], []
-        for norm, dense in (
-            (self.attention_norm, self.attention_layer.qkv),
-            (self.mlp_norm, self.mlp_layer.up),
-        ):
-            affine, product = norm.variables["params"], dense.variables["params"]
-            scale, shift = affine["scale"].astype(exact), affine["bias"].astype(exact)
-            kernel, bias = product["kernel"].astype(exact), product["bias"].astype(exact)
-            kernel, bias = kernel.reshape(self.width, -1), bias.reshape(-1)
-
-            # (scale x + shift) K + b = x (scale K) + (shift K + b); the time adds to the shift.
-            kernels.append(scale[:, None] * kernel)
-            biases.append(self._timed(t, shift) @ kernel + bias)
-
-        return jnp.concatenate(kernels, axis=1), jnp.concatenate(biases)
-
-    def _timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """x, with the embedding of the time added to it if the field knows the time."""
         if self.time == "none":
             return x
 
         return x + jnp.broadcast_to(self.time_embedding(t).astype(x.dtype), x.shape)
 
-    def _slope(
+    def _input(self, name: str, t: jax.Array, state: State) -> Any:
+        """What the layer of a term is called with."""
+        term, y_BND = terms.get(name), tokens(state)
+        if term.norm is not None:
+            y_BND = self.timed(t, getattr(self, f"{name}_norm")(y_BND))
+
+        others: Any = state
+        return y_BND if term.plain else {Y: y_BND} | {s: others[s] for s in term.adds}
+
+    def _slopes(
         self,
-        term: str,
-        *,
+        name: str,
         t: jax.Array,
-        y_BND: jax.Array,
-        out_BND: jax.Array,
+        state: State,
         train: bool,
-        layout: Layout | None,
-    ) -> jax.Array:
-        """A term's output as a slope: in the state's dtype, with dropout and drop-path."""
-        slope_BND = out_BND.astype(y_BND.dtype)
-        if not train:
-            return slope_BND
+        context: Context | None,
+        *,
+        output: Any = None,
+    ) -> dict[str, jax.Array]:
+        """The slopes of what a term moves, in the state's dtype, with dropout and drop-path."""
+        term = terms.get(name)
+        if term.inputs:
+            source = None if context is None else context.source
+            term_checks.check_source(name, source, len(tokens(state)))
 
+        if output is None:
+            output = getattr(self, f"{name}_layer")(self._input(name, t, state), context)
+        if term.plain:
+            output = {Y: output}
+        term_checks.check_slopes(name, output, term.moves)
+
+        dtype = tokens(state).dtype
+        slopes = {stream: output[stream].astype(dtype) for stream in term.moves}
+        return self._dropped(name, t, slopes, context) if train else slopes
+
+    def _dropped(
+        self, name: str, t: jax.Array, slopes: dict[str, jax.Array], context: Context | None
+    ) -> dict[str, jax.Array]:
         # Inside a solve that is split over a mesh only the stack knows the samples' numbers.
-        samples_B = None if layout is None else layout.samples
-        samples_B = sample_numbers(y_BND.shape[0]) if samples_B is None else samples_B
+        samples_B = None if context is None else context.samples
+        batch = next(iter(slopes.values())).shape[0]
+        samples_B = sample_numbers(batch) if samples_B is None else samples_B
 
-        dropout, drop_path = self.drops[term]
+        dropout, drop_path = self.drops[name]
         if self.dropout:
-            slope_BND = dropout(slope_BND, self.dropout, samples_B)
-        if self.drop_path:
-            # Linear in the depth-time t, which is traced: a rate per layer, without a list of them.
-            rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
-            slope_BND = drop_path(slope_BND, rate, samples_B)
+            slopes = {s: dropout(dy, self.dropout, samples_B) for s, dy in slopes.items()}
+        if not self.drop_path:
+            return slopes
 
-        return slope_BND
+        # Linear in the depth-time t, which is traced: a rate per layer, without a list of them.
+        rate = self.drop_path * jnp.clip(t / max(self.layers - 1, 1), 0.0, 1.0)
+        if len(slopes) == 1:
+            return {s: drop_path(dy, rate, samples_B) for s, dy in slopes.items()}
+
+        # A sample loses the slopes of all streams, or keeps them all.
+        kept_B = drop_path(jnp.ones(batch, t.dtype), rate, samples_B)
+        return {s: jax.vmap(jnp.multiply)(kept_B.astype(dy.dtype), dy) for s, dy in slopes.items()}
 
 
-def init_params(field: TransformerField, key: jax.Array, y_BND: jax.Array) -> Any:
-    """Returns the parameters of one layer of the field, for a state of y's shape."""
+def init_params(
+    field: TransformerField, key: jax.Array, state: State, context: Context | None = None
+) -> Any:
+    """Returns the parameters of one layer of the field, for a state of that shape."""
     # Outside any solve: a module that creates them inside one leaks tracers (google/flax#2887).
-    return field.init(key, jnp.zeros((), y_BND.dtype), y_BND, method="total")["params"]
+    t = jnp.zeros((), tokens(state).dtype)
+    return field.init(key, t, state, False, context, method="total")["params"]
 
 
 class FieldParams(NamedTuple):
@@ -196,18 +230,19 @@ class FieldParams(NamedTuple):
     Attributes:
       theta: one layer's parameters.
       offset: the depth-time of the solve's own time 0.
-      layout: how the tokens lie in their sequences; None: each sees all of its sample.
+      context: how the tokens lie in their sequences, and what they read; None: each sees all of
+        its sample.
     """
 
     theta: Any
     offset: Any
-    layout: Layout | None = None
+    context: Context | None = None
 
 
 def make_vector_field(
     field: TransformerField, train: bool = False, local: bool = False
 ) -> VectorField:
-    """Returns the module as pure functions f_j(t, y, params, key).
+    """Returns the module as pure functions f_j(t, state, params, key), one per name of its terms.
 
     Args:
       field: the module; bound parameters are not used.
@@ -218,54 +253,20 @@ def make_vector_field(
       A VectorField whose params are `FieldParams`, or the same as a plain tuple.
     """
 
-    def term(method: str):
-        def slope(t, y, params, *key):
-            theta, offset, layout = FieldParams(*params)
+    def function(method: str, *name: str):
+        def slope(t, state, params, *key):
+            theta, offset, context = FieldParams(*params)
             variables, rngs = {"params": theta}, {"dropout": key[0]} if key else None
-            apply = functools.partial(field.apply, variables, method=method, rngs=rngs)
+            apply = functools.partial(field.apply, variables, *name, method=method, rngs=rngs)
 
             # Inside the slope: an adjoint may trace it again, after any context around the solve.
             with without_batch() if local else contextlib.nullcontext():
-                return apply(t + offset, y, train, layout)
+                return apply(t + offset, state, train, context)
 
         return slope
 
-    return VectorField((term("attention_term"), term("mlp_term")), total=term("total"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FieldConfig:
-    """What the configs of all models say of the vector field.
-
-    Attributes:
-      width: D, size of the state's last axis.
-      heads: number of attention heads; they divide the width.
-      mlp: M, the MLP's hidden size.
-      dropout: rate of dropout on the embedded tokens and on each term's slope.
-      drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
-      dtype: dtype of the matrix products of the embedded patches and of the field, 'float32',
-        'bfloat16' or 'float64' (with jax_enable_x64); parameters, state, head and logits are
-        float32, float64 with float64.
-      time: 'none', or 'additive': the field knows the depth-time t.
-      fused: one input product for attention and MLP in the parallel sum.
-      attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
-      centre: how much of the mean over the visible tokens attention subtracts from what it mixes;
-        0 is plain attention, 1 makes the rows of its weights sum to 0.
-    """
-
-    width: int = setting(COUNT)
-    heads: int = setting(COUNT)
-    mlp: int = setting(COUNT)
-    dropout: float = setting(RATE, 0.0)
-    drop_path: float = setting(RATE, 0.0)
-    dtype: str = setting(one_of(DTYPES), "float32")
-    time: str = setting(one_of(TIME), "none")
-    fused: bool = setting(FLAG, False)
-    attention: str = setting(one_of(ATTENTIONS), "auto")
-    centre: float = setting(FINITE, 0.0)
-
-    # Whether a token sees only itself and those before it: of a model, and no setting.
-    causal: ClassVar[bool] = False
+    each = tuple(function("term", name) for name in field.terms)
+    return VectorField(each, total=function("total"))
 
 
 def transformer_field(config: FieldConfig) -> TransformerField:
@@ -282,5 +283,6 @@ def transformer_field(config: FieldConfig) -> TransformerField:
         attention=config.attention,
         centre=config.centre,
         causal=config.causal,
+        terms=config.terms,
         parent=None,
     )

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.transformer.checks import check_float64
-from odeformer.transformer.sharding import constrain
+from odeformer.transformer.context import Context
+from odeformer.transformer.mesh import constrain
 
 Dtype = Any
 
@@ -68,13 +69,36 @@ class MLP(nn.Module):
         self.up = nn.Dense(self.hidden, **options)
         self.down = nn.Dense(self.width, **options)
 
-    def __call__(self, x_BND: jax.Array) -> jax.Array:
-        """[B, N, D] -> [B, N, D] in the layer's dtype."""
+    def __call__(self, x_BND: jax.Array, context: Context | None = None) -> jax.Array:
+        """[B, N, D] -> [B, N, D] in the layer's dtype; the context has no effect."""
         return self.activate(self.up(x_BND))
 
     def activate(self, h_BNM: jax.Array) -> jax.Array:
         """The MLP after its first matrix product: [B, N, M] -> [B, N, D]."""
         return self.down(nn.gelu(constrain(h_BNM, ("batch", "tokens", "mlp"))))
+
+
+class Damping(nn.Module):
+    """Damps the state: each channel decays at a rate of its own, lambda > 0.
+
+        out = -lambda y,    lambda = softplus(raw)
+
+    Attributes:
+      width: D, size of the state's last axis.
+      rate: lambda at initialisation, per layer.
+      dtype: dtype of the matrix products around it; sets the parameters' dtype.
+    """
+
+    width: int
+    rate: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, y_BND: jax.Array, context: Context | None = None) -> jax.Array:
+        """[B, N, D] -> [B, N, D] of the state's dtype; the context has no effect."""
+        init = nn.initializers.constant(math.log(math.expm1(self.rate)))
+        raw_D = self.param("raw", init, (self.width,), param_dtype(self.dtype))
+        return -nn.softplus(raw_D.astype(y_BND.dtype))[None, None] * y_BND
 
 
 class Dropout(nn.Module):

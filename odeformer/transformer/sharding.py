@@ -11,30 +11,24 @@ anything. The names: batch, tokens, width, heads, mlp, vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax.linen import get_logical_axis_rules, logical_axis_rules
-from flax.linen.spmd import logical_to_mesh_axes
 from jax.sharding import PartitionSpec
 
-from odeformer.ode.problem import Solution, SolveSettings
+from odeformer.ode.problem import Solution, SolveSettings, State
 from odeformer.ode.steps import STATE
+from odeformer.transformer import terms
 from odeformer.transformer.checks import check_shards
+from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
 
-# Kernels and embeddings, by the last two names of their paths; N is an axis that is never split.
-# Vectors are not listed, except for those along heads or mlp: gathering the others would take more
-# time than the memory they need is worth.
+__all__ = ["GROUPS", "by_shard", "constrain", "parameter_axes", "solves_locally"]
+
+# Of what stands around the terms, whose own are in their table: embeddings and the head, by the
+# last two names of their paths. N is an axis that is never split.
 N: Any = None
-_AXES: dict[tuple[str, str], tuple[str | None, ...]] = {
-    ("qkv", "kernel"): ("width", N, "heads", N),
-    ("qkv", "bias"): (N, "heads", N),
-    ("out", "kernel"): ("heads", N, "width"),
-    ("up", "kernel"): ("width", "mlp"),
-    ("up", "bias"): ("mlp",),
-    ("down", "kernel"): ("mlp", "width"),
+_AXES: terms.Axes = {
     ("embedding", "embedding"): ("vocabulary", "width"),
     ("position_embedding", "embedding"): (N, "width"),
     ("head", "kernel"): ("width", "vocabulary"),
@@ -67,45 +61,10 @@ def parameter_axes(params: Any) -> Any:
         names = ["", *(key.key for key in path)]
         stacked = (N,) if GROUPS in names else ()
         unsplit: tuple[str | None, ...] = tuple(N for _ in leaf.shape[len(stacked) :])
-        return PartitionSpec(*stacked, *_AXES.get((names[-2], names[-1]), unsplit))
+        known = next(filter(None, map(terms.axes_of, names)), _AXES)
+        return PartitionSpec(*stacked, *known.get((names[-2], names[-1]), unsplit))
 
     return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def constrain(x: jax.Array, names: Iterable[str | None]) -> jax.Array:
-    """Returns x, laid out over the mesh as the rules say for axes of these names.
-
-    Args:
-      x: an activation.
-      names: one for each of its axes; None for an axis that is not split.
-    """
-    # Inside shard_map the caller decides where things are, and a constraint would be an error.
-    if _manual() or not _rules():
-        return x
-
-    # Names of None only are a constraint too: x is then replicated.
-    return jax.lax.with_sharding_constraint(x, _mesh_axes(names))
-
-
-def batch_axes() -> tuple[str, ...]:
-    """Returns the mesh axes over which the compiler splits a batch; none without a mesh."""
-    sizes, manual = jax.sharding.get_abstract_mesh().shape, _manual()
-    return tuple(axis for axis in _of("batch") if axis not in manual and sizes[axis] > 1)
-
-
-def sample_numbers(batch: int) -> jax.Array:
-    """Returns the number of each sample in the whole batch, int32 [B].
-
-    Args:
-      batch: B, the number of samples, inside `shard_map` of the shard's.
-    """
-    numbers = jnp.arange(batch, dtype=jnp.int32)
-    split = [axis for axis in _of("batch") if axis in _manual()]
-    if not split:
-        return numbers
-
-    # Inside shard_map a shard's samples follow those of the shards before it.
-    return numbers + batch * jax.lax.axis_index(tuple(split))
 
 
 def solves_locally(settings: SolveSettings) -> bool:
@@ -114,8 +73,8 @@ def solves_locally(settings: SolveSettings) -> bool:
 
 
 def by_shard(
-    solve: Callable[..., Solution], y_BND: jax.Array, inputs: Any, settings: SolveSettings
-) -> tuple[Callable[..., Solution], jax.Array, Any, Callable[[jax.Array], jax.Array]]:
+    solve: Callable[..., Solution], state: State, inputs: Any, settings: SolveSettings
+) -> tuple[Callable[..., Solution], State, Any, Callable[[State], State]]:
     """Returns the solve of one group, independently per shard of the batch.
 
     Each shard gathers the parameters once per group. Nothing is then communicated inside the
@@ -123,8 +82,8 @@ def by_shard(
     'checkpoint' the backward pass gathers the parameters again instead of storing them.
 
     Args:
-      solve: (theta, offset, key, y_BND, inputs) -> Solution.
-      y_BND: the state.
+      solve: (theta, offset, key, state, inputs) -> Solution.
+      state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
 
@@ -137,11 +96,11 @@ def by_shard(
     """
     axes = _solve_axes(settings)
     if not axes:
-        return solve, y_BND, inputs, lambda y_BND: y_BND
+        return solve, state, inputs, lambda state: state
 
-    def solve_shards(theta, offset, key, y_BND, inputs) -> Solution:
+    def solve_shards(theta, offset, key, state, inputs) -> Solution:
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
-        solution = each(_replicate(theta, axes), offset, key, y_BND, inputs)
+        solution = each(_replicate(theta, axes), offset, key, state, inputs)
 
         # All shards take the same number of fixed steps; per sample, each lists its own samples.
         merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
@@ -156,8 +115,8 @@ def by_shard(
             kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
         solve_shards = jax.checkpoint(solve_shards, policy=kept, prevent_cse=False)
 
-    y_BND, inputs = _split_batch((y_BND, inputs), axes)
-    return solve_shards, y_BND, inputs, _merge_batch
+    state, inputs = _split_batch((state, inputs), axes)
+    return solve_shards, state, inputs, lambda state: jax.tree.map(_merge_batch, state)
 
 
 def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:
@@ -192,7 +151,7 @@ def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
       axes: the batch's.
     """
     is_spec = lambda x: isinstance(x, PartitionSpec)
-    specs = jax.tree.map(_mesh_axes, parameter_axes(params), is_leaf=is_spec)
+    specs = jax.tree.map(mesh_axes, parameter_axes(params), is_leaf=is_spec)
 
     # The transpose of a gather sums the gradients over the shards and scatters the sum: once, each
     # part to the device of its parameter.
@@ -211,28 +170,3 @@ def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
         in_specs=(specs,),
         out_specs=jax.tree.map(gathered, specs, is_leaf=is_spec),
     )(params)
-
-
-def without_batch() -> Any:
-    """Returns a context in which activations are those of one shard: 'batch' has no mesh axis."""
-    return logical_axis_rules([rule for rule in get_logical_axis_rules() if rule[0] != "batch"])
-
-
-def _mesh_axes(names: Iterable[str | None]) -> PartitionSpec:
-    """The mesh axes of named ones; none inside `shard_map`, whose mesh axes are the caller's."""
-    return logical_to_mesh_axes(tuple(names), [] if _manual() else _rules()) or PartitionSpec()
-
-
-def _of(name: str) -> tuple[str, ...]:
-    """The mesh axes of one name."""
-    axes = dict(_rules()).get(name) or ()
-    return (axes,) if isinstance(axes, str) else tuple(axes)
-
-
-def _rules() -> Any:
-    """The active rules; none without a mesh, or on one of a single device."""
-    return get_logical_axis_rules() if jax.sharding.get_abstract_mesh().size > 1 else ()
-
-
-def _manual() -> frozenset[str]:
-    return frozenset(jax.sharding.get_abstract_mesh().manual_axes)

@@ -9,7 +9,7 @@ import pytest
 
 from odeformer import DepthConfig, LMConfig, ODEStack, TextConfig, ViTConfig, make_model
 from odeformer.analysis import similarity, trajectory
-from odeformer.transformer.attention import Layout
+from odeformer.transformer.context import Context
 from odeformer.transformer.field import transformer_field
 from tests.helpers.trees import noisy
 
@@ -70,7 +70,7 @@ def test_states_at_the_ends_of_groups_and_layers():
         y = model.apply(variables, WORDS, positions, method="embed")
         layout = model.apply(variables, positions, method="rotation")
         theta = {"params": variables["params"]["depth"]}
-        solution = stack.apply(theta, y, False, Layout(None, layout))
+        solution = stack.apply(theta, y, False, Context(None, layout))
         return by_group, by_layer, y, solution.y1
 
     by_group, by_layer, y0, y1 = find(variables)

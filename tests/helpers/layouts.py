@@ -23,7 +23,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from odeformer import make_model
+from odeformer import make_model, terms
+from tests.helpers.terms import gates
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from tests.helpers.trees import relative_error
 from train.aot import compiled
@@ -42,6 +43,7 @@ from train.step import lower_train_step, make_gradient, make_train_step
 from train.tasks import make_task
 
 ONE = dict(data=1, fsdp=1, tensor=1)
+terms.register("gates", gates())
 
 
 def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer=(), width=16):

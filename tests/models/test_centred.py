@@ -162,7 +162,8 @@ def test_decoding_equals_the_whole_pass(solver):
         return jnp.concatenate(logits, axis=1), cache, model.apply(variables, tokens)
 
     decoded, cache, whole = both(variables)
-    assert cache.sums.shape == (*cache.k.shape[:4], *cache.k.shape[5:])
+    keys = cache.terms["attention"]
+    assert keys.sums.shape == (*keys.k.shape[:4], *keys.k.shape[5:])
     assert float(jnp.abs(whole).max()) > 0.5
     np.testing.assert_allclose(decoded, whole, rtol=0, atol=1e-4)
 
@@ -178,8 +179,8 @@ def decoded_variables():
 
 def test_the_cache_of_a_plain_model_has_no_sums():
     config = config_of("lm", dtype="bfloat16")
-    assert init_cache(config, 2).sums is None
-    sums = init_cache(dataclasses.replace(config, centre=1.0), 2).sums
+    assert init_cache(config, 2).terms["attention"].sums is None
+    sums = init_cache(dataclasses.replace(config, centre=1.0), 2).terms["attention"].sums
     assert sums.dtype == jnp.float32
 
 

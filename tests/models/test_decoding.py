@@ -106,7 +106,7 @@ def test_time_positions_and_head(solver, changes):
 
 def test_bfloat16():
     model, variables = make(SINGLE | {"solver": "heun"}, dtype="bfloat16")
-    assert init_cache(model.config, 1).k.dtype == jnp.bfloat16
+    assert init_cache(model.config, 1).terms["attention"].k.dtype == jnp.bfloat16
     compare(model, variables, *ONES, atol=0.01)  # 0.004 was seen, of logits up to 1.3
 
 
@@ -132,7 +132,8 @@ def test_prompts_of_different_lengths_read_as_each_alone(positions):
 def test_places():
     model, variables = make(SINGLE)
     cache = init_cache(model.config, 2, places=9)
-    assert cache.k.shape == cache.v.shape == (2, 1, 1, 2, 9, 2, 8)
+    keys = cache.terms["attention"]
+    assert keys.k.shape == keys.v.shape == (2, 1, 1, 2, 9, 2, 8)
     logits, _ = jax.jit(functools.partial(decode, model))(variables, TOKENS[:, :9], cache)
     np.testing.assert_allclose(logits, full_pass(model, variables)[:, 8], atol=1e-4)
 

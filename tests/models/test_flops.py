@@ -88,7 +88,7 @@ def test_a_parallel_layer_recomputes_all_but_its_output_products():
     config, _, _ = program(depth=depth)
     tokens, width, mlp = 17, 16, 24
     outputs = 2 * tokens * width * (width + mlp)  # attention's and the MLP's, linear and last
-    layers = 4 * (sum(flops.evaluation(width, mlp, tokens)) - outputs)
+    layers = 4 * (sum(flops.evaluation(config, tokens)) - outputs)
     assert flops.recomputed(config) == layers
     # As many tokens of text cost the same layers.
     sizes = dict(vocabulary=13, block_size=tokens, width=width, heads=2, mlp=mlp)

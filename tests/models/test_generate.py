@@ -113,7 +113,7 @@ def test_a_step_writes_to_the_cache_in_place():
         model, variables, tokens, cache, None, 1, jax.random.key(0), 1.0, None, None
     )
     memory = step.compile().memory_analysis()
-    size = 2 * 4 * cache.k.size
+    size = 2 * 4 * cache.terms["attention"].k.size
     assert memory.alias_size_in_bytes >= size
     assert memory.temp_size_in_bytes < size / 2  # a layer's part at a time
 

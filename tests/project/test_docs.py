@@ -51,7 +51,7 @@ def listed(nav) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))])
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, tmp_path, monkeypatch, tables):
     """The blocks of a page, one after the other in one namespace; those that cannot run say why."""
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": page}

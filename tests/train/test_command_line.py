@@ -63,6 +63,7 @@ def test_overrides_reach_the_config():
         ("model.fused", "fused", True),
         ("model.fused=true", "fused", True),
         ("model.width=128", "width", 128),
+        ("model.terms=attention,mlp,conv", "terms", ("attention", "mlp", "conv")),
     ],
 )
 def test_values_of_every_type(text, key, value):

@@ -45,6 +45,8 @@ SIZES = dict(width=16, heads=2, mlp=32)
 EVERY_OPTION = dict(
     time="additive", fused=True, dtype="bfloat16", dropout=0.1, drop_path=0.1, **SIZES
 )
+# The sum that is fused is of the default terms alone.
+TERMS = dict(EVERY_OPTION, fused=False, terms=("attention", "mlp", "conv", "damping"))
 FIXED = DepthConfig(layers=2, share=2, solver="rk4")
 ADAPTIVE = DepthConfig(layers=2, share=2, solver="bosh3", rtol=1e-3, per_sample=True)
 PIXELS = jax.ShapeDtypeStruct((2, 8, 12, 3), jnp.float32)
@@ -83,6 +85,7 @@ def trace(config, *inputs):
         dict(pool="token", positions="learned", **SIZES),
         dict(pool="mean", positions="sincos", time="additive", **SIZES),
         dict(depth=dataclasses.replace(FIXED, solver="strang"), **SIZES),
+        TERMS,
     ],
 )
 def test_vit(changes):
@@ -94,6 +97,7 @@ def test_language_model(positions):
     config = LMConfig(7, 8, positions=positions, depth=FIXED, **EVERY_OPTION)
     trace(config, TOKENS, TOKENS, TOKENS)
     trace(dataclasses.replace(config, tied=False, dtype="float32"), TOKENS)
+    trace(dataclasses.replace(config, **TERMS), TOKENS, TOKENS, TOKENS)
 
 
 @pytest.mark.parametrize(("pool", "depth"), [("mean", ADAPTIVE), ("first", FIXED)])
@@ -102,10 +106,11 @@ def test_text_classifier(pool, depth):
 
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "euler", "rk4"])
-def test_generation(solver):
+@pytest.mark.parametrize("terms", [("attention", "mlp"), TERMS["terms"]])
+def test_generation(solver, terms):
     program = importlib.import_module("odeformer.models.generate")._read_and_sample
     depth = DepthConfig(layers=2, share=2, solver=solver)
-    config = LMConfig(7, 8, time="additive", dtype="bfloat16", depth=depth, **SIZES)
+    config = LMConfig(7, 8, time="additive", dtype="bfloat16", terms=terms, depth=depth, **SIZES)
     model = LM(config)
     with strictly():
         variables = jax.eval_shape(model.init, jax.random.key(0), TOKENS)

@@ -13,8 +13,9 @@ from odeformer import (
     VectorField,
     integrate,
 )
-from odeformer.transformer.attention import Attention, Layout, rotation
+from odeformer.transformer.attention import Attention, rotation
 from odeformer.transformer.centring import visible_means
+from odeformer.transformer.context import Context
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 7, 8, 2
 SIZE = WIDTH // HEADS
@@ -73,7 +74,7 @@ def outputs(params, x, segments):
     """The layer's output in every case, of one program for several tests, by (case, centre)."""
     found = {}
     for name, causal in CASES:
-        layout = None if name == "none" else Layout(segments[name])
+        layout = None if name == "none" else Context(segments[name])
         for centre in CENTRES if name == "interleaved" else CENTRES[:1]:
             layer = layer_of(causal=causal, centre=centre)
             found[name, causal, centre] = layer.apply({"params": params}, x, layout)
@@ -127,7 +128,7 @@ def flow():
     def slope(t, states, params):
         theta, turned = params
         layouts = {
-            name: Layout(None if n is None else jnp.asarray(n), turned)
+            name: Context(None if n is None else jnp.asarray(n), turned)
             for name, n in SEGMENTS.items()
         }
         return {
@@ -177,7 +178,7 @@ def test_no_gradient_reaches_a_token_that_is_not_seen():
 
     def apply(segments, x):
         layer = layer_of(dtype=jnp.float32, causal=True, centre=1.0)
-        layout = None if segments is None else Layout(segments[None])
+        layout = None if segments is None else Context(segments[None])
         return layer.apply({"params": params}, x[None], layout)[0]
 
     @jax.jit
@@ -234,7 +235,7 @@ def test_implementations_agree():
     def apply(x):
         return [
             layer_of(dtype=dtype, implementation=name, causal=True, centre=1.0).apply(
-                {"params": params}, x, Layout(jnp.asarray(INTERLEAVED))
+                {"params": params}, x, Context(jnp.asarray(INTERLEAVED))
             )
             for name, dtype in (("auto", "float32"), ("xla", "float32"), ("auto", "bfloat16"))
         ]
@@ -251,7 +252,7 @@ def test_cudnn(segments, causal):
     """The same, but for the rounding of bfloat16; not run without an NVIDIA GPU."""
     x = jax.random.normal(jax.random.key(0), (BATCH, TOKENS, 16), jnp.bfloat16)
     numbers = SEGMENTS[segments]
-    layout = None if numbers is None else Layout(jnp.asarray(numbers))
+    layout = None if numbers is None else Context(jnp.asarray(numbers))
     xla, cudnn = (
         Attention(2, 16, jnp.bfloat16, name, causal=causal, centre=1.0) for name in ("xla", "cudnn")
     )

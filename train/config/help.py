@@ -69,12 +69,17 @@ def _lines(flag: str, setting: Setting, value: Any) -> Iterator[str]:
     text = setting.help
     if setting.accepted.text:
         text += f" {setting.accepted.text[:1].upper()}{setting.accepted.text[1:]}."
-    text += f" Default: {setting.default}."
-    if value is not None and value != setting.default:
-        text += f" Here: {value}."
+    text += f" Default: {_shown(setting.default)}."
+    if value is not None and _shown(value) != _shown(setting.default):
+        text += f" Here: {_shown(value)}."
 
     indent = " " * 6
     yield textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _shown(value: Any) -> str:
+    """A value as the command line takes it: 'attention,mlp' for the tuple of these."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def parse_value(text: str, setting: Setting, key: str) -> Any:

@@ -222,11 +222,21 @@ class RunConfig:
     log: LogConfig
 
     def __post_init__(self):
+        _check_solver(self.model)
         _check_warmup(self)
         _check_decay(self)
         _check_best(self)
         _check_repeats(self)
         TASKS[self.task].check(self.model, self.data)
+
+
+def _check_solver(model: ModelConfig) -> None:
+    solver = model.depth.solver
+    if not isinstance(solver, str):
+        raise BadInput(
+            f"config.depth.solver is a name, which config.json can hold; {solver!r} was given: "
+            "register it by odeformer.solvers.register, and give its name"
+        )
 
 
 def _check_warmup(config: RunConfig) -> None:

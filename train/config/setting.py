@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import operator
 import re
 import types
 import typing
@@ -129,7 +130,8 @@ def settings_of(cls: type) -> dict[str, Setting]:
             settings[name] = Setting(kind, **field.metadata)
         elif field.default is not dataclasses.MISSING:
             help_text = attributes.get(name, "")
-            settings[name] = Setting(kind, field.default, help_text, ranges.get(name, ANY))
+            accepted = ranges.get(name, ANY)
+            settings[name] = Setting(_stored(kind), field.default, help_text, accepted)
 
     return settings
 
@@ -147,6 +149,13 @@ def _attributes(cls: type) -> dict[str, str]:
             found[name] = text[:1].upper() + text[1:]
 
     return found
+
+
+def _stored(kind: Any) -> Any:
+    """A type of the library, without what config.json cannot hold: a solver, but not its name."""
+    plain = (bool, int, float, str, tuple, types.NoneType)
+    kinds = [one for one in kinds_of(kind) if (typing.get_origin(one) or one) in plain]
+    return functools.reduce(operator.or_, kinds)
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:
@@ -200,5 +209,7 @@ def typed(key: str, value: Any, setting: Setting) -> Any:
     wrongly_bool = isinstance(value, bool) and bool not in origins
     if wrongly_bool or not isinstance(value, origins):
         names = " or ".join("None" if o is type(None) else o.__name__ for o in origins)
-        raise BadInput(f"{key} takes {names}; {value!r} was given")
+        is_object = not isinstance(value, str | int | float | list | tuple | dict | None)
+        hint = ": config.json holds no objects; register it, and give its name" * is_object
+        raise BadInput(f"{key} takes {names}; {value!r} was given{hint}")
     return value

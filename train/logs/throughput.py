@@ -90,5 +90,6 @@ class Throughput:
         if model.depth.rtol is None:
             return flops.training(model)
 
-        # Adaptive steps evaluate both terms equally often.
-        return flops.training(model, (nfe / 2, nfe / 2))
+        # Adaptive steps evaluate all terms equally often.
+        terms = len(model.terms)
+        return flops.training(model, [nfe / terms] * terms)

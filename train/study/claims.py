@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from odeformer import solvers
 from train.study.rows import Row
 
 # claim, the row's solver, the baseline's solver
@@ -60,4 +61,5 @@ def find_claims(rows: Sequence[Row]) -> list[Claim]:
 def _traits(row: Row) -> tuple[str, int, str]:
     """Solver, share, and what else the row's name says."""
     depth = row.config.model.depth
-    return depth.solver, depth.share, row.name.partition(f"share {depth.share}")[2]
+    solver = solvers.name_of(depth.solver)
+    return solver, depth.share, row.name.partition(f"share {depth.share}")[2]

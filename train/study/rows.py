@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model
+from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model, solvers
 from train.checkpoint.restore import count_parameters
 from train.config.border import Given, flatten, from_config_dict
 from train.config.run import RunConfig
@@ -104,7 +104,8 @@ def _grid_row(config: RunConfig, choice: Mapping[str, Any]) -> Row:
         for key, value in choice.items()
         if key not in ("depth.solver", "depth.share")
     ]
-    return Row(", ".join([depth.solver, f"share {depth.share}", *others]), config)
+    solver = solvers.name_of(depth.solver)
+    return Row(", ".join([solver, f"share {depth.share}", *others]), config)
 
 
 def _row_of_more_steps(target: Row, solver: str, by: str) -> Row:

@@ -1,10 +1,12 @@
 """The border: what a config may say, what is stored of it, and what old ones become."""
 
+import dataclasses
 import json
 import math
 import re
 
 import pytest
+from diffrax import Heun
 
 from configs import digits, pydocs
 from odeformer import presets
@@ -37,7 +39,8 @@ def test_every_default_is_accepted(task):
             continue
         value, default = flatten(to_dict(config)).get(key), setting.default
         expected = default.of(config.train_steps) if isinstance(default, PartOfRun) else default
-        expected = list(expected) if isinstance(expected, tuple) else expected  # as `flatten` does
+        # Plain values, as JSON has them.
+        expected = list(expected) if isinstance(expected, tuple) else expected
         assert value == expected, key
         assert value is None or setting.accepted.contains(value), key
 
@@ -115,6 +118,16 @@ def test_stored_configs_come_back(tiny):
         assert stored.from_json(stored.to_json(config)) == config
 
 
+def test_a_solver_object_is_not_stored(tiny):
+    """Of its class config.json would hold nothing, and the run could not be read again."""
+    config = from_config_dict(tiny)
+    depth = dataclasses.replace(config.model.depth, solver=Heun())
+    with pytest.raises(
+        BadInput, match=r"config.depth.solver is a name.*odeformer.solvers.register"
+    ):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, depth=depth))
+
+
 def test_configs_of_earlier_versions_are_read():
     images = stored.from_json((OLD / "config_0_images.json").read_text())
     assert images.checkpoint.best is None and images.data.validation_examples == 0
@@ -164,6 +177,8 @@ def test_old_names_are_refused_with_the_new_one(old, new):
         ("depth.per_sample", 1, "depth.per_sample takes bool; 1"),
         ("depth.share", 3, "config.depth: share=3 does not divide layers=2"),
         ("depth.solver", "rk5", "config.depth: unknown solver 'rk5'"),
+        ("depth.solver", Heun(), r"depth.solver takes str; Heun\(.*config.json holds no objects"),
+        ("model.terms", ("mlp", "convv"), "config.model: terms=.*'convv'.*Did you mean 'conv'"),
         ("model.heads", 3, "config.model: heads=3 does not divide width=16"),
         ("optimizer.ema_decay", 1.0, r"optimizer.ema_decay is in \[0, 1\); 1.0"),
         ("optimizer.warmup_steps", 6, "shorten the warm-up or train longer"),

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from odeformer import LM, TextClassifier
-from odeformer.transformer.attention import Layout
+from odeformer.transformer.context import Context
 from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny_language, make_tiny_sentences
 from train.config.border import from_config_dict
@@ -104,10 +104,10 @@ def test_no_token_of_a_packed_block_sees_another_document(tmp_path):
     segments = batch["segments"][0]
     assert segments.max() > 1  # several documents stand in the block
     model = LM(config.model).bind({"params": state.params})
-    layout = Layout(batch["segments"], model.rotation(jnp.asarray(batch["positions"])))
+    context = Context(batch["segments"], model.rotation(jnp.asarray(batch["positions"])))
 
     def output(y, place):
-        return jnp.sin(model.depth(y, layout=layout).y1)[0, place].sum()
+        return jnp.sin(model.depth(y, context=context).y1)[0, place].sum()
 
     y = jax.random.normal(jax.random.key(0), (1, segments.size, 16))
     gradient = jax.jit(jax.grad(output))
