@@ -18,16 +18,54 @@ from train.logs.metrics import read_metrics
 from train.modules import import_modules, missing
 
 PARTS = '''
-"""An optimiser, a schedule, a data set, a task and a metric of somebody's own."""
+"""A solver, a term, an optimiser, a schedule, a data set, a task and a metric of one's own."""
 
+import diffrax
+import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
+from odeformer import solvers, terms
 from train import tasks
 from train.data import sources
 from train.data.images import digits
 from train.optimizer import register, register_schedule
 from train.tasks.images import ImageTask
+
+
+@solvers.register("kutta3")
+class Kutta3(diffrax.AbstractERK):
+    """Kutta's third-order method (Kutta 1901)."""
+
+    tableau = diffrax.ButcherTableau(
+        c=np.array([1 / 2, 1.0]),
+        a_lower=(np.array([1 / 2]), np.array([-1.0, 2.0])),
+        b_sol=np.array([1 / 6, 2 / 3, 1 / 6]),
+        b_error=np.zeros(3),
+    )
+    interpolation_cls = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        return 3
+
+
+class Scale(nn.Module):
+    """A factor for each channel, 0 at first."""
+
+    @nn.compact
+    def __call__(self, x_BND, context=None):
+        return self.param("factor", nn.initializers.zeros, x_BND.shape[-1:])[None, None] * x_BND
+
+
+@terms.register("my_scale")
+def my_scale():
+    return terms.Term(
+        make=lambda config: Scale(),
+        flops=lambda config, tokens: 0,
+        causal=True,
+        decoding="tokenwise",
+    )
 
 
 @register("my_sign")
@@ -63,9 +101,22 @@ from tests.helpers.tiny import make_tiny
 def get_config():
     cfg = make_tiny()
     cfg.modules = ("{file}",)
-    cfg.task, cfg.data.name, cfg.depth.solver = "my_task", "my_digits", "euler"
+    cfg.task, cfg.data.name, cfg.depth.solver = "my_task", "my_digits", "kutta3"
+    cfg.model.terms = ("attention", "mlp", "my_scale")
     cfg.optimizer.update(name="my_sign", schedule="my_steps", learning_rate=1e-3)
     cfg.eval.metrics, cfg.checkpoint.best = ("my_top2",), "val/my_top2"
+    return cfg
+"""
+
+
+TEXT_CONFIG = """
+from tests.helpers.tiny import make_tiny_language
+
+
+def get_config():
+    cfg = make_tiny_language()
+    cfg.modules, cfg.train_steps, cfg.optimizer.warmup_steps = ("{file}",), 2, 1
+    cfg.depth.solver, cfg.model.terms = "kutta3", ("my_scale", "attention", "mlp")
     return cfg
 """
 
@@ -149,6 +200,23 @@ def test_programs_take_modules(own, fresh):
     with forgotten():
         refused = run("train.generate", at, f"--modules={parts}", "--prompt=a")
         assert refused.returncode == 2 and "holds a run of task 'my_task'" in refused.stderr
+
+
+def test_text_is_generated_by_its_own_solver_and_term(own, tmp_path):
+    parts, _, _ = own
+    config, workdir = tmp_path / "text.py", tmp_path / "run"
+    config.write_text(TEXT_CONFIG.format(file=parts))
+    with forgotten():
+        done = run("train", f"--config={config}", f"--workdir={workdir}")
+        assert done.returncode == 0, done.stderr
+
+    flags = (f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=4", "--temperature=0")
+    with forgotten():
+        refused = run("train.generate", *flags)
+        assert refused.returncode == 2 and f"--modules={parts}" in refused.stderr
+    with forgotten():
+        done = run("train.generate", *flags, f"--modules={parts}")
+        assert done.returncode == 0 and done.stdout.startswith("The"), done.stderr
 
 
 def test_a_run_of_its_own_parts_resumes_bit_for_bit(own, tmp_path):
