@@ -13,15 +13,15 @@ from typing import Any
 from absl import flags, logging
 
 from train.config import border
+from train.config.early_flags import define_modules, flag_value, import_named, import_own, load_file
 from train.config.help import list_config, parse_value
+from train.config.modules import warn_of_missing
 from train.config.run import RunConfig
 from train.config.setting import Setting
 from train.config.stored import for_evaluation
 from train.config.suggestions import unknown_flag
-from train.early_flags import define_modules, flag_value, import_named, import_own, load_file
 from train.errors import BadInput, ProcessError, RunError, Stopped, collecting, refuse
 from train.files import expand
-from train.modules import warn_of_missing
 from train.startup import asks_for_help
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h

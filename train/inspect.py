@@ -37,13 +37,13 @@ from train.checkpoint.restore import count_parameters, verified_config
 from train.checkpoint.workdir import read_config
 from train.checks import check_newest_sound, check_one_folder, reading_run, writing
 from train.config.border import flatten, from_config_dict, to_dict
+from train.config.modules import warn_of_missing
 from train.config.run import RunConfig
 from train.data.sizes import with_sizes
 from train.errors import BadInput, RunError
 from train.files import expand
 from train.logs.comparison import plot_runs, read_runs, score_table
 from train.logs.progress import describe
-from train.modules import warn_of_missing
 
 # Where there is no terminal, rich would fold tables to 80 columns.
 _PIPED_WIDTH = 200

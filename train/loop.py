@@ -23,6 +23,7 @@ from train.checkpoint.workdir import (
     record_run,
 )
 from train.config.border import Given, from_config_dict
+from train.config.modules import import_modules, warn_of_missing
 from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
 from train.data.split import Split
@@ -34,7 +35,6 @@ from train.errors import RunError, Stopped, warn
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
-from train.modules import import_modules, warn_of_missing
 from train.optimizer import make_optimizer
 from train.programs import Programs
 from train.schedule import Schedule

@@ -6,7 +6,7 @@ import pytest
 
 from odeformer import solvers, terms
 from train.config import run, tables
-from train.registry import Table
+from train.config.registry import Table
 
 
 @contextlib.contextmanager

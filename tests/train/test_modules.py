@@ -8,14 +8,15 @@ import pytest
 
 from tests.helpers.programs import interrupt_at_second_score, run, timeless
 from tests.helpers.tables import names_taken_back
-from train import loop, modules
+from train import loop
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.workdir import read_config
+from train.config import modules
 from train.config.border import from_config_dict
+from train.config.modules import import_modules, missing
 from train.config.stored import to_json
 from train.errors import BadInput
 from train.logs.metrics import read_metrics
-from train.modules import import_modules, missing
 
 PARTS = '''
 """A solver, a term, an optimiser, a schedule, a data set, a task and a metric of one's own."""

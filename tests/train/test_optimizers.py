@@ -20,6 +20,7 @@ from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
 from train.config.border import from_config_dict
+from train.config.registry import Table
 from train.config.run import OptimizerConfig
 from train.config.tables import OPTIMIZERS, SCHEDULES
 from train.data.pipeline import Position
@@ -27,7 +28,6 @@ from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput
 from train.loop import train
 from train.optimizer import decay_mask, make_optimizer, make_schedule, register, register_schedule
-from train.registry import Table
 from train.state import abstract_state, init_state, optimizer_shardings
 
 RATE, DECAY, B1, B2, STEPS = 0.1, 0.3, 0.8, 0.95, 10

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from train.config.modules import advice, are_names, missing
 from train.config.run import RunConfig
 from train.config.stored import CHANGEABLE_ON_RESUME, resume_conflicts
 from train.data.inputs import ImageInputs, Inputs
 from train.errors import BadInput
 from train.files import is_local
-from train.modules import advice, are_names, missing
 
 
 @contextlib.contextmanager

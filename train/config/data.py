@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from train.config.registry import Table
 from train.config.setting import (
     ANY,
     COUNT,
@@ -14,7 +15,6 @@ from train.config.setting import (
     setting,
 )
 from train.config.tables import DOCUMENT_SETS, IMAGE_SETS, SENTENCE_SETS
-from train.registry import Table
 
 PACKINGS = ("documents", "stream")
 

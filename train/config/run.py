@@ -7,6 +7,7 @@ from typing import Any
 
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
+from train.config.modules import are_names
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
@@ -22,7 +23,6 @@ from train.config.setting import (
 )
 from train.config.tables import METRICS, OPTIMIZERS, SCHEDULES, SIGNS
 from train.errors import BadInput
-from train.modules import are_names
 
 DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
 

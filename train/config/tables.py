@@ -1,6 +1,6 @@
 """The tables whose names a config may have; what the names stand for is said by their rooms."""
 
-from train.registry import Table
+from train.config.registry import Table
 
 # In train/optimizer.py: (OptimizerConfig, schedule) -> transformation of gradients, and
 # (OptimizerConfig, steps after the warm-up) -> schedule.

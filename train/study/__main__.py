@@ -101,7 +101,8 @@ def _run_study(study: Study, path: epath.Path, console: Console) -> list[dict[st
             train(config, folder, programs=programs)
 
         # Written after each run, for those who watch an unfinished study.
-        results.append(run_line(study, row, replica, config, path, choice))
+        line = run_line(study, row, replica, config=config, path=path, choice=choice)
+        results.append(line)
         _write_lines(path, results)
 
     _write_tables(path)

@@ -9,8 +9,13 @@ from etils import epath
 from train.checkpoint.workdir import read_config
 from train.config.run import RunConfig
 from train.config.stored import resume_conflicts
-from train.errors import BadInput
 from train.files import write_atomic
+from train.study.folder_checks import (
+    check_declared,
+    check_no_conflict,
+    check_no_others,
+    contrast_key,
+)
 from train.study.grid import Replica, Study, Trial, replica_config
 from train.study.rows import Row
 
@@ -45,12 +50,7 @@ def is_finished(folder: epath.Path, config: RunConfig) -> bool:
     if not ended and not (folder / DIVERGED).exists():
         return False
 
-    conflicts = resume_conflicts(read_config(folder), config)
-    if conflicts:
-        raise BadInput(
-            f"{folder} holds a run of another study:\n  " + "\n  ".join(conflicts) + "\n"
-            "Take another --workdir, or delete this one."
-        )
+    check_no_conflict(folder, resume_conflicts(read_config(folder), config))
     return True
 
 
@@ -67,14 +67,7 @@ def check_same_study(
     runs = ordered_runs(study)
     slugs = {(RUNS, row.slug, replica.slug) for row, replica in runs}
     slugs |= {(TRIALS, row.slug, trial.slug) for row in study.rows for trial in study.trials}
-    others = [f"{row}/{run}" for _, row, run in sorted(_stored_runs(path) - slugs)]
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        raise BadInput(
-            f"{path} holds runs of another study: {', '.join(others[:5])}{more}. Take another "
-            "--workdir, or delete this one; a study may gain rows, folds and seeds there, and lose "
-            "none"
-        )
+    check_no_others(path, [f"{row}/{run}" for _, row, run in sorted(_stored_runs(path) - slugs)])
 
     for row in study.rows:
         for trial in study.trials:
@@ -105,36 +98,14 @@ def declare(path: epath.Path, declared: Mapping[str, Any]) -> dict[str, Any]:
     file = path / DECLARED
     if file.exists():
         first = json.loads(file.read_text())
-        _check_declared(file, first, record)
+        check_declared(file, first, record)
 
         # A contrast that was added to what had been seen is marked for good.
-        old = {_key(contrast): contrast for contrast in first["contrasts"]}
+        old = {contrast_key(contrast): contrast for contrast in first["contrasts"]}
         record["contrasts"] = [
-            old.get(_key(contrast), {**contrast, "added": True}) for contrast in record["contrasts"]
+            old.get(contrast_key(contrast), {**contrast, "added": True})
+            for contrast in record["contrasts"]
         ]
 
     write_atomic(file, json.dumps(record, indent=1) + "\n")
     return record
-
-
-def _key(contrast: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(contrast[name] for name in ("text", "row", "baseline", "expected"))
-
-
-def _check_declared(
-    file: epath.Path, first: Mapping[str, Any], declared: Mapping[str, Any]
-) -> None:
-    for key in ("metric", "margin", "tune"):
-        if first[key] != declared[key]:
-            raise BadInput(
-                f"{file}: {key} was declared as {first[key]!r} before the first run; "
-                f"{declared[key]!r} was given: take another --workdir"
-            )
-
-    kept = {_key(contrast) for contrast in declared["contrasts"]}
-    lost = [_key(contrast) for contrast in first["contrasts"] if _key(contrast) not in kept]
-    if lost:
-        raise BadInput(
-            f"{file}: the contrast {lost[0]} was declared before the first run and is missing "
-            "now: what was declared is reported; put it back, or take another --workdir"
-        )

@@ -88,7 +88,13 @@ def _row_facts(row: Row) -> dict[str, Any]:
 
 
 def run_line(
-    study: Study, row: Row, replica: Replica, config: RunConfig, path: epath.Path, choice: Choice
+    study: Study,
+    row: Row,
+    replica: Replica,
+    *,
+    config: RunConfig,
+    path: epath.Path,
+    choice: Choice,
 ) -> dict[str, Any]:
     """Returns a run's line.
 

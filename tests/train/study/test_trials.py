@@ -84,7 +84,7 @@ def test_rows_are_tuned_before_they_are_compared(tmp_path, monkeypatch):
 
     # Nothing that is finished begins again, what diverged included.
     started.clear()
-    monkeypatch.setattr(program, "run_line", lambda *args: {})
+    monkeypatch.setattr(program, "run_line", lambda *args, **kwargs: {})
     with pytest.raises(KeyboardInterrupt):
         run_study(study, tmp_path, Console(quiet=True))
     assert started == [("runs", "euler", 9e-3, 4000, 3)]

@@ -8,10 +8,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from train.config.modules import import_modules
 from train.config.suggestions import no_file
 from train.errors import BadInput
 from train.files import expand
-from train.modules import import_modules
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
