@@ -75,12 +75,13 @@ def spoil(patch, spoilt, task: Any = ImageTask):
     )  # takes longer than the run
 
 
-def _shared(make, **other):
-    """The maker of a compiled program, which makes one for all configs that differ in `other`."""
+def _shared(make, *ignored):
+    """The maker of a compiled program, which makes one for all configs that differ in these."""
     made = {}
 
     def share(config, *others):
-        key = dataclasses.replace(config, **other)
+        fields = [field.name for field in dataclasses.fields(config)]
+        key = tuple(getattr(config, name) for name in fields if name not in ignored)
         if key not in made:
             made[key] = make(config, *others)
         return made[key]
@@ -88,9 +89,9 @@ def _shared(make, **other):
     return share
 
 
-TRAIN_STEP = _shared(jit_train_step, checkpoint=None, log=None, eval=None)
+TRAIN_STEP = _shared(jit_train_step, "checkpoint", "log", "eval")
 EVAL_STEP = _shared(jit_eval_step)
-INIT = _shared(jit_init, checkpoint=None, log=None, eval=None, guard=None, train_steps=10**9)
+INIT = _shared(jit_init, "checkpoint", "log", "eval", "guard", "train_steps")
 
 
 def interrupt_at(patch, call):
