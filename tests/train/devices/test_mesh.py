@@ -24,6 +24,7 @@ from train.errors import BadInput
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
 QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
 TERMS = ["attention", "mlp", "conv", "damping", "gates"]  # the last one of two streams
+OF_ALL_TERMS = dict(model=dict(terms=TERMS), depth=dict(solver="euler"), steps=4)
 ADJOINTS = ["store", "recursive", "direct", "backsolve"]
 PLAIN = dict(dropout=0.0, drop_path=0.0)  # a smooth field, which two solvers can agree on
 SOLVERS = ["lie_trotter", "euler", "rk4"]
@@ -52,14 +53,8 @@ def trained():
         **{i: dict(mesh=LAYOUTS[i], **euler) for i in QUICK},
         "one": dict(devices=1, **euler),
         "shard_map": dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map"), **euler),
-        **{
-            name: dict(model=dict(terms=TERMS), mesh=mesh, devices=devices, steps=4, **euler)
-            for name, mesh, devices in (
-                ("terms", {}, 1),
-                ("terms 0", LAYOUTS[0], 8),
-                ("terms 3", LAYOUTS[3], 8),
-            )
-        },
+        "terms": dict(devices=1, **OF_ALL_TERMS),
+        "terms split": dict(mesh=LAYOUTS[3], **OF_ALL_TERMS),
         "memory": "memory",
         "checkpoint": "checkpoint",
         "sums": "sums",
@@ -75,12 +70,22 @@ def test_one_device_equals_eight(trained, layout):
     assert trained[layout]["kept"]  # the state lies as before the steps
 
 
-@pytest.mark.parametrize("layout", [0, 3])
-def test_terms_of_every_kind_train_as_on_one_device(trained, layout):
+def test_terms_of_every_kind_train_as_on_one_device(trained):
     """A convolution, a vector of rates, and one's own term of two streams, dropped as a whole."""
-    found, expected = trained[f"terms {layout}"], trained["terms"]["losses"]
-    np.testing.assert_allclose(found["losses"], expected, rtol=1e-5)
-    assert len(set(expected)) == 4 and found["kept"]
+    check_terms(trained["terms split"], trained["terms"])
+
+
+@pytest.mark.slow
+def test_terms_of_every_kind_train_on_shards_of_the_batch():
+    one, shards = train_cases(
+        [dict(devices=1, **OF_ALL_TERMS), dict(mesh=LAYOUTS[0], **OF_ALL_TERMS)]
+    )
+    check_terms(shards, one)
+
+
+def check_terms(found, expected):
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    assert len(set(expected["losses"])) == 4 and found["kept"]
 
 
 def test_shards_by_themselves_train_as_a_whole(trained):
