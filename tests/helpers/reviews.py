@@ -72,5 +72,7 @@ def prepare(folder):
             values = {"name": builder.name, "first": first}
             made = type(builder.__name__, (builder,), values, skip_registration=True)
             for config in configs:
-                made(config=config, data_dir=place, file_format="array_record").download_and_prepare()
+                made(
+                    config=config, data_dir=place, file_format="array_record"
+                ).download_and_prepare()
     return folder / "one", folder / "two"

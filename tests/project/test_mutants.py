@@ -59,7 +59,9 @@ def checkout(tmp_path):
     """A module, and a test of one of its two functions."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    (folder / "ours.py").write_text("def double(x):\n    return 2 * x\n\n\ndef half(x): return x / 2\n")
+    (folder / "ours.py").write_text(
+        "def double(x):\n    return 2 * x\n\n\ndef half(x): return x / 2\n"
+    )
     (folder / "test_ours.py").write_text(
         "from ours import double\n\n\ndef test_double():\n    assert double(2) == 4\n"
     )

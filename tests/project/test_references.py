@@ -54,9 +54,7 @@ def test_label_smoothing():
 def test_drop_path(layers):
     """The rate that drop-path receives at each layer's time, of both terms."""
     given = FOUND["drop_path"]
-    field = TransformerField(
-        width=4, heads=1, mlp=4, drop_path=given["rate"], layers=int(layers)
-    )
+    field = TransformerField(width=4, heads=1, mlp=4, drop_path=given["rate"], layers=int(layers))
     y = jnp.ones((1, 2, 4))
     slope = make_vector_field(field, train=True)
     theta = jax.eval_shape(lambda key: init_params(field, key, y), jax.random.key(0))
