@@ -109,7 +109,9 @@ def run_tests(folder: pathlib.Path, tests: Sequence[str]) -> tuple[str, float, s
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_CPU_SECS,) * 2),
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_CPU, (LIMIT_CPU_SECS, LIMIT_CPU_SECS)
+        ),
     )
 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -151,7 +153,7 @@ def try_mutants(
 
 def main() -> int:
     """Runs the program; returns 1 if a mutant survived."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="*", help="whose mutants are tried; none: all")
     parser.add_argument("--tests", help="run these instead, as for a survivor: --tests tests")
     parser.add_argument("--only", default="", help="of those whose reason contains this")

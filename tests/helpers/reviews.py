@@ -1,6 +1,7 @@
 """Data sets for keys that choose among sets and features, made without TensorFlow."""
 
 import io
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,7 +12,7 @@ class Reviews(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Two texts and two classes for each example; which words depends on the builder's config."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=word) for word in ("good", "fine")]
+    BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=word) for word in ("good", "fine")]
     first = 0
 
     def _info(self):
@@ -36,7 +37,9 @@ class Dots(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Images as those of 'digits'; with config 'broken', one that cannot be decoded."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("whole", "other", "broken")]
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name=name) for name in ("whole", "other", "broken")
+    ]
     first = 0
 
     def _info(self):

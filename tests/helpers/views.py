@@ -145,9 +145,8 @@ def rolled_back(config):
     """After how many skipped batches a run is rolled back, and how often at most."""
     monitor = SkipMonitor(config.guard, lambda *_: None)
     after = [monitor.exceeded(n, {"skipped_in_a_row": n}, wait=True) for n in range(20)]
-    run = types.SimpleNamespace(
-        config=config, path=None, task=None, mesh=None, splits={"train": ()}
-    )
+    nothing = dict.fromkeys(("path", "task", "mesh"))
+    run = types.SimpleNamespace(config=config, splits={"train": ()}, **nothing)
     diverged = types.SimpleNamespace(step=9, metrics={"skipped_in_a_row": 1})
     often = []
     with pytest.MonkeyPatch.context() as patch:

@@ -69,7 +69,7 @@ def checkout(tmp_path):
 
 
 def test_what_becomes_of_mutants(checkout):
-    """Killed, survived, and one that never ends; the copy is left as it was."""
+    """Killed, survived, and one that cannot be imported; the copy is left as it was."""
     make = lambda text, replacement: mutate.Mutant(
         "ours.py", text, replacement, why="", tests=("test_ours.py",)
     )

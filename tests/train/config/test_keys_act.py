@@ -160,7 +160,7 @@ OF_TASK = {
 }
 # Which keys there are, and the sizes that others take: the tests at the end.
 APART = ("task", "model.preset")
-# What is the same code whatever the task is looked at once; these each task or model has of its own.
+# What is the same code for all tasks is looked at once; these each task or model has of its own.
 OF_ITS_OWN = ("model.dropout", "optimizer.label_smoothing")
 
 CASES = []
@@ -205,8 +205,8 @@ def look(folders, opinions_dir):
 def test_every_key_acts(task, key, look):
     change = OF_TASK[task].get(key) or OF_EVERY_TASK.get(key)
     assert change is not None, (
-        f"config.{key} of task {task!r} has no entry: give it another value, and what of a run that "
-        "value changes, in OF_EVERY_TASK or OF_TASK"
+        f"config.{key} of task {task!r} has no entry: give it another value, and what of a run that"
+        " value changes, in OF_EVERY_TASK or OF_TASK"
     )
 
     before = look(task, change.view, change.beside)
