@@ -216,7 +216,7 @@ def test_every_key_acts(task, key, look):
         assert isinstance(after, Exception) and key.rpartition(".")[2] in str(after), after
     else:
         assert not isinstance(after, Exception), after
-        assert after != before, f"config.{key}={change.value!r} changes nothing of {change.view}"
+        assert after != before, f"config.{key}={change.value!r} changes no {change.view.__name__}"
 
 
 @pytest.mark.parametrize("view", [views.step, views.gradient, views.prepare, views.batches])
