@@ -59,7 +59,7 @@ class Dots(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for n in range(examples):
             file = io.BytesIO()
             pixels = rng.integers(0, 256, (8, 8), np.uint8)
-            Image.fromarray(pixels, mode="L").save(file, "png")
+            Image.fromarray(pixels).save(file, "png")
             broken = self.builder_config.name == "broken" and n == 3
             content = file.getvalue()[:40] if broken else file.getvalue()
             yield n, {"image": io.BytesIO(content), "label": n % 10}
