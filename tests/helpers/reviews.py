@@ -66,7 +66,7 @@ class Dots(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare(folder):
-    """Makes both sets in a folder, and others of the same names in a second one; returns them."""
+    """Makes both sets and a folder of pictures, and others of the same names in a second place."""
     for place, first, dots, words in (
         (folder / "one", 0, ("whole", "other", "broken"), ("good", "fine")),
         (folder / "two", 100, ("whole",), ("good",)),
@@ -75,7 +75,16 @@ def prepare(folder):
             values = {"name": builder.name, "first": first}
             made = type(builder.__name__, (builder,), values, skip_registration=True)
             for config in configs:
-                made(
-                    config=config, data_dir=place, file_format="array_record"
-                ).download_and_prepare()
-    return folder / "one", folder / "two"
+                options = dict(data_dir=place, file_format="array_record")
+                made(config=config, **options).download_and_prepare()
+        draw_pictures(place / "pictures", first)
+
+
+def draw_pictures(folder, seed):
+    """Writes four images as those of 'digits' into the folder of each of ten classes."""
+    rng = np.random.default_rng(seed)
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+        for n in range(4):
+            pixels = rng.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / str(label) / f"{n}.png")

@@ -87,12 +87,15 @@ OF_EVERY_TASK = {
 }
 SET = {"data.name": "dots/whole", "data.data_dir": "ONE", "data.test_fraction": 0.3}
 SET |= {"data.validation_examples": 10}
+PICTURES = {"data.name": "folder", "data.files": "PICTURES ONE", "data.test_fraction": 0.25}
+PICTURES |= {"data.validation_examples": 10, "batch_size": 8}
 REVIEWS = {"data.name": "reviews/good", "data.data_dir": "ONE", "data.text_key": "sentence"}
 DOCUMENTS = REVIEWS | {"data.files": None, "model.vocabulary": 270, "batch_size": 4}
 OF_TASK = {
     "images": {
         "data.name": Change("dots/other", views.batches, SET),
         "data.data_dir": Change("TWO", views.batches, SET),
+        "data.files": Change("PICTURES TWO", views.batches, PICTURES),
         "data.fold": Change(1, views.batches, {"data.fold": 0, "data.validation_examples": 50}),
         "data.validation_examples": Change(20, views.batches, {"data.fold": 0}),
         "data.test_fraction": Change(0.4, views.batches, SET),
@@ -173,8 +176,11 @@ for _task in TASKS:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    one, two = reviews.prepare(tmp_path_factory.mktemp("sets"))
-    return {"ONE": str(one), "TWO": str(two)}
+    folder = tmp_path_factory.mktemp("sets")
+    reviews.prepare(folder)
+    places = {name: folder / name.lower() for name in ("ONE", "TWO")}
+    places |= {f"PICTURES {name}": path / "pictures" for name, path in places.items()}
+    return {name: str(path) for name, path in places.items()}
 
 
 @pytest.fixture(scope="module")
