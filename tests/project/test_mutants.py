@@ -25,7 +25,8 @@ WITHOUT = {
     *("odeformer/ode/derivatives.py", "odeformer/ode/problem.py"),
     *("odeformer/models/config.py", "odeformer/models/flops.py", "odeformer/models/presets.py"),
     *("odeformer/models/generate.py", "odeformer/models/registry.py"),
-    "train/augment/operations.py",
+    *(f"odeformer/transformer/{name}.py" for name in ("config", "context", "counts", "streams")),
+    *("train/augment/operations.py", "train/tasks/measured.py"),
 }
 
 

@@ -62,6 +62,10 @@ OF_EVERY_TASK = {
     "depth.policy": Change("dots_saveable", views.gradient),
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
+    "model.terms": Change(("attention",), views.state),
+    "optimizer.name": Change("lion", views.optimizer),
+    "optimizer.schedule": Change("linear", views.optimizer),
+    "optimizer.decay_steps": Change(2, views.optimizer, {"optimizer.schedule": "wsd"}),
     "optimizer.learning_rate": Change(0.5, views.step),
     "optimizer.warmup_steps": Change(3, views.optimizer),
     "optimizer.weight_decay": Change(0.5, views.optimizer),
@@ -82,6 +86,7 @@ OF_EVERY_TASK = {
     "guard.max_consecutive": Change(4, views.rolled_back),
     "guard.max_rollbacks": Change(1, views.rolled_back),
     "eval.every_steps": Change(2, views.due),
+    "eval.metrics": Change(("no_such_metric",), views.state, refused=True),
     "eval.batch_size": Change(64, views.read),
     "log.every_steps": Change(2, views.logged),
 }
@@ -161,8 +166,9 @@ OF_TASK = {
         "model.pool": Change("first", views.gradient),
     },
 }
-# Which keys there are, and the sizes that others take: the tests at the end.
-APART = ("task", "model.preset")
+# Which keys there are, and the sizes that others take: the tests at the end. Modules are imported
+# before a config is read: tests/train/test_modules.py.
+APART = ("task", "model.preset", "modules")
 # What is the same code for all tasks is looked at once; these each task or model has of its own.
 OF_ITS_OWN = ("model.dropout", "optimizer.label_smoothing")
 
