@@ -14,6 +14,7 @@ DOCS   := $(VENV)/docs
 DOCS_STAMP := $(DOCS)/.stamp$(if $(LATEST),-latest)
 PYTHON ?=
 TESTS  ?=
+FILES  ?=
 
 # Tried in this order; the first that runs, is recent enough and can make environments is taken.
 CANDIDATES  := python3.13 python3.12 python3.11 python3
@@ -31,7 +32,7 @@ PINS    := $(if $(LOCK),--constraint $(LOCK))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo check quick test test-slow test-tpu test-compat test-latest \
-  test-lowest bench docs format clean
+  test-lowest mutate bench docs format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
@@ -136,6 +137,9 @@ test-lowest: setup ## Run the fast tests on Python 3.11, with the oldest version
 	  --output-file .venv/lowest.txt pyproject.toml
 	@found=$$($(call find_python,$(call interpreters,3.11),11)); \
 	$(MAKE) test VENV=.venv/lowest PYTHON="$${found:-python3.11}" LATEST= LOCK=.venv/lowest.txt
+
+mutate: setup ## Put bugs in on purpose, into FILES="train/step.py ..." or all, and see which survive
+	$(PY) -m benchmarks.mutate $(FILES)
 
 bench: setup ## Time the integration
 	$(PY) -m benchmarks.integration

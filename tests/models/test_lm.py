@@ -174,6 +174,23 @@ def test_dropout_acts_in_training_alone():
     assert aux["ode"]["nfe"].tolist() == [[1, 1], [1, 1]]
 
 
+@pytest.mark.parametrize("rates", [dict(dropout=0.5), dict(drop_path=0.5)])
+def test_the_embedded_tokens_are_dropped_by_dropout_alone(rates):
+    """Each entry of the first state is what it is in evaluation, or 0 and twice as large."""
+    model, variables = make(**rates)
+    run = lambda **options: model.apply(variables, TOKENS, mutable=["states"], **options)[1]
+    plain, dropped = (
+        np.asarray(run(**options)["states"]["depth"]["y"][0])
+        for options in ({}, dict(train=True, rngs={"dropout": jax.random.key(0)}))
+    )
+    if "dropout" in rates:
+        kept = dropped != 0
+        np.testing.assert_array_equal(dropped, np.where(kept, 2 * plain, 0))
+        assert 0.4 < kept.mean() < 0.6
+    else:
+        np.testing.assert_array_equal(dropped, plain)
+
+
 def test_float64(float64):
     model = LM(dataclasses.replace(SMALL, dtype="float64"))
     variables = jax.jit(model.init)(jax.random.key(1), TOKENS)

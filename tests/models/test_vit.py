@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
-from odeformer.transformer.layers import PatchEmbedding
+from odeformer.transformer.layers import PatchEmbedding, grid_positions
 from tests.helpers.trees import noisy, relative_error
 
 SMALL = ViTConfig(
@@ -43,9 +43,11 @@ def test_heads_and_positions(pool, positions):
     assert float(jnp.abs(turned - logits).max()) > 1e-4  # positions matter
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
-def test_logits_written_by_hand(pool):
-    model, variables = make(pool=pool)
+@pytest.mark.parametrize(
+    ("pool", "positions"), [("token", "learned"), ("mean", "learned"), ("token", "sincos")]
+)
+def test_logits_written_by_hand(pool, positions):
+    model, variables = make(pool=pool, positions=positions)
     variables = noisy(variables)
 
     @jax.jit
@@ -53,9 +55,12 @@ def test_logits_written_by_hand(pool):
         cut = [IMAGES[:, i : i + 4, j : j + 4] for i in (0, 4) for j in (0, 4, 8)]
         y = jnp.stack([patch.reshape(3, -1) for patch in cut], axis=1)
         y = y @ p["patches"]["projection"]["kernel"] + p["patches"]["projection"]["bias"]
+        if positions == "sincos":
+            y = y + grid_positions(2, 3, 16)  # which test_layers.py compares
         if pool == "token":
             y = jnp.concatenate([jnp.tile(p["class_token"], (3, 1, 1)), y], axis=1)
-        y = y + p["positions"]
+        if positions == "learned":
+            y = y + p["positions"]
         y = handwritten.stack(handwritten.parallel_layer, p["depth"]["groups"], y)
         y = handwritten.norm(p["norm"], y)
         y = y[:, 0] if pool == "token" else y.mean(axis=1)
@@ -104,6 +109,23 @@ def test_dropout_acts_in_training_alone(depth):
     np.testing.assert_array_equal(run(0), run(0))
     assert float(jnp.abs(run(0) - run(1)).max()) > 1e-4
     assert float(jnp.abs(run(0) - apply(model, variables)).max()) > 1e-4
+
+
+@pytest.mark.parametrize("rates", [dict(dropout=0.5), dict(drop_path=0.5)])
+def test_the_embedded_patches_are_dropped_by_dropout_alone(rates):
+    """Each entry of the first state is what it is in evaluation, or 0 and twice as large."""
+    model, variables = make(**rates)
+    run = lambda **options: model.apply(variables, IMAGES, mutable=["states"], **options)[1]
+    plain, dropped = (
+        np.asarray(run(**options)["states"]["depth"]["y"][0])
+        for options in ({}, dict(train=True, rngs={"dropout": jax.random.key(0)}))
+    )
+    if "dropout" in rates:
+        kept = dropped != 0
+        np.testing.assert_array_equal(dropped, np.where(kept, 2 * plain, 0))
+        assert 0.4 < kept.mean() < 0.6
+    else:
+        np.testing.assert_array_equal(dropped, plain)
 
 
 def test_bfloat16_logits_are_float32_and_near():

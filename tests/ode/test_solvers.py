@@ -85,6 +85,8 @@ def test_strang_is_a_palindrome_over_any_number_of_terms():
         assert order == order[::-1]
         lengths = np.zeros(terms)
         for substep in substeps:
+            # Each term's parts follow one another in time.
+            assert substep.begin == lengths[substep.term]
             lengths[substep.term] += substep.length
         np.testing.assert_array_equal(lengths, 1.0)
     assert solvers.evaluations("strang", 3).tolist() == [1, 2, 2]
@@ -99,6 +101,19 @@ def test_splittings_take_three_terms(smooth):
         y = y + term(0.0, y, params)
     np.testing.assert_allclose(solution.y1, y, rtol=1e-6)
     assert solution.nfe.tolist() == [1, 1, 1]
+
+
+def test_the_times_of_strangs_sub_steps(smooth):
+    """Two steps by hand: half of the second term, all of the first, the other half from h / 2."""
+    field, y, params = smooth
+    solution = integrate(field, y, params, t0=0.2, t1=1.0, solver="strang", steps=2)
+    first, second = field.terms
+    h = 0.4
+    for t in (0.2, 0.6):
+        y = y + h / 2 * second(t, y, params)
+        y = y + h * first(t, y, params)
+        y = y + h / 2 * second(t + h / 2, y, params)
+    np.testing.assert_allclose(solution.y1, y, rtol=1e-5)
 
 
 def test_adaptive_solvers():

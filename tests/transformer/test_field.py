@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import handwritten
 from odeformer import TransformerField, make_vector_field
 from odeformer.transformer.field import init_params
 from tests.helpers.trees import relative_error
@@ -53,13 +54,28 @@ def test_terms_add_up_to_the_total():
     np.testing.assert_allclose(sum(term(*args) for term in field.terms), field(*args), rtol=1e-6)
 
 
-def test_time_conditioning_is_seen_and_none_by_default():
+def test_time_conditioning_shifts_the_normed_state_and_none_is_by_default():
+    """By the embedding of t + offset, written by hand, in each term and in their fused sum."""
     timed = BASE.clone(time="additive")
     y, params = setup(timed)
-    at = lambda field, params, t: make_vector_field(field)(
-        jnp.float32(t), y, (params, jnp.float32(0))
+    at = lambda field, params, t, offset=0.0: make_vector_field(field)(
+        jnp.float32(t), y, (params, jnp.float32(offset))
     )
-    assert float(jnp.abs(at(timed, params, 0.0) - at(timed, params, 1.0)).max()) > 1e-3
+    embedding = params["time_embedding"]["projection"]
+    for t, offset in ((0.0, 0.0), (0.5, 2.0), (1.0, 0.0)):
+        angles = (t + offset) / 100 ** (np.arange(32) / 31)
+        shift = np.concatenate([np.sin(angles), np.cos(angles)]) @ embedding["kernel"]
+        # A norm's bias is added where the embedding is.
+        norms = {
+            name: {**params[name], "bias": params[name]["bias"] + shift + embedding["bias"]}
+            for name in ("attention_norm", "mlp_norm")
+        }
+        p = {**params, **norms}
+        expected = handwritten.attention(p, y) + handwritten.mlp(p, y)
+        for field in (timed, timed.clone(fused=True)):
+            found = at(field, params, t, offset)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
     y, params = setup(BASE)
     np.testing.assert_array_equal(at(BASE, params, 0.0), at(BASE, params, 1.0))
 

@@ -72,7 +72,8 @@ def _draw_cut(key: jax.Array, area: jax.Array, shape: tuple[int, int]) -> Box:
     """A box of the image's shape and that fraction of its area, centred on any of its pixels."""
     extents = jnp.array(shape)
 
-    # Half extents are cut to whole pixels, and the box may cross the edges, as in timm.
+    # Half extents are cut to whole pixels, and the box may cross the edges, as in the program of
+    # the paper. (timm 1.0.31 keeps the last pixel of a side of odd length.)
     reach = (extents.astype(float) * jnp.sqrt(area)).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (2,), 0, extents)
     return Box(*(centre - reach), *(2 * reach))

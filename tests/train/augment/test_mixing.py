@@ -63,8 +63,8 @@ def test_law_of_mixup(cutmix):
     assert abs(weights.var() - 1 / 8.8) < 0.02
 
 
-def timm_cut_areas(draws):
-    """Areas of the boxes of timm's rand_bbox at alpha = 1, as fractions of the image's."""
+def paper_cut_areas(draws):
+    """Areas of the boxes of the paper's program at alpha = 1, as fractions of the image's."""
     rng = np.random.default_rng(0)
     ratio, area = np.sqrt(rng.random(draws)), np.ones(draws)
     for size in (HEIGHT, WIDTH):
@@ -79,7 +79,7 @@ def test_law_of_cutmix():
     rows, columns = taken.any(axis=2), taken.any(axis=1)
     np.testing.assert_array_equal(taken, rows[:, :, None] & columns[:, None, :])
     quantiles, area = (0.2, 0.4, 0.6, 0.8), taken.mean(axis=(1, 2))
-    expected = np.quantile(timm_cut_areas(20_000), quantiles)
+    expected = np.quantile(paper_cut_areas(20_000), quantiles)
     np.testing.assert_allclose(np.quantile(area, quantiles), expected, atol=0.06)
     np.testing.assert_allclose(taken.mean(axis=0), taken.mean(axis=0)[::-1, ::-1], atol=0.12)
     height, width = rows.sum(axis=1) / HEIGHT, columns.sum(axis=1) / WIDTH

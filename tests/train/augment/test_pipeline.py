@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from train.augment import pipeline
 from train.augment.pipeline import augment
 from train.config.data import AugmentConfig
 
@@ -43,6 +45,26 @@ def test_same_keys_same_images():
     assert (others != results).any(axis=(1, 2, 3)).all()
     assert results.shape == IMAGES.shape and results.dtype == jnp.float32
     assert np.isfinite(results).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "changes"),
+    [
+        (0, "affine", dict(zoom=0.1)),
+        (1, "padded_crop", dict(crop_padding_px=1)),
+        (2, "resized_crop", dict(crop_min_area=0.5)),
+        (3, "flip", dict(flip=True)),
+        (4, "rand_augment", dict(randaugment_ops=1)),
+        (5, "random_erasing", dict(erasing=0.5)),
+    ],
+)
+def test_each_part_draws_by_a_number_of_its_own(stage, part, changes, monkeypatch):
+    """And that number stays: a run is resumed by a later version, too."""
+    draw = lambda key: jax.random.uniform(key, IMAGES.shape[1:])
+    monkeypatch.setattr(pipeline, part, lambda *args, **_: draw(args[-2]))
+    found = augment(AugmentConfig(**changes), KEYS, IMAGES, lambda images: images, FILL)
+    expected = jax.vmap(lambda key: draw(jax.random.fold_in(key, stage)))(KEYS)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_image_does_not_depend_on_the_others():

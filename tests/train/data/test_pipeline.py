@@ -103,6 +103,15 @@ def test_order_is_a_function_of_seed_and_step():
     assert again[17][1].tolist() == [17] * 12  # the draw is the step
 
 
+def test_the_order_is_numpys_permutation_of_seed_and_epoch():
+    """Written by hand, and not to be changed: a run is resumed by a later version, too."""
+    permutations = [np.random.default_rng((3, epoch)).permutation(100) for epoch in range(3)]
+    flat = np.concatenate([order(seed=3)[step][0] for step in range(20)])
+    np.testing.assert_array_equal(flat, np.concatenate(permutations)[:240])
+    reshuffled = BatchOrder(100, 100, 1, seed=3, shuffle=2)[0][0]
+    np.testing.assert_array_equal(reshuffled, np.random.default_rng((3, 0, 2)).permutation(100))
+
+
 def test_processes_take_their_rows():
     rows = np.array([0, 1, 2, 7, 8, 11])
     for step in (0, 8, 31):
