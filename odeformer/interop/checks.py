@@ -6,6 +6,7 @@ from typing import Any
 from odeformer.errors import check_kind
 from odeformer.models.lm import LMConfig
 from odeformer.models.vit import ViTConfig
+from odeformer.transformer.depth import DepthConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -46,6 +47,16 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
         raise ValueError(
             f"config.json says {key}={raw[key]!r}, which these models do not have: {accepted!r} "
             "is accepted, and without the key it is what holds"
+        )
+
+
+def check_layers(depth: DepthConfig, layers: int) -> None:
+    """Raises ValueError for a depth that does not have as many layers, each with its weights."""
+    if (depth.layers, depth.share) != (layers, 1):
+        raise ValueError(
+            f"the weights are those of layers={layers}, each with its own (share=1); a depth of "
+            f"layers={depth.layers}, share={depth.share} was given: change its solver, steps or "
+            "adjoint alone"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from odeformer.interop import gpt2, vit
-from odeformer.interop.checks import check_architecture, check_writable
+from odeformer.interop.checks import check_architecture, check_layers, check_writable
 from odeformer.interop.layout import Layout
 from odeformer.interop.settings import Raw
 from odeformer.models.lm import LMConfig
@@ -57,13 +57,7 @@ def read_family(
     if isinstance(depth, Mapping):
         depth = {"layers": layers, "solver": "lie_trotter", **depth}
     depth = as_depth(depth)
-    if (depth.layers, depth.share) != (layers, 1):
-        raise ValueError(
-            f"the weights are those of layers={layers}, each with its own (share=1); a depth of "
-            f"layers={depth.layers}, share={depth.share} was given: change its solver, steps or "
-            "adjoint alone"
-        )
-
+    check_layers(depth, layers)
     return family, family.config(**fields, dtype=dtype, depth=depth)
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 
+from odeformer.interop.file_checks import no_download, no_folder
 from odeformer.interop.packages import needed
 
 # Of the Hub's folder nothing else is downloaded, and so no pickle.
@@ -28,18 +29,10 @@ def find_folder(folder: str | os.PathLike[str]) -> pathlib.Path:
         return path
 
     if path.exists() or not isinstance(folder, str) or not _NAME.fullmatch(folder):
-        raise ValueError(
-            f"{str(folder)!r} is no folder: give the folder that holds config.json and "
-            "model.safetensors, or a name on the Hugging Face Hub such as 'gpt2'"
-        )
+        raise no_folder(folder)
 
     hub, errors = needed("huggingface_hub"), needed("huggingface_hub.errors")
     try:
         return pathlib.Path(hub.snapshot_download(folder, allow_patterns=list(FILES)))
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"there is no folder {folder!r} here, and as a name on the Hugging Face Hub it cannot "
-            f"be downloaded ({first}): give a folder, or a name while there is a network or the "
-            "model is in the Hub's cache already"
-        ) from None
+        raise no_download(folder, error) from None

@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
 
+from odeformer.interop.file_checks import check_filter, check_moments, check_size
 from odeformer.interop.hub import find_folder
 from odeformer.interop.weights import read_json
 
@@ -66,30 +68,22 @@ def load_preparation(folder: str | os.PathLike[str]) -> ImagePreparation:
     path = find_folder(folder) / FILE
     raw = read_json(path)
 
-    plain = not raw.get("do_normalize", True)
-    missing = [key for key in ("image_mean", "image_std") if key not in raw and not plain]
-    if missing:
-        raise ValueError(f"{path} lacks {' and '.join(missing)}: take them from the model's page")
-
+    check_moments(path, raw)
     resample = raw.get("resample", 2)
-    if resample not in range(len(_FILTERS)):
-        raise ValueError(
-            f"{path} says resample={resample!r}; 0 to {len(_FILTERS) - 1} are accepted, Pillow's "
-            f"{', '.join(_FILTERS)}: correct the file"
-        )
+    check_filter(path, resample, _FILTERS)
 
-    scale = raw.get("rescale_factor", 1 / 255) if raw.get("do_rescale", True) else 1.0
+    plain = not raw.get("do_normalize", True)
     return ImagePreparation(
         resize=_side(path, raw["size"]) if raw.get("do_resize", True) and "size" in raw else None,
         crop=_sides(path, raw["crop_size"]) if raw.get("do_center_crop") else None,
         resample=_FILTERS[resample],
-        scale=scale,
+        scale=raw.get("rescale_factor", 1 / 255) if raw.get("do_rescale", True) else 1.0,
         mean=(0.0,) if plain else tuple(raw["image_mean"]),
         std=(1.0,) if plain else tuple(raw["image_std"]),
     )
 
 
-def _side(path: os.PathLike[str], size: Any) -> tuple[int, int] | int:
+def _side(path: pathlib.Path, size: Any) -> tuple[int, int] | int:
     """A size, or its shorter side."""
     if isinstance(size, dict) and set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
@@ -97,12 +91,7 @@ def _side(path: os.PathLike[str], size: Any) -> tuple[int, int] | int:
     return _sides(path, size)
 
 
-def _sides(path: os.PathLike[str], size: Any) -> tuple[int, int]:
+def _sides(path: pathlib.Path, size: Any) -> tuple[int, int]:
     """Height and width of a size, which is a side or a mapping."""
-    if isinstance(size, int):
-        return size, size
-
-    if not isinstance(size, dict) or not {"height", "width"} <= size.keys():
-        raise ValueError(f"{path} holds a size that has no height and width: {size!r}")
-
-    return size["height"], size["width"]
+    check_size(path, size)
+    return (size, size) if isinstance(size, int) else (size["height"], size["width"])

@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from odeformer.interop.file_checks import (
+    check_index,
+    check_stored_dtype,
+    no_json,
+    no_weights,
+    unreadable,
+)
 from odeformer.interop.packages import needed
 
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Weights(NamedTuple):
@@ -46,21 +51,12 @@ def open_weights(paths: list[pathlib.Path]) -> Iterator[Weights]:
         for path in paths:
             try:
                 file = stack.enter_context(safetensors.safe_open(str(path), framework="numpy"))
-            except FileNotFoundError:
-                raise ValueError(f"there is no file {path}: copy the folder again") from None
             except (safetensors.SafetensorError, OSError) as error:
-                raise ValueError(
-                    f"{path} cannot be read as safetensors ({error}): it is cut off or something "
-                    "else; copy or download it again"
-                ) from None
+                raise unreadable(path, error) from None
 
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_slice(name)
-                if tensor.get_dtype() not in DTYPES:
-                    raise ValueError(
-                        f"tensor {name} of {path} has the dtype {tensor.get_dtype()}; "
-                        f"{', '.join(DTYPES)} are accepted: take a file that is not quantised"
-                    )
+                check_stored_dtype(path, name, tensor.get_dtype())
                 weights.shapes[name], weights.files[name] = tuple(tensor.get_shape()), file
 
         yield weights
@@ -75,29 +71,15 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if (folder / FILE).exists():
         return [folder / FILE]
 
-    if (folder / INDEX).exists():
-        files = read_json(folder / INDEX).get("weight_map")
-        names = sorted(set(files.values())) if isinstance(files, dict) else []
-        if not names or any(name != pathlib.PurePath(str(name)).name for name in names):
-            raise ValueError(
-                f"{folder / INDEX} has no weight_map from tensors to names of files beside it: "
-                "download it again"
-            )
-        return [folder / name for name in names]
+    if not (folder / INDEX).exists():
+        raise no_weights(folder, (FILE, INDEX))
 
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-    if pickles:
-        raise ValueError(
-            f"{folder} holds weights as a pickle ({pickles[0]}), which can run any code when it is "
-            "read and is never opened here: convert it to safetensors where you trust it, by "
-            "AutoModel.from_pretrained(...).save_pretrained(...) of transformers, or the Hugging "
-            "Face Hub's Space safetensors/convert"
-        )
-
-    raise ValueError(f"{folder} holds no weights: neither {FILE} nor {INDEX} is there")
+    places = read_json(folder / INDEX).get("weight_map")
+    check_index(folder / INDEX, places)
+    return [folder / name for name in sorted(set(places.values()))]
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> Any:
     """Returns the mapping that a JSON file holds.
 
     Raises:
@@ -105,16 +87,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path.parent} holds no {path.name}: give the folder of a model that transformers or "
-            "save_pretrained wrote"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}): copy or download it again") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise no_json(path, error) from None
 
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping: copy or download it again")
+        raise no_json(path)
 
     return content
 
