@@ -16,6 +16,7 @@ from odeformer.errors import (
     check_finite,
     check_flag,
     check_name,
+    check_positive,
     check_positive_int,
     check_rate,
 )
@@ -42,6 +43,7 @@ class Accepted:
 COUNT = Accepted("greater than 0 and less than 2**31", check_positive_int)
 RATE = Accepted("in [0, 1)", check_rate)
 FINITE = Accepted("a finite number", check_finite)
+POSITIVE = Accepted("a finite number greater than 0", check_positive)
 # The type alone says it.
 FLAG = Accepted("", check_flag)
 

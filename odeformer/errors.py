@@ -82,6 +82,14 @@ def check_finite(**values: Any) -> None:
             raise ValueError(f"{name} is a finite number of float32; {value!r} was given")
 
 
+def check_positive(**values: Any) -> None:
+    """Raises ValueError for a value that is not a finite number above 0, also as float32."""
+    check_finite(**values)
+    for name, value in values.items():
+        if not np.float32(value) > 0:
+            raise ValueError(f"{name} is greater than 0, also as float32; {value!r} was given")
+
+
 def check_flag(**values: object) -> None:
     """Raises ValueError for a value that is neither True nor False."""
     for name, value in values.items():

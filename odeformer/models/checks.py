@@ -116,6 +116,15 @@ def check_sincos(width: int) -> None:
         )
 
 
+def check_distillation(distillation: str, pool: str) -> None:
+    """Raises ValueError for a token of distillation where no class token precedes it."""
+    if distillation != "none" and pool != "token":
+        raise ValueError(
+            f"distillation {distillation!r} adds a token after the class token, which pool "
+            f"{pool!r} does not have: take pool 'token', or distillation 'none'"
+        )
+
+
 def check_rotary(width: int, heads: int) -> None:
     """Raises ValueError for heads of an odd size, whose entries make no pairs to rotate."""
     if width // heads % 2:

@@ -21,7 +21,7 @@ class ExampleSizes(NamedTuple):
     """Sizes of one example on its way through a model: an image, or a full block of tokens.
 
     Attributes:
-      tokens: N, those of the state, the class token included.
+      tokens: N, those of the state, those before the patches included.
       patches: how many inputs a matrix product embeds; 0 where embeddings are looked up.
       patch_inputs: size of each of these inputs.
       predictions: how many of the state's vectors the head reads.
@@ -60,10 +60,10 @@ def _block(config: TokenConfig) -> jax.ShapeDtypeStruct:
 def _vit_sizes(config: ViTConfig) -> ExampleSizes:
     patches = math.prod(config.grid)
     return ExampleSizes(
-        tokens=patches + (config.pool == "token"),
+        tokens=patches + config.extra_tokens,
         patches=patches,
         patch_inputs=config.patch_size**2 * config.channels,
-        predictions=1,
+        predictions=2 if config.distillation == "mean" else 1,
         outputs=config.classes,
     )
 

@@ -79,7 +79,7 @@ class TokenTransformer(DepthModule, Generic[Config]):
             self.position_embedding = nn.Embed(config.block_size, config.width, **options)
         self.dropout = Dropout()
         self.depth = ODEStack(config.depth, transformer_field(config))
-        self.norm = layer_norm(config.dtype)
+        self.norm = layer_norm(config.dtype, epsilon=config.norm_epsilon)
 
     def states(
         self,

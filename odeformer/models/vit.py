@@ -8,7 +8,13 @@ import jax.numpy as jnp
 
 from odeformer.checks import COUNT, one_of, setting
 from odeformer.errors import check_kind
-from odeformer.models.checks import SIDES, check_images, check_patches, check_sincos
+from odeformer.models.checks import (
+    SIDES,
+    check_distillation,
+    check_images,
+    check_patches,
+    check_sincos,
+)
 from odeformer.models.config import TransformerConfig
 from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthModule, ODEStack
@@ -24,6 +30,7 @@ from odeformer.transformer.mesh import sample_numbers
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
+DISTILLATIONS = ("none", "token", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,8 @@ class ViTConfig(TransformerConfig):
       classes: C, number of classes.
       pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
       positions: 'learned', or 'sincos': fixed sines and cosines.
+      distillation: 'none'; 'token', a second token after the class token, which no head reads; or
+        'mean', a second token with a head of its own: the logits are the mean of the two heads'.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -54,6 +63,7 @@ class ViTConfig(TransformerConfig):
     mlp: int = 768
     pool: str = setting(one_of(POOLS), "token")
     positions: str = setting(one_of(POSITIONS), "learned")
+    distillation: str = setting(one_of(DISTILLATIONS), "none")
 
     def __post_init__(self):
         # JSON has no tuples; as a list the config could not be hashed.
@@ -64,6 +74,12 @@ class ViTConfig(TransformerConfig):
         check_patches(self.image_size, self.image_shape[:2], self.patch_size)
         if self.positions == "sincos":
             check_sincos(self.width)
+        check_distillation(self.distillation, self.pool)
+
+    @property
+    def extra_tokens(self) -> int:
+        """How many tokens precede the patches."""
+        return (self.pool == "token") + (self.distillation != "none")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -134,37 +150,47 @@ class ViT(DepthModule):
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
 
-        y_BND = layer_norm(dtype, name="norm")(solution.y1)
+        y_BND = layer_norm(dtype, name="norm", epsilon=config.norm_epsilon)(solution.y1)
         y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
+        logits = self._head(y_BD, "head")
+        if config.distillation != "mean":
+            return logits
 
+        return (logits + self._head(y_BND[:, 1], "distillation_head")) / 2
+
+    def _head(self, y_BD: jax.Array, name: str) -> jax.Array:
+        """A token's logits, [B, C]."""
+        dtype = param_dtype(self.config.dtype)
         head = nn.Dense(
-            config.classes,
-            dtype=state_dtype,
-            param_dtype=state_dtype,
+            self.config.classes,
+            dtype=dtype,
+            param_dtype=dtype,
             kernel_init=nn.initializers.truncated_normal(0.02),
-            name="head",
+            name=name,
         )
-        return head(y_BD).astype(state_dtype)
+        return head(y_BD).astype(dtype)
 
     def _embed_positions(self, y_BND: jax.Array) -> jax.Array:
-        """Prepends the class token if there is one, and adds the positions."""
+        """Prepends the class token, and that of distillation, if there are; adds positions."""
         config, init = self.config, nn.initializers.truncated_normal(0.02)
-        batch, tokens, width = y_BND.shape
+        batch, _, width = y_BND.shape
 
-        # Before the class token, which has no place in the grid...
+        # Before the other tokens, which have no place in the grid...
         if config.positions == "sincos":
             positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
             y_BND = y_BND + positions[None]
 
-        if config.pool == "token":
-            token = self.param("class_token", init, (1, 1, width), y_BND.dtype)
-            token = jnp.broadcast_to(token, (batch, 1, width)).astype(y_BND.dtype)
-            y_BND = jnp.concatenate([token, y_BND], axis=1)
-            tokens += 1
+        names = ("class_token", "distillation_token")[: config.extra_tokens]
+        before = []
+        for name in names:
+            token = self.param(name, init, (1, 1, width), y_BND.dtype)
+            before.append(jnp.broadcast_to(token, (batch, 1, width)).astype(y_BND.dtype))
+        if before:
+            y_BND = jnp.concatenate([*before, y_BND], axis=1)
 
-        # ... and after it, as learned positions give it one too.
+        # ... and after them, as learned positions give them some too.
         if config.positions == "learned":
-            positions = self.param("positions", init, (1, tokens, width), y_BND.dtype)
+            positions = self.param("positions", init, (1, y_BND.shape[1], width), y_BND.dtype)
             y_BND = y_BND + positions.astype(y_BND.dtype)
 
         return y_BND

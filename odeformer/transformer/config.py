@@ -3,9 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
-from odeformer.checks import COUNT, FINITE, FLAG, RATE, Accepted, one_of, setting
+from odeformer.checks import COUNT, FINITE, FLAG, POSITIVE, RATE, Accepted, one_of, setting
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import ATTENTIONS, DTYPES, TIME
+from odeformer.transformer.layers import ACTIVATIONS, EPSILON
 
 TERMS = ("attention", "mlp")
 _TERMS = Accepted(
@@ -33,6 +34,9 @@ class FieldConfig:
       centre: how much of the mean over the visible tokens attention subtracts from what it mixes;
         0 is plain attention, 1 makes the rows of its weights sum to 0.
       terms: what the field is the sum of, in the order of a splitting's sub-steps.
+      activation: what stands between the MLP's two products: 'gelu_tanh', 'gelu' (exact), 'relu'
+        or 'silu'.
+      norm_epsilon: what every norm adds to the variance.
     """
 
     width: int = setting(COUNT)
@@ -46,6 +50,8 @@ class FieldConfig:
     attention: str = setting(one_of(ATTENTIONS), "auto")
     centre: float = setting(FINITE, 0.0)
     terms: tuple[str, ...] = setting(_TERMS, TERMS)
+    activation: str = setting(one_of(tuple(ACTIVATIONS)), "gelu_tanh")
+    norm_epsilon: float = setting(POSITIVE, EPSILON)
 
     # Whether a token sees only itself and those before it: of a model, and no setting.
     causal: ClassVar[bool] = False

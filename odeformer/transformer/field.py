@@ -16,7 +16,7 @@ from odeformer.transformer.checks import check_attention, check_dtype
 from odeformer.transformer.config import TERMS, FieldConfig
 from odeformer.transformer.context import Context
 from odeformer.transformer.fused import fused_outputs
-from odeformer.transformer.layers import Dropout, TimeEmbedding, layer_norm
+from odeformer.transformer.layers import EPSILON, Dropout, TimeEmbedding, layer_norm
 from odeformer.transformer.mesh import sample_numbers, without_batch
 from odeformer.transformer.streams import Y, filled, tokens
 
@@ -45,6 +45,8 @@ class TransformerField(nn.Module):
       causal: whether a token sees only itself and those before it.
       centre: how much of the mean of the visible values attention subtracts; see `Attention`.
       terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
+      activation: 'gelu_tanh', 'gelu', 'relu' or 'silu', of the MLP.
+      norm_epsilon: what every norm adds to the variance.
 
     Raises:
       ValueError: a size, a rate, a number or a name that is not accepted, or terms that do not fit
@@ -64,6 +66,8 @@ class TransformerField(nn.Module):
     causal: bool = False
     centre: float = 0.0
     terms: tuple[str, ...] = TERMS
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = EPSILON
 
     def __post_init__(self):
         if isinstance(self.terms, list):
@@ -90,7 +94,7 @@ class TransformerField(nn.Module):
 
         # A dropout of its own for each term, so that their masks are independent.
         self.drops = {name: (Dropout(), Dropout(whole=True)) for name in self.terms}
-        self.bare = layer_norm(self.dtype, affine=False)
+        self.bare = layer_norm(self.dtype, affine=False, epsilon=self.norm_epsilon)
         if self.time == "additive":
             self.time_embedding = TimeEmbedding(self.width, dtype=self.dtype)
 
@@ -284,5 +288,7 @@ def transformer_field(config: FieldConfig) -> TransformerField:
         centre=config.centre,
         causal=config.causal,
         terms=config.terms,
+        activation=config.activation,
+        norm_epsilon=config.norm_epsilon,
         parent=None,
     )

@@ -3,7 +3,10 @@
 Arrays carry their axes in their names: B batch, N tokens, D width, M MLP width, P patch pixels.
 """
 
+import functools
 import math
+import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,26 +14,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from odeformer.errors import check_name
 from odeformer.transformer.checks import check_float64
 from odeformer.transformer.context import Context
 from odeformer.transformer.mesh import constrain
 
 Dtype = Any
 
-# Of every norm.
+# What a norm adds to the variance, unless a config says otherwise.
 EPSILON = 1e-6
+
+# What may stand between an MLP's two products.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = types.MappingProxyType(
+    {
+        "gelu_tanh": nn.gelu,
+        "gelu": functools.partial(nn.gelu, approximate=False),
+        "relu": nn.relu,
+        "silu": nn.silu,
+    }
+)
 kernel_init = nn.initializers.lecun_normal()
 
 
-def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn.LayerNorm:
+def layer_norm(
+    dtype: Dtype, name: str | None = None, affine: bool = True, epsilon: float = EPSILON
+) -> nn.LayerNorm:
     """Returns a layer norm over the width, computed in float32 or above.
 
-        norm(x) = scale (x - mean(x)) / sqrt(var(x) + 1e-6) + bias
+        norm(x) = scale (x - mean(x)) / sqrt(var(x) + epsilon) + bias
 
     Args:
       dtype: of the matrix products around it; sets the parameters' dtype.
       name: the submodule's name.
       affine: whether it has a scale and a bias of its own.
+      epsilon: added to the variance.
 
     Returns:
       A flax module, [..., D] -> [..., D].
@@ -38,7 +55,7 @@ def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn
     Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
     """
     return nn.LayerNorm(
-        epsilon=EPSILON,
+        epsilon=epsilon,
         use_scale=affine,
         use_bias=affine,
         param_dtype=param_dtype(dtype),
@@ -47,20 +64,26 @@ def layer_norm(dtype: Dtype, name: str | None = None, affine: bool = True) -> nn
 
 
 class MLP(nn.Module):
-    """Two dense layers with a GELU between them.
+    """Two dense layers with an activation between them.
 
     Attributes:
       width: size of the state's last axis.
       hidden: size of the hidden layer, M.
       dtype: dtype of the matrix products.
+      activation: 'gelu_tanh', 'gelu', 'relu' or 'silu'.
 
-    Source: Hendrycks, Gimpel, 'Gaussian Error Linear Units', 2016, arXiv 1606.08415 (the tanh
-    form).
+    Source: Hendrycks, Gimpel, 'Gaussian Error Linear Units', 2016, arXiv 1606.08415 ('gelu' is
+    exact, 'gelu_tanh' its approximation).
     """
 
     width: int
     hidden: int
     dtype: Dtype = jnp.float32
+    activation: str = "gelu_tanh"
+
+    def __post_init__(self):
+        check_name("activation", self.activation, ACTIVATIONS)
+        super().__post_init__()
 
     def setup(self):
         options = dict(
@@ -75,7 +98,8 @@ class MLP(nn.Module):
 
     def activate(self, h_BNM: jax.Array) -> jax.Array:
         """The MLP after its first matrix product: [B, N, M] -> [B, N, D]."""
-        return self.down(nn.gelu(constrain(h_BNM, ("batch", "tokens", "mlp"))))
+        activation = ACTIVATIONS[self.activation]
+        return self.down(activation(constrain(h_BNM, ("batch", "tokens", "mlp"))))
 
 
 class Damping(nn.Module):

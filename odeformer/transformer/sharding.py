@@ -32,6 +32,7 @@ _AXES: terms.Axes = {
     ("embedding", "embedding"): ("vocabulary", "width"),
     ("position_embedding", "embedding"): (N, "width"),
     ("head", "kernel"): ("width", "vocabulary"),
+    ("distillation_head", "kernel"): ("width", "vocabulary"),
 }
 
 # The stacked parameters of a depth, which have a leading axis of their own.

@@ -27,7 +27,7 @@ Axes = Mapping[tuple[str, str], tuple[str | None, ...]]
 
 
 def _layer_norm(config: Any) -> nn.Module:
-    return layer_norm(config.dtype)
+    return layer_norm(config.dtype, epsilon=config.norm_epsilon)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ _TERMS: dict[str, Term] = {
         decoding=KEYS,
     ),
     "mlp": Term(
-        make=lambda config: MLP(config.width, config.mlp, config.dtype),
+        make=lambda config: MLP(config.width, config.mlp, config.dtype, config.activation),
         axes={
             ("up", "kernel"): ("width", "mlp"),
             ("up", "bias"): ("mlp",),

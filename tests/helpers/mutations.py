@@ -31,7 +31,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("data.augment.shift_px", "data.augment.rotate_degrees"), _SIZE),
     **dict.fromkeys(("data.augment.mixup", "data.augment.cutmix"), (*_SIZE, 1e-38)),
     **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm", "guard.sigmas"), _POSITIVE),
-    **dict.fromkeys(("depth.rtol", "depth.atol"), _POSITIVE),
+    **dict.fromkeys(("depth.rtol", "depth.atol", "model.norm_epsilon"), _POSITIVE),
     "seed": (-1, 2**32, 10**12),
     "data.validation_examples": (-1,),
     "data.test_fraction": (-0.5, 1.0, 1 - 1e-9, 1.5, NAN, INF),
@@ -49,6 +49,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
 }
 WORDS = (
     *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
+    *("model.activation", "model.distillation"),
     *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
     *("checkpoint.best", "model.preset", "optimizer.name", "optimizer.schedule"),
 )
@@ -88,6 +89,7 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
     "images": [
         {"model.patch_size": 5},
         {"model.patch_size": 2**31 - 1},
+        {"model.distillation": "mean", "model.pool": "mean"},
         {"model.image_size": [8]},
         {"model.image_size": [8, 8, 1]},
         {"model.image_size": [8, "8"]},

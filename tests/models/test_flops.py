@@ -44,6 +44,12 @@ def test_counted_equals_calculated(solver, share):
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
+@pytest.mark.parametrize("distillation", ["token", "mean"])
+def test_a_token_of_distillation_is_counted(distillation):
+    config, apply, variables = program(distillation=distillation, activation="gelu")
+    assert flops.count(apply, variables, IMAGES) == flops.forward(config)
+
+
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "rk4"])
 @pytest.mark.parametrize("kind", ["tied", "untied", "text"])
 def test_text_counted_equals_calculated(kind, solver):

@@ -43,6 +43,52 @@ def test_heads_and_positions(pool, positions):
     assert float(jnp.abs(turned - logits).max()) > 1e-4  # positions matter
 
 
+@pytest.mark.parametrize("distillation", ["token", "mean"])
+def test_a_token_of_distillation_stands_second_and_has_a_head_under_mean(distillation):
+    model, variables = make(distillation=distillation)
+    variables = noisy(variables)
+    params = variables["params"]
+    assert params["positions"].shape == (1, 8, 16)
+    assert ("distillation_head" in params) == (distillation == "mean")
+
+    # The two tokens, their positions and heads exchanged, the mean is the same.
+    turned = dict(params)
+    turned["class_token"], turned["distillation_token"] = (
+        params["distillation_token"],
+        params["class_token"],
+    )
+    order = np.array([1, 0, *range(2, 8)])
+    turned["positions"] = params["positions"][:, order]
+    logits = apply(model, variables)
+    if distillation == "mean":
+        turned["head"], turned["distillation_head"] = params["distillation_head"], params["head"]
+        exchanged = apply(model, {"params": turned})
+        np.testing.assert_allclose(exchanged, logits, rtol=1e-5, atol=1e-5)
+
+        # The mean of what each head alone gives.
+        token = ViT(dataclasses.replace(SMALL, distillation="token"))
+        single = {name: leaf for name, leaf in params.items() if name != "distillation_head"}
+        second = {name: leaf for name, leaf in turned.items() if name != "distillation_head"}
+        each = apply(token, {"params": single}) + apply(token, {"params": second})
+        np.testing.assert_allclose(logits, each / 2, rtol=1e-5, atol=1e-5)
+    else:
+        # It is read by attention, though by no head.
+        turned["class_token"] = params["class_token"]
+        turned["positions"] = params["positions"]
+        changed = float(jnp.abs(apply(model, {"params": turned}) - logits).max())
+        assert changed > 1e-4
+
+
+def test_every_norm_of_the_model_takes_epsilon():
+    """Of a zero state the last norm returns its bias, and nothing else of a wide one."""
+    model, variables = make(norm_epsilon=1e8)
+    variables = noisy(variables)
+    params = variables["params"]
+    expected = params["norm"]["bias"] @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(apply(model, variables), np.tile(expected, (3, 1)), atol=0.01)
+    assert float(jnp.abs(apply(ViT(SMALL), variables) - expected).max()) > 0.1
+
+
 @pytest.mark.parametrize(
     ("pool", "positions"), [("token", "learned"), ("mean", "learned"), ("token", "sincos")]
 )
@@ -195,6 +241,7 @@ def test_presets_take_changes():
         (dict(image_size=(8, 8, 3)), "a side or a pair of sides"),
         (dict(dropout=1.0), r"dropout is in \[0, 1\)"),
         (dict(width=18, heads=2, positions="sincos"), "a width that 4 divides"),
+        (dict(pool="mean", distillation="mean"), "after the class token, which pool 'mean' does"),
     ],
 )
 def test_config_refusals(changes, message):

@@ -138,6 +138,8 @@ def test_importing_the_library_loads_no_part_of_the_trainer():
     """A whole import in a fresh interpreter; train's own dependencies stay unloaded."""
     extras = (
         "odeformer.analysis",
+        "odeformer.interop",
+        "safetensors",
         "orbax.checkpoint",
         "grain",
         "ml_collections",

@@ -23,9 +23,12 @@ def setup(field):
     return y, jax.tree.unflatten(tree, noisy)
 
 
-@pytest.mark.parametrize("time", ["none", "additive"])
-def test_fused_sum_equals_the_unfused(time):
-    plain, fused = (BASE.clone(time=time, fused=fused) for fused in (False, True))
+@pytest.mark.parametrize(
+    "changes",
+    [{"time": "none"}, {"time": "additive"}, {"activation": "gelu", "norm_epsilon": 0.1}],
+)
+def test_fused_sum_equals_the_unfused(changes):
+    plain, fused = (BASE.clone(**changes, fused=fused) for fused in (False, True))
     y, params = setup(plain)
     evaluate = lambda field, params: make_vector_field(field)(
         jnp.float32(1.5), y, (params, jnp.float32(0.5))
@@ -95,6 +98,21 @@ def test_masks_depend_on_the_key_alone(fused):
     np.testing.assert_array_equal(zeros(slope(3, y, 0)), zeros(slope(3, 2 * y, 0)))
 
 
+def test_every_norm_of_the_field_adds_epsilon_to_the_variance():
+    """A norm of a tiny state is the state over the root of epsilon, nearly."""
+    _, params = setup(BASE)
+    y = 1e-6 * jax.random.normal(jax.random.key(0), (2, 5, 16))
+    for fused in (False, True):
+        wide = BASE.clone(norm_epsilon=4.0, fused=fused)
+        args = (params, jnp.float32(0))
+        # Of constant tokens a norm returns its bias alone.
+        flat = make_vector_field(wide)(jnp.float32(0), jnp.zeros_like(y), args)
+        near = make_vector_field(wide)(jnp.float32(0), y, args)
+        far = make_vector_field(BASE.clone(fused=fused))(jnp.float32(0), y, args)
+        assert float(jnp.abs(near - flat).max()) < 1e-4
+        assert float(jnp.abs(far - flat).max()) > 1e-3
+
+
 def test_drop_path_drops_whole_samples_and_grows_with_time():
     field = BASE.clone(drop_path=0.5, width=16)
     _, params = setup(field)
@@ -118,6 +136,9 @@ def test_drop_path_drops_whole_samples_and_grows_with_time():
         (dict(drop_path=-0.1), r"drop_path is in \[0, 1\); -0.1 was given"),
         (dict(time="aditive"), "unknown time 'aditive'.*Did you mean 'additive'"),
         (dict(attention="flash"), "unknown attention 'flash'"),
+        (dict(activation="gelu_new"), "unknown activation 'gelu_new'; accepted: gelu_tanh, gelu, "),
+        (dict(norm_epsilon=0.0), "norm_epsilon is greater than 0, also as float32; 0.0 was given"),
+        (dict(norm_epsilon=1e-60), "greater than 0, also as float32; 1e-60 was given"),
         (dict(dtype=jnp.float16), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
     ],
 )

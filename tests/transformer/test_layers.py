@@ -1,4 +1,6 @@
-"""The parts of a transformer: masks, positions, what they refuse."""
+"""The parts of a transformer: masks, positions, activations, what they refuse."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,14 @@ import numpy as np
 import pytest
 
 from odeformer.transformer.attention import Attention
-from odeformer.transformer.layers import Dropout, grid_positions, param_dtype
+from odeformer.transformer.layers import (
+    ACTIVATIONS,
+    MLP,
+    Dropout,
+    grid_positions,
+    layer_norm,
+    param_dtype,
+)
 
 
 def test_drop_path_keeps_the_mean():
@@ -36,6 +45,31 @@ def test_grid_positions_code_the_row_and_then_the_column():
         angles = row * waves, column * waves
         expected = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)])
         np.testing.assert_allclose(table[place], expected, rtol=1e-6)
+
+
+BY_HAND = {
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: max(x, 0.0),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+}
+
+
+def test_activations_by_hand():
+    x = np.linspace(-4, 4, 33, dtype=np.float32)
+    assert set(ACTIVATIONS) == set(BY_HAND)
+    for name, by_hand in BY_HAND.items():
+        layer = MLP(33, 33, activation=name)
+        one = {"kernel": jnp.eye(33), "bias": jnp.zeros(33)}
+        found = layer.apply({"params": {"up": one, "down": one}}, x)
+        np.testing.assert_allclose(found, [by_hand(v) for v in x.tolist()], rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_adds_its_epsilon_to_the_variance():
+    x = np.array([[1.0, -1.0, 3.0, 5.0]], np.float32)
+    norm = layer_norm(jnp.float32, epsilon=0.25)
+    found = norm.apply({"params": {"scale": jnp.full(4, 2.0), "bias": jnp.ones(4)}}, x)
+    np.testing.assert_allclose(found, 1 + 2 * (x - 2) / math.sqrt(5 + 0.25), rtol=1e-6)
 
 
 def test_float64_without_x64_is_refused():

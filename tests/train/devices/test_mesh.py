@@ -199,6 +199,7 @@ def test_checksums_do_not_depend_on_the_layout(trained):
     "model",
     [
         *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
+        ViT(presets.vit("deit_ti", distillation="mean")),
         LM(presets.lm("gpt_small", tied=False, time="additive")),
         TextClassifier(presets.text("text_small", positions="learned")),
     ],

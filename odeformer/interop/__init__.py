@@ -1,0 +1,14 @@
+"""Other people's weights, in and out; `import odeformer` does not import it."""
+
+from odeformer.interop.own import load_safetensors, save_safetensors
+from odeformer.interop.preparation import ImagePreparation, load_preparation
+from odeformer.interop.pretrained import load_pretrained, save_pretrained
+
+__all__ = [
+    "ImagePreparation",
+    "load_preparation",
+    "load_pretrained",
+    "load_safetensors",
+    "save_pretrained",
+    "save_safetensors",
+]

@@ -1,0 +1,85 @@
+"""Which tensors of a file make up which of our arrays, and how: a map that is read both ways."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# The parameters below it have the layers as their leading axis.
+LAYERS = "depth/groups/"
+
+
+class Leaf(NamedTuple):
+    """One of our arrays, of one layer where it belongs to the depth.
+
+        ours = stack(tensors).reshape(view).transpose(axes).reshape(shape)
+
+    Attributes:
+      names: of the tensors that make it up; `{}` stands for a layer's number.
+      theirs: the shape of each of them.
+      view: the shape that tells their axes apart.
+      axes: its order of these axes.
+      shape: its own.
+    """
+
+    names: tuple[str, ...]
+    theirs: tuple[int, ...]
+    view: tuple[int, ...]
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def ours(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
+        """Makes our array from their tensors."""
+        stacked = np.stack(tensors) if len(tensors) > 1 else tensors[0]
+        return stacked.reshape(self.view).transpose(self.axes).reshape(self.shape)
+
+    def tensors(self, ours: np.ndarray) -> list[np.ndarray]:
+        """Makes their tensors from our array: the inverse of `ours`."""
+        turned = ours.reshape([self.view[axis] for axis in self.axes])
+        stacked = turned.transpose(np.argsort(self.axes))
+        stacked = stacked.reshape(len(self.names), *self.theirs)
+        return [np.ascontiguousarray(tensor) for tensor in stacked]
+
+
+Layout = Mapping[str, Leaf]
+
+
+def same(name: str, *shape: int) -> Leaf:
+    """A tensor that is stored as we keep it."""
+    return Leaf((name,), shape, shape, tuple(range(len(shape))), shape)
+
+
+def transposed(name: str, rows: int, columns: int) -> Leaf:
+    """A matrix [rows, columns] that we keep as [columns, rows]."""
+    return Leaf((name,), (rows, columns), (rows, columns), (1, 0), (columns, rows))
+
+
+def norm(path: str, name: str, width: int) -> dict[str, Leaf]:
+    """Scale and bias of a layer norm."""
+    return {
+        f"{path}/scale": same(f"{name}.weight", width),
+        f"{path}/bias": same(f"{name}.bias", width),
+    }
+
+
+def linear(path: str, name: str, inputs: int, outputs: int) -> dict[str, Leaf]:
+    """Kernel and bias of a dense layer, whose kernel is stored as [outputs, inputs]."""
+    return {
+        f"{path}/kernel": transposed(f"{name}.weight", outputs, inputs),
+        f"{path}/bias": same(f"{name}.bias", outputs),
+    }
+
+
+def of_layers(leaves: Layout) -> dict[str, Leaf]:
+    """The leaves of one layer, under their paths in the tree of a model."""
+    return {f"{LAYERS}{path}": leaf for path, leaf in leaves.items()}
+
+
+def tensors_of(layout: Layout, layers: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors of a file, by name."""
+    return {
+        name.format(layer): leaf.theirs
+        for path, leaf in layout.items()
+        for layer in range(layers if path.startswith(LAYERS) else 1)
+        for name in leaf.names
+    }

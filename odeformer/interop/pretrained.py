@@ -1,0 +1,151 @@
+"""Pretrained transformers in the layout of the library transformers, read and written."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from odeformer.errors import check_name
+from odeformer.interop.checks import check_tensors
+from odeformer.interop.families import family_of, read_family
+from odeformer.interop.hub import find_folder
+from odeformer.interop.layout import LAYERS, Layout, Leaf, tensors_of
+from odeformer.interop.weights import FILE, open_weights, read_json, weight_files, write_weights
+from odeformer.models.registry import make_model
+from odeformer.transformer.depth import DepthConfig
+
+CONFIG = "config.json"
+DTYPES = ("float32", "bfloat16")
+
+
+def load_pretrained(
+    folder: str | os.PathLike[str],
+    *,
+    depth: DepthConfig | Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Loads a pretrained transformer, whose layers are the steps of a solve.
+
+        y += attention(norm(y)), then y += mlp(norm(y)):  lie_trotter, one step per layer
+
+    Dropout is off, whatever config.json says: `dataclasses.replace(model.config, dropout=0.1)` is
+    the config of a model for fine-tuning.
+
+    Args:
+      folder: with config.json and model.safetensors, or the shards of
+        model.safetensors.index.json; or a name on the Hugging Face Hub, which is downloaded.
+      depth: another way to integrate the same weights, a DepthConfig or fields of one such as
+        {'solver': 'euler'}; None is what the weights were trained under.
+      dtype: of the matrix products, 'float32' or 'bfloat16'.
+      param_dtype: of the parameters, 'float32' or 'bfloat16'.
+
+    Returns:
+      (model, variables): a `ViT` or an `LM`, for `model.apply(variables, ...)`. What a ViT's
+      images need first: `load_preparation`.
+
+    Raises:
+      ImportError: the package safetensors is not installed, or for a name huggingface_hub.
+      ValueError: no such folder or name; an architecture, a value or tensors that are not those of
+        a model that is read; weights as a pickle; a file that is cut off.
+    """
+    check_name("dtype", dtype, DTYPES)
+    check_name("param_dtype", param_dtype, DTYPES)
+
+    path = find_folder(folder)
+    family, config = read_family(read_json(path / CONFIG), depth, dtype)
+    layout, layers = family.layout(config), config.depth.layers
+
+    with open_weights(weight_files(path)) as weights:
+        names = {name: family.stored_as(name, config) for name in weights.shapes}
+        stored = {ours: name for name, ours in names.items() if ours is not None}
+        shapes = {ours: weights.shapes[name] for ours, name in stored.items()}
+        check_tensors(str(path), tensors_of(layout, layers), shapes)
+
+        # Array by array: at most one of them is in memory twice.
+        def read(name: str) -> np.ndarray:
+            return weights.read(stored[name])
+
+        wanted = jnp.dtype(param_dtype)
+        flat = {
+            place: jnp.asarray(_assembled(place, leaf, layers, wanted, read))
+            for place, leaf in layout.items()
+        }
+
+    return make_model(config), {"params": traverse_util.unflatten_dict(flat, sep="/")}
+
+
+def _assembled(
+    place: str, leaf: Leaf, layers: int, dtype: Any, read: Callable[[str], np.ndarray]
+) -> np.ndarray:
+    """One of our arrays, that of all layers where it belongs to the depth."""
+    if not place.startswith(LAYERS):
+        return leaf.ours([read(name) for name in leaf.names]).astype(dtype)
+
+    array = np.empty((layers, *leaf.shape), dtype)
+    for layer in range(layers):
+        array[layer] = leaf.ours([read(name.format(layer)) for name in leaf.names])
+
+    return array
+
+
+def save_pretrained(
+    model: nn.Module, variables: Mapping[str, Any], folder: str | os.PathLike[str]
+) -> None:
+    """Writes a model as transformers does: config.json and model.safetensors.
+
+    Its `from_pretrained(folder)` and our `load_pretrained(folder)` read it. Classes are named
+    LABEL_0 and so on, and the tokens that begin and end a text are not named: the model does not
+    know them.
+
+    Args:
+      model: a `ViT` or an `LM` of solver lie_trotter, share 1, one step per layer, terms attention
+        and mlp, no time, no centring, learned positions, and for a ViT a class token.
+      variables: its parameters; they are written in the dtype that they have.
+      folder: is made if it is not there; files of these names are overwritten.
+
+    Raises:
+      ImportError: the package safetensors is not installed.
+      ValueError: a model that has another form, and so no place in the layout; or variables that
+        are not the model's.
+    """
+    config: Any = getattr(model, "config", model)
+    family = family_of(config)
+    layout, layers = family.layout(config), config.depth.layers
+
+    flat: Any = traverse_util.flatten_dict(variables["params"], sep="/")
+    shapes = {place: _whole(place, leaf, layers) for place, leaf in layout.items()}
+    check_tensors("the variables", shapes, {name: np.shape(x) for name, x in flat.items()})
+
+    tensors = _disassembled(flat, layout)
+    dtypes = sorted({tensor.dtype.name for tensor in tensors.values()})
+    raw = family.write(config) | {"dtype": dtypes[-1]}
+
+    path = pathlib.Path(folder).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    write_weights(path / FILE, tensors, {"format": "pt"})
+    (path / CONFIG).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _whole(place: str, leaf: Leaf, layers: int) -> tuple[int, ...]:
+    return (layers, *leaf.shape) if place.startswith(LAYERS) else leaf.shape
+
+
+def _disassembled(flat: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
+    """The tensors that our arrays make up, by name."""
+    tensors = {}
+    for place, leaf in layout.items():
+        array = np.asarray(jax.device_get(flat[place]))
+        parts = array if place.startswith(LAYERS) else array[None]
+        for layer, part in enumerate(parts):
+            names = [name.format(layer) for name in leaf.names]
+            tensors |= zip(names, leaf.tensors(part), strict=True)
+
+    return tensors

@@ -1,0 +1,130 @@
+"""ViT and DeiT as the library transformers stores them.
+
+Sources: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
+"""
+
+import math
+from typing import Any
+
+from odeformer.interop.checks import check_value
+from odeformer.interop.layout import Layout, Leaf, linear, norm, of_layers, same
+from odeformer.interop.settings import WRITTEN, Raw, activation
+from odeformer.models.vit import ViTConfig
+
+DISTILLATION = {
+    "ViTForImageClassification": "none",
+    "DeiTForImageClassification": "token",
+    "DeiTForImageClassificationWithTeacher": "mean",
+}
+
+
+def read(raw: Raw) -> dict[str, Any]:
+    """Returns the fields of a ViTConfig that a config.json describes, and the layers."""
+    check_value(raw, "qkv_bias", True, default=True)
+    size = raw.get("image_size", 224)
+    return dict(
+        image_size=tuple(size) if isinstance(size, list) else size,
+        patch_size=raw.get("patch_size", 16),
+        channels=raw.get("num_channels", 3),
+        classes=raw.get("num_labels", len(raw.get("id2label") or {0: "", 1: ""})),
+        width=raw.get("hidden_size", 768),
+        heads=raw.get("num_attention_heads", 12),
+        mlp=raw.get("intermediate_size", 3072),
+        activation=activation(raw, "hidden_act", "gelu"),
+        norm_epsilon=raw.get("layer_norm_eps", 1e-12),
+        distillation=DISTILLATION[raw["architectures"][0]],
+        layers=raw.get("num_hidden_layers", 12),
+    )
+
+
+def write(config: ViTConfig) -> Raw:
+    """Returns the config.json of a model."""
+    kinds = {distillation: name for name, distillation in DISTILLATION.items()}
+    labels = {str(label): f"LABEL_{label}" for label in range(config.classes)}
+    size = config.image_size
+    return {
+        "architectures": [kinds[config.distillation]],
+        "model_type": _prefix(config),
+        "image_size": list(size) if isinstance(size, tuple) else size,
+        "patch_size": config.patch_size,
+        "num_channels": config.channels,
+        "id2label": labels,
+        "label2id": {name: int(label) for label, name in labels.items()},
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp,
+        "hidden_act": WRITTEN[config.activation],
+        "layer_norm_eps": config.norm_epsilon,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+
+def _prefix(config: ViTConfig) -> str:
+    return "vit" if config.distillation == "none" else "deit"
+
+
+def layout(config: ViTConfig) -> Layout:
+    """Returns which tensors make up the model's parameters."""
+    width, size, classes = config.width, config.patch_size, config.classes
+    model, tokens = _prefix(config), math.prod(config.grid) + config.extra_tokens
+    embeddings = f"{model}.embeddings"
+    patches, pixels = f"{embeddings}.patch_embeddings.projection", size * size * config.channels
+    kernel = (width, config.channels, size, size)
+
+    leaves = {
+        # Theirs convolves with [D, C, P, P]; ours is a product with pixels in the order P, P, C.
+        "patches/projection/kernel": Leaf(
+            (f"{patches}.weight",), kernel, kernel, (2, 3, 1, 0), (pixels, width)
+        ),
+        "patches/projection/bias": same(f"{patches}.bias", width),
+        "class_token": same(f"{embeddings}.cls_token", 1, 1, width),
+        "positions": same(f"{embeddings}.position_embeddings", 1, tokens, width),
+        **of_layers(_layer(config, f"{model}.encoder.layer.{{}}")),
+        **norm("norm", f"{model}.layernorm", width),
+    }
+    if config.distillation != "none":
+        leaves["distillation_token"] = same(f"{embeddings}.distillation_token", 1, 1, width)
+
+    if config.distillation != "mean":
+        return leaves | linear("head", "classifier", width, classes)
+
+    leaves |= linear("head", "cls_classifier", width, classes)
+    return leaves | linear("distillation_head", "distillation_classifier", width, classes)
+
+
+def _layer(config: ViTConfig, name: str) -> dict[str, Leaf]:
+    width, heads = config.width, config.heads
+    size = width // heads
+    inputs = [f"{name}.attention.attention.{part}" for part in ("query", "key", "value")]
+    weights = tuple(f"{part}.weight" for part in inputs)
+    biases = tuple(f"{part}.bias" for part in inputs)
+    out = f"{name}.attention.output.dense"
+
+    return {
+        **norm("attention_norm", f"{name}.layernorm_before", width),
+        "attention_layer/qkv/kernel": Leaf(
+            weights, (width, width), (3, heads, size, width), (3, 0, 1, 2), (width, 3, heads, size)
+        ),
+        "attention_layer/qkv/bias": Leaf(
+            biases, (width,), (3, heads, size), (0, 1, 2), (3, heads, size)
+        ),
+        "attention_layer/out/kernel": Leaf(
+            (f"{out}.weight",),
+            (width, width),
+            (width, heads, size),
+            (1, 2, 0),
+            (heads, size, width),
+        ),
+        "attention_layer/out/bias": same(f"{out}.bias", width),
+        **norm("mlp_norm", f"{name}.layernorm_after", width),
+        **linear("mlp_layer/up", f"{name}.intermediate.dense", width, config.mlp),
+        **linear("mlp_layer/down", f"{name}.output.dense", config.mlp, width),
+    }
+
+
+def stored_as(name: str, config: ViTConfig) -> str | None:
+    """The layout's name of a stored tensor; None for one that no head reads."""
+    return None if ".pooler." in name else name
