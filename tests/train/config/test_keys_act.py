@@ -52,6 +52,8 @@ OF_EVERY_TASK = {
     "model.fused": Change(True, views.gradient),
     "model.attention": Change("cudnn", views.gradient, {"model.dtype": "bfloat16"}, refused=True),
     "model.centre": Change(1.0, views.gradient),
+    "model.norm_epsilon": Change(1e-3, views.gradient),
+    "model.activation": Change("relu", views.gradient),
     "depth.solver": Change("midpoint", views.gradient),
     "depth.steps": Change(3, views.gradient),
     "depth.rtol": Change(0.1, views.forward, {"depth.solver": "heun"}),
@@ -131,6 +133,7 @@ OF_TASK = {
         "model.classes": Change(7, views.state),
         "model.pool": Change("token", views.state, {"model.pool": "mean"}),
         "model.positions": Change("sincos", views.state),
+        "model.distillation": Change("token", views.state, {"model.pool": "token"}),
         "optimizer.label_smoothing": Change(0.3, views.prepare),
     },
     "language": {
