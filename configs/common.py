@@ -88,6 +88,43 @@ def get_study(config: Config, depth: dict[str, tuple[Any, ...]]) -> Config:
     return study
 
 
+CENTRED = "centred attention helps"
+
+
+def get_centred_study(config: Config, layers: int) -> Config:
+    """Returns a study of centred attention, of a flow of that many layers and of one four times it.
+
+    Each with and without centring: layers with weights of their own, four times as many of these,
+    and four times as many steps over one shared set, once as unit layers, which is a longer flow,
+    and once as quarter steps of the short one.
+    """
+    deep, centre = 4 * layers, dict(centre=(0.0, 1.0))
+    depths = (
+        dict(layers=(layers,), share=(1,)),
+        dict(layers=(deep,), share=(1,)),
+        dict(layers=(deep,), share=(deep,)),
+        dict(layers=(layers,), share=(layers,), steps=(deep,)),
+    )
+
+    study: Config = ml_collections.ConfigDict()
+    study.config = config
+    study.grid = [dict(depth=depth, model=centre) for depth in depths]
+    study.seeds = (0, 1, 2)
+
+    names = (
+        f"share 1, layers {layers}",
+        f"share 1, layers {deep}",
+        f"share {deep}, layers {deep}",
+        f"share {layers}, layers {layers}, steps {deep}",
+    )
+    solver = config.depth.solver
+    study.contrasts = tuple(
+        (CENTRED, f"{solver}, {name}, centre 1.0", f"{solver}, {name}, centre 0.0")
+        for name in names
+    )
+    return study
+
+
 PARALLEL = "parallel sublayers beat sequential ones"
 HIGHER = "a higher-order solver beats the parallel layer"
 SHARED = "sharing weights costs accuracy"

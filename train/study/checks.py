@@ -31,6 +31,16 @@ def check_keys(keys: Collection[str]) -> None:
         )
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raises BadInput where several rows have one name, and so would lie in one folder."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(
+            f"study: grid gives several rows the name {twice[0]!r}: let the grids differ in what "
+            "they list, e.g. depth.layers in each of them"
+        )
+
+
 def check_folds(study: StudyConfig, config: RunConfig) -> None:
     """Raises BadInput for folds of a data set that is not split into folds."""
     if study.folds is not None and not isinstance(config.data, ImageDataConfig):

@@ -10,7 +10,14 @@ from train.config.data import LanguageDataConfig
 from train.config.run import RunConfig
 from train.config.study import SEEDS_PER_FOLD, StudyConfig, read_study
 from train.errors import BadInput, collecting, refuse
-from train.study.checks import check_contrast, check_folds, check_keys, check_metric, check_tuning
+from train.study.checks import (
+    check_contrast,
+    check_folds,
+    check_keys,
+    check_metric,
+    check_names,
+    check_tuning,
+)
 from train.study.claims import Claim, find_claims
 from train.study.rows import Row, grid_rows, matched_rows
 
@@ -88,7 +95,8 @@ def from_study_dict(
 
     Args:
       study: a ConfigDict of `config`, the ConfigDict of a run; `grid`, values to try of its keys,
-        as {'depth': {'solver': (...), 'share': (...)}}; the settings of `StudyConfig`; `matched`,
+        as {'depth': {'solver': (...), 'share': (...)}}, or several such grids, whose rows are put
+        one after the other; the settings of `StudyConfig`; `matched`,
         {'row': solver, 'by': ..., 'solvers': (...)}, which adds for each row of that solver a row
         of each of those, nearest to it by 'nfe', 'flops' or 'parameters', and `means`, whether it
         takes more 'steps' over the same ODE or more 'layers'; `tune`, {'grid': values to try per
@@ -110,7 +118,8 @@ def from_study_dict(
     refuse(refusals)
 
     check_folds(settings, config)
-    rows = grid_rows(study.config, of_run, study.grid.to_dict())
+    rows = [row for grid in _grids(study) for row in grid_rows(study.config, of_run, grid)]
+    check_names([row.name for row in rows])
     rows += matched_rows(rows, settings.matched)
 
     has_classes = not isinstance(config.data, LanguageDataConfig)
@@ -137,6 +146,12 @@ def from_study_dict(
         settings=settings,
         metric=metric,
     )
+
+
+def _grids(study: Any) -> list[dict[str, Any]]:
+    """The grids of a study, one or several."""
+    grids = study.grid if isinstance(study.grid, list | tuple) else (study.grid,)
+    return [grid.to_dict() if hasattr(grid, "to_dict") else dict(grid) for grid in grids]
 
 
 def _replicas(settings: StudyConfig, train_steps: int) -> tuple[Replica, ...]:
