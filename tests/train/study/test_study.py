@@ -71,6 +71,20 @@ def test_rows_of_a_grid(study):
     assert parameters["euler, share 2"] == parameters["rk4, share 2"] < parameters["euler, share 1"]
 
 
+def test_rows_of_several_grids():
+    """Layers and shares that belong together; rows of one name would lie in one folder."""
+    given = make_study()
+    del given["grid"], given["matched"]
+    shared, own = (dict(depth=dict(layers=(2,), share=(share,))) for share in (2, 1))
+    given.grid = [shared, own]
+    names = [row.name for row in from_study_dict(given).rows]
+    assert names == ["rk4, share 2, layers 2", "rk4, share 1, layers 2"]
+
+    given.grid = [shared, own, shared]
+    with pytest.raises(BadInput, match="several rows the name 'rk4, share 2, layers 2'"):
+        from_study_dict(given)
+
+
 @pytest.mark.parametrize(
     ("by", "means"),
     [("parameters", "layers"), ("nfe", "layers"), ("flops", "layers"), ("nfe", "steps")],
