@@ -10,15 +10,19 @@ lower test loss with centring, as there; 'equivalent' within 0.01 nats. No effec
 Source: arXiv 2306.01610. Not measured.
 """
 
-from configs import common
-from configs.studies import shakespeare_cpu
+from configs import common, shakespeare
 
 
 def get_config() -> common.Config:
     """Returns the study."""
-    config = shakespeare_cpu.get_config().config
+    config = shakespeare.get_config("size=cpu")
+    config.train_steps = 400
     config.depth.solver = "euler"
-    config.checkpoint.every_steps = config.eval.every_steps = 800
+
+    # Longer than any run: scored and saved at its end.
+    config.eval.every_steps = 800
+    config.checkpoint.update(every_steps=800, keep=1)
+    config.log.every_steps = 50
 
     study = common.get_centred_study(config, layers=4)
     study.lengths = (400, 800)
