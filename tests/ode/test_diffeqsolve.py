@@ -17,6 +17,7 @@ def widen(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
 
 
+@pytest.mark.slow
 def test_backsolve_is_wrong_at_coarse_steps(float64, smooth):
     field, y0, params = smooth
     y0, params = widen((y0, params))

@@ -50,7 +50,18 @@ def listed(nav) -> Iterator[str]:
         yield from listed(entry)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))])
+# Whole training loops and adaptive gradients: longer than all other pages together.
+LONG_PAGES = ("adaptive.md", "training-loop.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page in LONG_PAGES))
+        for page in PAGES
+        if any(blocks(page))
+    ],
+)
 def test_examples_run(page, tmp_path, monkeypatch, tables):
     """The blocks of a page, one after the other in one namespace; those that cannot run say why."""
     monkeypatch.chdir(tmp_path)

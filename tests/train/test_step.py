@@ -148,6 +148,8 @@ KEYS_ELSEWHERE = ("data_dir", "skip_corrupt")
 ELSEWHERE = {f"ImageDataConfig.{key}" for key in KEYS_ELSEWHERE}
 
 
+# By default tests/train/config/test_keys_act.py shows of every key that it acts.
+@pytest.mark.slow
 def test_every_key_is_read(tmp_path):
     """Each field is read by a run, or while a step with everything on is traced."""
 

@@ -212,6 +212,8 @@ def test_generate_as_a_user_starts_it(finished):
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: top_p")
 
 
+# By default tests/train/config/test_keys_act.py shows of every key that it acts.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["language", "sentences"])
 def test_every_key_is_read(kind, opinions_dir, tmp_path):
     cfg = make_tiny_language() if kind == "language" else make_tiny_sentences(opinions_dir)
