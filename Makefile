@@ -90,8 +90,9 @@ endif
 PYTEST  = JAX_PLATFORMS=cpu $(PY) -m pytest
 SPREAD := -n 2 --dist loadfile
 
-# Left out of it: what is refused, and the derivatives that few programs take.
-SLOWER := */test_arguments.py */test_ends.py */test_derivatives.py
+# Left out of it: what is refused, and what few programs take: second derivatives, other terms.
+SLOWER := */test_arguments.py */test_ends.py */test_derivatives.py \
+  */test_centred.py */test_streams.py */test_local_terms.py
 
 quick: setup ## Run most tests of ode, transformer and models, and a run that must learn
 	$(PYTEST) $(SPREAD) $(SLOWER:%=--ignore-glob='%') \
