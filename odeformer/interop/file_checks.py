@@ -79,11 +79,11 @@ def check_stored_dtype(path: pathlib.Path, name: str, dtype: str) -> None:
 
 
 def check_index(path: pathlib.Path, places: Any) -> None:
-    """Raises ValueError for an index that does not map tensors to names of files beside it."""
+    """Raises ValueError for an index that does not map tensors to names of files in its folder."""
     names = list(places.values()) if isinstance(places, Mapping) else []
     if not names or any(name != pathlib.PurePath(str(name)).name for name in names):
         raise ValueError(
-            f"{path} has no weight_map from tensors to names of files beside it: download it again"
+            f"{path} has no weight_map from tensors to names of files in its folder: download it again"
         )
 
 

@@ -14,7 +14,7 @@ from odeformer.models.lm import LMConfig
 ARCHITECTURE = "GPT2LMHeadModel"
 _PREFIX = "transformer."
 
-# Masks, which old files hold beside the weights.
+# Masks, which old files hold in addition to the weights.
 _BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 
 

@@ -159,7 +159,7 @@ def spoilt_by(cfg, bad, examples=None):
 
 
 def leave_out(patch, bad):
-    """Puts the bad batches behind the good ones of a run."""
+    """Puts the bad batches after the good ones of a run."""
 
     class Others(BatchOrder):
         def __getitem__(self, step):

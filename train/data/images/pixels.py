@@ -81,7 +81,7 @@ class Decoded:
 def probe(path: pathlib.Path) -> tuple[tuple[int, int], int]:
     """Returns width and height of a file's upright image, and its channels: 1 if it is grey, or 3.
 
-    The pixels are not decoded, so that a file which is damaged behind its header is not noticed.
+    The pixels are not decoded, so that a file which is damaged after its header is not noticed.
 
     Raises:
       Exception: of any kind that Pillow raises on bytes that it cannot read.

@@ -63,7 +63,7 @@ def read_images(listing: Listing, image_shape: tuple[int, int, int], cuts_crops:
     Args:
       listing: of the folder.
       image_shape: height and width in pixels, and channels, of the model's images.
-      cuts_crops: whether images of other sizes are cropped anew at each visit of training.
+      cuts_crops: whether images of other sizes are cropped again at each visit of training.
 
     Raises:
       BadInput: no file can be read, or fewer than two of a class.
