@@ -83,7 +83,7 @@ def check_index(path: pathlib.Path, places: Any) -> None:
     names = list(places.values()) if isinstance(places, Mapping) else []
     if not names or any(name != pathlib.PurePath(str(name)).name for name in names):
         raise ValueError(
-            f"{path} has no weight_map from tensors to names of files in its folder: download it again"
+            f"{path} has no weight_map from tensors to files in its folder: download it again"
         )
 
 

@@ -1,7 +1,7 @@
 """Pretrained transformers: their logits, their text, in and out again, other solvers.
 
 tests/data/interop holds tiny models of the library transformers with what they say, and the recipe
-that makes them anew.
+that makes them again.
 """
 
 import dataclasses

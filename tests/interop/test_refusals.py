@@ -167,7 +167,7 @@ def test_a_file_that_is_cut_off(vit, left):
 def test_an_index_that_leaves_its_folder(vit, places):
     (vit / FILE).rename(vit.parent / FILE)
     (vit / INDEX).write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(ValueError, match="no weight_map from tensors to names of files in its folder"):
+    with pytest.raises(ValueError, match="no weight_map from tensors to files in its folder"):
         load_pretrained(vit)
 
 

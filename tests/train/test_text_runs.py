@@ -66,7 +66,7 @@ def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
         patch.setattr("train.loop.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, tmp_path)
-    # The tokeniser is the run's own: it is not made anew.
+    # The tokeniser is the run's own: it is not made again.
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr("train.data.text.sources.train_bpe")
         train(cfg, tmp_path)

@@ -91,7 +91,7 @@ def make_target():
 def probe(workdir, saved, scratch, case, goes_on):
     """Returns the step that is restored where the newest checkpoint has a damage.
 
-    What must hold of that is asserted; also, if so asked, that the step is saved anew behind it.
+    What must hold of that is asserted; also, if so asked, that the step is saved again after it.
     """
     newest, copy = STEPS[-1], pathlib.Path(scratch) / "run"
     shutil.rmtree(copy, ignore_errors=True)
