@@ -10,11 +10,13 @@ import pytest
 from benchmarks import handwritten
 from odeformer import DepthConfig, ViT, ViTConfig, presets
 from odeformer.transformer.layers import PatchEmbedding, grid_positions
+from tests.helpers.masks import check_embedded_tokens_are_dropped
 from tests.helpers.trees import noisy, relative_error
 
 SMALL = ViTConfig(
     image_size=(8, 12), patch_size=4, width=16, heads=2, mlp=32, depth=DepthConfig(layers=2)
 )
+
 IMAGES = jax.random.normal(jax.random.key(0), (3, 8, 12, 3))
 
 
@@ -159,19 +161,7 @@ def test_dropout_acts_in_training_alone(depth):
 
 @pytest.mark.parametrize("rates", [dict(dropout=0.5), dict(drop_path=0.5)])
 def test_the_embedded_patches_are_dropped_by_dropout_alone(rates):
-    """Each entry of the first state is what it is in evaluation, or 0 and twice as large."""
-    model, variables = make(**rates)
-    run = lambda **options: model.apply(variables, IMAGES, mutable=["states"], **options)[1]
-    plain, dropped = (
-        np.asarray(run(**options)["states"]["depth"]["y"][0])
-        for options in ({}, dict(train=True, rngs={"dropout": jax.random.key(0)}))
-    )
-    if "dropout" in rates:
-        kept = dropped != 0
-        np.testing.assert_array_equal(dropped, np.where(kept, 2 * plain, 0))
-        assert 0.4 < kept.mean() < 0.6
-    else:
-        np.testing.assert_array_equal(dropped, plain)
+    check_embedded_tokens_are_dropped(*make(**rates), IMAGES, rates)
 
 
 def test_bfloat16_logits_are_float32_and_near():
