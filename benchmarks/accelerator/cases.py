@@ -71,8 +71,8 @@ class _States:
         return jax.tree.map(jnp.copy, self._kept[1])
 
 
-def _compile(case: Case) -> tuple[Any, float]:
-    """The compiled step, its state donated, and how many seconds that took."""
+def compile_step(case: Case) -> tuple[Any, float]:
+    """Returns the compiled step, its state donated, and how many seconds that took."""
     start = time.perf_counter()
     forward = case.forward or models.forward(case.config)
     step = jax.jit(models.make_step(forward, case.update), donate_argnums=0)
@@ -83,7 +83,7 @@ def _compile(case: Case) -> tuple[Any, float]:
 
 def _time(rows: Rows, case: Case, states: _States, tiny: bool) -> dict[str, Any]:
     """The figures of one case."""
-    compiled, compile_secs = _compile(case)
+    compiled, compile_secs = compile_step(case)
     batch = models.example(case.config, case.batch)
     state, loss = compiled(states.copy(case), batch)
     first_loss = float(loss)

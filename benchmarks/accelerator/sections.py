@@ -51,7 +51,8 @@ SECTIONS: dict[str, Section] = {
     for section in (
         Section("card", "1. The card", 20, "card", "jax", CORE),
         Section("truth", "2. Truth", 150, "truth", "jax", CORE, is_timed=False),
-        Section("overhead", "3. Overhead", 300, "overhead", "jax", CORE),
+        Section("overhead", "3. Overhead", 260, "overhead", "jax", CORE),
+        Section("kernels", "3b. Where a step's time goes", 60, "kernels", "jax", CORE),
         Section("rivals", "4. Against PyTorch", 75, "rivals", "torch", _TORCH),
         Section("utilisation", "5. Utilisation", 150, "utilisation", "jax", CORE),
         Section("decoding", "6. Decoding", 100, "decoding", "jax", CORE),
