@@ -118,7 +118,7 @@ def check_sincos(width: int) -> None:
 
 def check_distillation(distillation: str, pool: str) -> None:
     """Raises ValueError for a token of distillation where no class token precedes it."""
-    if distillation != "none" and pool != "token":
+    if distillation != "none" and pool == "mean":
         raise ValueError(
             f"distillation {distillation!r} adds a token after the class token, which pool "
             f"{pool!r} does not have: take pool 'token', or distillation 'none'"

@@ -37,6 +37,8 @@ class FieldConfig:
       activation: what stands between the MLP's two products: 'gelu_tanh', 'gelu' (exact), 'relu'
         or 'silu'.
       norm_epsilon: what every norm adds to the variance.
+      layer_scale: what each channel of each term's slope is multiplied by at initialisation; the
+        factors are learnt. None: there are none.
     """
 
     width: int = setting(COUNT)
@@ -52,6 +54,7 @@ class FieldConfig:
     terms: tuple[str, ...] = setting(_TERMS, TERMS)
     activation: str = setting(one_of(tuple(ACTIVATIONS)), "gelu_tanh")
     norm_epsilon: float = setting(POSITIVE, EPSILON)
+    layer_scale: float | None = setting(POSITIVE, None)
 
     # Whether a token sees only itself and those before it: of a model, and no setting.
     causal: ClassVar[bool] = False

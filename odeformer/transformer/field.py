@@ -16,6 +16,7 @@ from odeformer.transformer.checks import check_attention, check_dtype
 from odeformer.transformer.config import TERMS, FieldConfig
 from odeformer.transformer.context import Context
 from odeformer.transformer.fused import fused_outputs
+from odeformer.transformer.layer_scale import LayerScale
 from odeformer.transformer.layers import EPSILON, Dropout, TimeEmbedding, layer_norm
 from odeformer.transformer.mesh import sample_numbers, without_batch
 from odeformer.transformer.streams import Y, filled, tokens
@@ -47,6 +48,7 @@ class TransformerField(nn.Module):
       terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
       activation: 'gelu_tanh', 'gelu', 'relu' or 'silu', of the MLP.
       norm_epsilon: what every norm adds to the variance.
+      layer_scale: of each term's slope at initialisation, see `LayerScale`; None: not scaled.
 
     Raises:
       ValueError: a size, a rate, a number or a name that is not accepted, or terms that do not fit
@@ -68,6 +70,7 @@ class TransformerField(nn.Module):
     terms: tuple[str, ...] = TERMS
     activation: str = "gelu_tanh"
     norm_epsilon: float = EPSILON
+    layer_scale: float | None = None
 
     def __post_init__(self):
         if isinstance(self.terms, list):
@@ -91,6 +94,7 @@ class TransformerField(nn.Module):
             if term.norm is not None:
                 setattr(self, f"{name}_norm", term.norm(self))
             setattr(self, f"{name}_layer", term.make(self))
+            setattr(self, f"{name}_scale", LayerScale(self.width, self.layer_scale, self.dtype))
 
         # A dropout of its own for each term, so that their masks are independent.
         self.drops = {name: (Dropout(), Dropout(whole=True)) for name in self.terms}
@@ -151,7 +155,7 @@ class TransformerField(nn.Module):
         cached: Any = terms.get(name).decoding
         layer = getattr(self, f"{name}_layer")
         out_BCD, new = cached.extend(layer, self._input(name, t, y_BCD), cache, filled_B, rotation)
-        return out_BCD.astype(y_BCD.dtype), new
+        return getattr(self, f"{name}_scale")(out_BCD.astype(y_BCD.dtype)), new
 
     def timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
         """x, with the embedding of the time added to it if the field knows the time."""
@@ -192,7 +196,8 @@ class TransformerField(nn.Module):
         term_checks.check_slopes(name, output, term.moves)
 
         dtype = tokens(state).dtype
-        slopes = {stream: output[stream].astype(dtype) for stream in term.moves}
+        scale = getattr(self, f"{name}_scale")
+        slopes = {stream: scale(output[stream].astype(dtype)) for stream in term.moves}
         return self._dropped(name, t, slopes, context) if train else slopes
 
     def _dropped(
@@ -290,5 +295,6 @@ def transformer_field(config: FieldConfig) -> TransformerField:
         terms=config.terms,
         activation=config.activation,
         norm_epsilon=config.norm_epsilon,
+        layer_scale=config.layer_scale,
         parent=None,
     )

@@ -96,7 +96,7 @@ def test_groups_of_a_layer(solver):
     ("solver", "changes"),
     [
         ("strang", dict(time="additive", positions="learned")),
-        ("midpoint", dict(time="additive", tied=False)),
+        ("midpoint", dict(time="additive", tied=False, layer_scale=0.5)),
         ("euler", dict(fused=True, positions="learned")),
     ],
 )

@@ -50,6 +50,17 @@ def test_a_token_of_distillation_is_counted(distillation):
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
+@pytest.mark.parametrize("pool", ["token", "mean", "token_mean"])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_registers_and_what_the_head_reads_are_counted(pool, classes):
+    depth = DepthConfig(layers=2, solver="lie_trotter", adjoint="store")
+    config, apply, variables = program(
+        pool=pool, classes=classes, registers=3, layer_scale=0.1, depth=depth
+    )
+    assert flops.count(apply, variables, IMAGES) == flops.forward(config)
+    assert flops.count(gradient(apply), variables, IMAGES) == flops.training(config)
+
+
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "rk4"])
 @pytest.mark.parametrize("kind", ["tied", "untied", "text"])
 def test_text_counted_equals_calculated(kind, solver):

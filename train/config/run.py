@@ -39,6 +39,12 @@ class Kind:
 
 
 def _check_images(model: ViTConfig, data: ImageDataConfig) -> None:
+    if not model.classes:
+        raise BadInput(
+            "config.model.classes=0 is a model without a head, which gives no class to learn from: "
+            "set it to the number of the data's classes"
+        )
+
     padding, side = data.augment.crop_padding_px, min(model.image_shape[:2])
     if padding > side:
         raise BadInput(

@@ -54,6 +54,7 @@ OF_EVERY_TASK = {
     "model.centre": Change(1.0, views.gradient),
     "model.norm_epsilon": Change(1e-3, views.gradient),
     "model.activation": Change("relu", views.gradient),
+    "model.layer_scale": Change(0.1, views.state),
     "depth.solver": Change("midpoint", views.gradient),
     "depth.steps": Change(3, views.gradient),
     "depth.rtol": Change(0.1, views.forward, {"depth.solver": "heun"}),
@@ -134,6 +135,7 @@ OF_TASK = {
         "model.pool": Change("token", views.state, {"model.pool": "mean"}),
         "model.positions": Change("sincos", views.state),
         "model.distillation": Change("token", views.state, {"model.pool": "token"}),
+        "model.registers": Change(2, views.state),
         "optimizer.label_smoothing": Change(0.3, views.prepare),
     },
     "language": {

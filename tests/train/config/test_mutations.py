@@ -159,6 +159,8 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "data.augment.mixup": (0.0, 1e-6, LARGEST),
     "data.augment.cutmix": (0.0, 1e-6, LARGEST),
     "model.norm_epsilon": (1e-30, 1e-12, 1, LARGEST),
+    "model.layer_scale": (None, 1e-30, 1, LARGEST),
+    "model.registers": (0, 2**31 - 1),
     "optimizer.learning_rate": (1e-30, 1, LARGEST),
     "optimizer.warmup_steps": (0, 5),
     "optimizer.decay_steps": (1, 4),  # of 6, 2 of which warm up

@@ -172,6 +172,17 @@ def test_centred_attention_on_one_device_equals_eight(kind):
 
 
 @pytest.mark.slow
+def test_registers_and_layer_scale_on_one_device_equal_eight():
+    model = dict(pool="token_mean", registers=3, layer_scale=0.5)
+    common = dict(depth=dict(solver="lie_trotter"), model=model)
+    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (1, 3))]
+    reference, *results = train_cases(cases)
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
+
+
+@pytest.mark.slow
 def test_samples_with_steps_of_their_own_are_spread():
     """Each device solves its own: an eighth of the work."""
     ((one, eighth),) = train_cases(["per_sample"])
@@ -200,6 +211,7 @@ def test_checksums_do_not_depend_on_the_layout(trained):
     [
         *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
         ViT(presets.vit("deit_ti", distillation="mean")),
+        ViT(presets.vit("deit_ti", pool="token_mean", registers=4, layer_scale=1e-5)),
         LM(presets.lm("gpt_small", tied=False, time="additive")),
         TextClassifier(presets.text("text_small", positions="learned")),
     ],
