@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,13 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from odeformer.errors import check_name
+from odeformer.interop.arrays import Rules, make_array, shapes_of, shardings_of
 from odeformer.interop.checks import check_tensors
 from odeformer.interop.families import family_of, read_family
 from odeformer.interop.hub import find_folder
-from odeformer.interop.layout import LAYERS, Layout, Leaf, tensors_of
-from odeformer.interop.weights import FILE, open_weights, read_json, weight_files, write_weights
+from odeformer.interop.layout import LAYERS, Layout, tensors_of
+from odeformer.interop.weights import FILE, find_weights, read_json, weight_files, write_weights
 from odeformer.models.registry import make_model
 from odeformer.transformer.depth import DepthConfig
 
@@ -31,6 +33,8 @@ def load_pretrained(
     depth: DepthConfig | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     param_dtype: str = "float32",
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Loads a pretrained transformer, whose layers are the steps of a solve.
 
@@ -46,6 +50,10 @@ def load_pretrained(
         {'solver': 'euler'}; None is what the weights were trained under.
       dtype: of the matrix products, 'float32' or 'bfloat16'.
       param_dtype: of the parameters, 'float32' or 'bfloat16'.
+      mesh: of devices that the parameters are split over, each of which is born where it lies;
+        None: they lie on the default device.
+      rules: the mesh's axes for names of axes, such as {'width': 'fsdp', 'heads': 'tensor'}; see
+        `odeformer.sharding`. What is not named is replicated.
 
     Returns:
       (model, variables): a `ViT` or an `LM`, for `model.apply(variables, ...)`. What a ViT's
@@ -54,46 +62,34 @@ def load_pretrained(
     Raises:
       ImportError: the package safetensors is not installed, or for a name huggingface_hub.
       ValueError: no such folder or name; an architecture, a value or tensors that are not those of
-        a model that is read; weights as a pickle; a file that is cut off.
+        a model that is read; weights as a pickle; a file that is cut off; a mesh that does not
+        divide an axis of a parameter, or rules that do not fit it.
     """
     check_name("dtype", dtype, DTYPES)
     check_name("param_dtype", param_dtype, DTYPES)
 
     path = find_folder(folder)
-    family, config = read_family(read_json(path / CONFIG), depth, dtype)
-    layout, layers = family.layout(config), config.depth.layers
+    reading = read_family(read_json(path / CONFIG), depth, dtype)
+    layout, layers = reading.layout, reading.config.depth.layers
+    shardings = shardings_of(shapes_of(layout, layers), mesh, rules)
 
-    with open_weights(weight_files(path)) as weights:
-        names = {name: family.stored_as(name, config) for name in weights.shapes}
-        stored = {ours: name for name, ours in names.items() if ours is not None}
-        shapes = {ours: weights.shapes[name] for ours, name in stored.items()}
-        check_tensors(str(path), tensors_of(layout, layers), shapes)
+    weights = find_weights(weight_files(path))
+    names = {name: reading.stored_as(name) for name in weights.shapes}
+    stored = {ours: name for name, ours in names.items() if ours is not None}
+    shapes = {ours: weights.shapes[name] for ours, name in stored.items()}
+    check_tensors(str(path), tensors_of(layout, layers), shapes)
 
-        # Array by array: at most one of them is in memory twice.
-        def read(name: str) -> np.ndarray:
-            return weights.read(stored[name])
-
-        wanted = jnp.dtype(param_dtype)
-        flat = {
-            place: jnp.asarray(_assembled(place, leaf, layers, wanted, read))
-            for place, leaf in layout.items()
-        }
-
-    return make_model(config), {"params": traverse_util.unflatten_dict(flat, sep="/")}
-
-
-def _assembled(
-    place: str, leaf: Leaf, layers: int, dtype: Any, read: Callable[[str], np.ndarray]
-) -> np.ndarray:
-    """One of our arrays, that of all layers where it belongs to the depth."""
-    if not place.startswith(LAYERS):
-        return leaf.ours([read(name) for name in leaf.names]).astype(dtype)
-
-    array = np.empty((layers, *leaf.shape), dtype)
-    for layer in range(layers):
-        array[layer] = leaf.ours([read(name.format(layer)) for name in leaf.names])
-
-    return array
+    flat = {
+        place: make_array(
+            leaf,
+            layers if place.startswith(LAYERS) else None,
+            dtype=jnp.dtype(param_dtype),
+            sharding=shardings[place],
+            read=lambda name: weights.read(stored[name]),
+        )
+        for place, leaf in layout.items()
+    }
+    return make_model(reading.config), {"params": traverse_util.unflatten_dict(flat, sep="/")}
 
 
 def save_pretrained(
@@ -107,7 +103,9 @@ def save_pretrained(
 
     Args:
       model: a `ViT` or an `LM` of solver lie_trotter, share 1, one step per layer, terms attention
-        and mlp, no time, no centring, learned positions, and for a ViT a class token.
+        and mlp, no time, no centring, learned positions. For a ViT a class token, which the head
+        reads; or as DINOv2 has them layer scale, pool 'token_mean', registers or none, a head or
+        none. Models of timm are written as those of transformers.
       variables: its parameters; they are written in the dtype that they have.
       folder: is made if it is not there; files of these names are overwritten.
 
@@ -121,8 +119,9 @@ def save_pretrained(
     layout, layers = family.layout(config), config.depth.layers
 
     flat: Any = traverse_util.flatten_dict(variables["params"], sep="/")
-    shapes = {place: _whole(place, leaf, layers) for place, leaf in layout.items()}
-    check_tensors("the variables", shapes, {name: np.shape(x) for name, x in flat.items()})
+    check_tensors(
+        "the variables", shapes_of(layout, layers), {name: np.shape(x) for name, x in flat.items()}
+    )
 
     tensors = _disassembled(flat, layout)
     dtypes = sorted({tensor.dtype.name for tensor in tensors.values()})
@@ -132,10 +131,6 @@ def save_pretrained(
     path.mkdir(parents=True, exist_ok=True)
     write_weights(path / FILE, tensors, {"format": "pt"})
     (path / CONFIG).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _whole(place: str, leaf: Leaf, layers: int) -> tuple[int, ...]:
-    return (layers, *leaf.shape) if place.startswith(LAYERS) else leaf.shape
 
 
 def _disassembled(flat: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:

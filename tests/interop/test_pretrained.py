@@ -25,7 +25,7 @@ from odeformer.interop import (
     save_safetensors,
 )
 from odeformer.interop.families import FAMILIES
-from odeformer.interop.weights import FILE, INDEX, open_weights
+from odeformer.interop.weights import FILE, INDEX, find_weights
 from tests.helpers.checkout import ROOT
 from tests.helpers.trees import noisy
 
@@ -48,8 +48,8 @@ def largest_difference(found, expected):
 
 def stored(path):
     """Every tensor of a file, its dtype and its bytes."""
-    with open_weights([path]) as weights:
-        tensors = {name: weights.read(name) for name in weights.shapes}
+    weights = find_weights([path])
+    tensors = {name: weights.read(name) for name in weights.shapes}
     return {name: (x.dtype.name, x.shape, x.tobytes()) for name, x in tensors.items()}
 
 
@@ -85,7 +85,9 @@ def test_greedy_text_with_caches_is_that_of_transformers(name):
 def test_in_and_out_again_is_bit_for_bit(name, tmp_path):
     model, variables = load_pretrained(DATA / name)
     save_pretrained(model, variables, tmp_path / "again")
-    assert stored(tmp_path / "again" / FILE) == stored(DATA / name / FILE)
+    was = stored(DATA / name / FILE)
+    read = {name: tensor for name, tensor in was.items() if "mask_token" not in name}
+    assert stored(tmp_path / "again" / FILE) == read and len(was) - len(read) <= 1
     assert {path.name for path in (tmp_path / "again").iterdir()} == {"config.json", FILE}
 
     again, reread = load_pretrained(tmp_path / "again")
@@ -98,7 +100,7 @@ def test_in_and_out_again_is_bit_for_bit(name, tmp_path):
         for folder in (DATA / name, tmp_path / "again")
     )
     renamed = {"hidden_act", "activation_function", "n_inner"}
-    chosen = {"attn_pdrop", "embd_pdrop", "resid_pdrop"}
+    chosen = {"attn_pdrop", "embd_pdrop", "resid_pdrop", "use_mask_token"}
     assert {k: v for k, v in now.items() if k in was and was[k] != v}.keys() <= renamed | chosen
 
 
@@ -219,8 +221,7 @@ def test_transformers_makes_the_golden_values_anew(tmp_path):
         family, kind, _ = recipe["MODELS"][name]
         theirs = getattr(recipe["transformers"], f"{family}{kind}")
         read = theirs.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
-        say = recipe["language" if family == "GPT2" else "images"]
-        again = say(read, read.config)
+        again = recipe["say"](read, read.config)
         np.savez(tmp_path / "ours" / "golden.npz", **again)
         assert largest_difference(*said(model, variables, tmp_path / "ours")) < 1e-5
         shutil.rmtree(tmp_path / "ours")
