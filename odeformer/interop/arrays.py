@@ -1,7 +1,7 @@
 """Our arrays, made of stored tensors one at a time, each born where it lies on the devices."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from odeformer.interop.mesh_checks import check_divided, check_rules
 from odeformer.transformer.sharding import parameter_axes
 
 # Names of axes and what of the mesh they are split over, as flax takes them.
-Rules = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Rules = Mapping[str, Any] | Sequence[tuple[str, Any]]
 
 
 def shapes_of(layout: Layout, layers: int) -> dict[str, tuple[int, ...]]:

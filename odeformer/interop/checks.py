@@ -79,9 +79,8 @@ def check_ungated(raw: Mapping[str, Any]) -> None:
     """Raises ValueError for a DINOv2 whose MLP is gated."""
     if raw.get("use_swiglu_ffn", False):
         raise ValueError(
-            "config.json says use_swiglu_ffn=True: a gated MLP (SwiGLU), whose input product has "
-            "two parts with biases; of DINOv2 the sizes small, base and large are read, which have "
-            "none"
+            "config.json says use_swiglu_ffn=True: a gated MLP (SwiGLU), which is not read of "
+            "DINOv2; its sizes small, base and large have none"
         )
 
 

@@ -93,7 +93,7 @@ def write(config: ViTConfig) -> Raw:
     if config.classes:
         raw |= written_labels(config.classes)
 
-    # The one has no switch: the token of masked patches is then made anew, and never read.
+    # With registers there is no switch: transformers makes the token of masked patches again.
     return raw | (
         {"use_mask_token": False} if kind == PLAIN else {"num_register_tokens": config.registers}
     )

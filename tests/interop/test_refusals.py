@@ -202,7 +202,8 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_a_name_without_a_network(offline):
-    with pytest.raises(ValueError, match=r"no folder 'someone/vit' here, and as a name.*give a"):
+    brought = "run 'hf download someone/vit --local-dir FOLDER' on a machine that has a network"
+    with pytest.raises(ValueError, match=rf"no folder 'someone/vit' here.*give a.*{brought}"):
         load_pretrained("someone/vit")
 
 
