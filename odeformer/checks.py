@@ -15,6 +15,7 @@ from jax.core import Tracer
 from odeformer.errors import (
     check_finite,
     check_flag,
+    check_fraction,
     check_name,
     check_positive,
     check_positive_int,
@@ -44,6 +45,7 @@ COUNT = Accepted("greater than 0 and less than 2**31", check_positive_int)
 RATE = Accepted("in [0, 1)", check_rate)
 FINITE = Accepted("a finite number", check_finite)
 POSITIVE = Accepted("a finite number greater than 0", check_positive)
+FRACTION = Accepted("greater than 0, at most 1", check_fraction)
 # The type alone says it.
 FLAG = Accepted("", check_flag)
 

@@ -3,12 +3,13 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from odeformer.errors import check_kind
-from odeformer.models.lm import LMConfig
-from odeformer.models.vit import ViTConfig
 from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.heads import heads_of
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+# By key, what a model has and what its layout accepts.
+Needs = Mapping[str, tuple[Any, Any]]
 
 # By model_type: their layers norm the sum.
 POST_NORM = (
@@ -47,6 +48,18 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
         raise ValueError(
             f"config.json says {key}={raw[key]!r}, which these models do not have: {accepted!r} "
             "is accepted, and without the key it is what holds"
+        )
+
+
+def check_windows(raw: Mapping[str, Any], layers: int) -> None:
+    """Raises ValueError where config.json says that layers see a window of the tokens alone."""
+    kinds = raw.get("layer_types") or []
+    windowed = raw.get("use_sliding_window", False) and raw.get("max_window_layers", 28) < layers
+    if set(kinds) - {"full_attention"} or (windowed and not kinds):
+        key = "layer_types" if kinds else "use_sliding_window"
+        raise ValueError(
+            f"config.json says {key}={raw[key]!r}: attention that sees a sliding window of the "
+            "tokens, which these models do not have; every layer sees all tokens up to its own"
         )
 
 
@@ -89,11 +102,25 @@ def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
         )
 
 
-def check_writable(config: Any) -> None:
-    """Raises ValueError for a model that no pre-norm transformer of these families is."""
-    check_kind("save_pretrained", config, ViTConfig, LMConfig)
-    depth = config.depth
+def plain_needs(config: Any) -> Needs:
+    """Returns what a layout needs whose layers are those of ViT and of GPT-2."""
+    heads, keys, size = heads_of(config)
+    return {
+        "model.positions": (config.positions, "learned"),
+        "model.norm": (config.norm, "layer"),
+        "model.gated": (config.gated, False),
+        "model.kv_heads": (keys, heads),
+        "model.head_size": (size, config.width / heads),
+        "model.qk_norm": (config.qk_norm, False),
+        "model.qkv_bias": (config.qkv_bias, True),
+        "model.out_bias": (config.out_bias, True),
+        "model.mlp_bias": (config.mlp_bias, True),
+    }
 
+
+def check_writable(config: Any, needs: Needs) -> None:
+    """Raises ValueError for a model that no pre-norm transformer of its family is."""
+    depth = config.depth
     needed = {
         "depth.solver": (depth.solver, "lie_trotter"),
         "depth.share": (depth.share, 1),
@@ -102,12 +129,8 @@ def check_writable(config: Any) -> None:
         "model.terms": (config.terms, ("attention", "mlp")),
         "model.time": (config.time, "none"),
         "model.centre": (config.centre, 0),
-        "model.positions": (config.positions, "learned"),
     }
-    if isinstance(config, ViTConfig):
-        needed["model.pool"] = (config.pool, "token")
-
-    for key, (given, accepted) in needed.items():
+    for key, (given, accepted) in {**needed, **needs}.items():
         if given != accepted:
             raise ValueError(
                 f"a model of {key}={given!r} is none of the layout's architectures, which have "

@@ -3,8 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from odeformer.interop import gpt2, vit
-from odeformer.interop.checks import check_architecture, check_layers, check_writable
+from odeformer.errors import check_kind
+from odeformer.interop import gpt2, llama, vit
+from odeformer.interop.checks import (
+    Needs,
+    check_architecture,
+    check_layers,
+    check_writable,
+    plain_needs,
+)
 from odeformer.interop.layout import Layout
 from odeformer.interop.settings import Raw
 from odeformer.models.lm import LMConfig
@@ -20,6 +27,7 @@ class Family(NamedTuple):
       config: the class of its configs.
       read: config.json -> fields of the config, and 'layers'.
       write: the config -> config.json.
+      needs: the config -> by key, what the model has and what the layout accepts.
       layout: the config -> which tensors make up which parameters.
       stored_as: (a stored tensor's name, config) -> its name in the layout, None for no weight.
     """
@@ -27,15 +35,25 @@ class Family(NamedTuple):
     config: Callable[..., Any]
     read: Callable[[Raw], dict[str, Any]]
     write: Callable[[Any], Raw]
+    needs: Callable[[Any], Needs]
     layout: Callable[[Any], Layout]
     stored_as: Callable[[str, Any], str | None]
 
 
-_VIT = Family(ViTConfig, vit.read, vit.write, vit.layout, vit.stored_as)
-_GPT2 = Family(LMConfig, gpt2.read, gpt2.write, gpt2.layout, gpt2.stored_as)
+def _family(config: Callable[..., Any], room: Any, needs: Callable[[Any], Needs]) -> Family:
+    """The family whose functions a module of this room has."""
+    return Family(config, room.read, room.write, needs, room.layout, room.stored_as)
+
+
+_VIT = _family(
+    ViTConfig, vit, lambda config: {**plain_needs(config), "model.pool": (config.pool, "token")}
+)
+_GPT2 = _family(LMConfig, gpt2, plain_needs)
+_LLAMA = _family(LMConfig, llama, llama.needs)
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(vit.DISTILLATION, _VIT),
     gpt2.ARCHITECTURE: _GPT2,
+    **dict.fromkeys(llama.DEFAULTS, _LLAMA),
 }
 
 
@@ -67,5 +85,8 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
       ValueError: a model that none of them is.
     """
-    check_writable(config)
-    return _VIT if isinstance(config, ViTConfig) else _GPT2
+    check_kind("save_pretrained", config, ViTConfig, LMConfig)
+    text = _LLAMA if config.norm == "rms" else _GPT2
+    family = _VIT if isinstance(config, ViTConfig) else text
+    check_writable(config, family.needs(config))
+    return family

@@ -23,10 +23,10 @@ from odeformer.transformer.layers import (
     Dropout,
     PatchEmbedding,
     grid_positions,
-    layer_norm,
     param_dtype,
 )
 from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.norms import make_norm
 
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
@@ -150,7 +150,7 @@ class ViT(DepthModule):
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
 
-        y_BND = layer_norm(dtype, name="norm", epsilon=config.norm_epsilon)(solution.y1)
+        y_BND = make_norm(config.norm, dtype, config.norm_epsilon, name="norm")(solution.y1)
         y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
         logits = self._head(y_BD, "head")
         if config.distillation != "mean":

@@ -29,7 +29,7 @@ class TransformerField(nn.Module):
 
     Attributes:
       width: D, the size of the state's last axis.
-      heads: number of attention heads; they divide the width.
+      heads: number of attention heads; they divide the width, unless head_size is given.
       mlp: M, the MLP's hidden size.
       dropout: rate at which entries of a term's slope are dropped in training.
       drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
@@ -46,7 +46,8 @@ class TransformerField(nn.Module):
       centre: how much of the mean of the visible values attention subtracts; see `Attention`.
       terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
       activation: 'gelu_tanh', 'gelu', 'relu' or 'silu', of the MLP.
-      norm_epsilon: what every norm adds to the variance.
+      norm_epsilon: what every norm adds to the variance, or to the mean square.
+      gated, mlp_bias, norm, kv_heads, head_size, qk_norm, qkv_bias, out_bias: see `FieldConfig`.
 
     Raises:
       ValueError: a size, a rate, a number or a name that is not accepted, or terms that do not fit
@@ -68,6 +69,14 @@ class TransformerField(nn.Module):
     terms: tuple[str, ...] = TERMS
     activation: str = "gelu_tanh"
     norm_epsilon: float = EPSILON
+    gated: bool = False
+    mlp_bias: bool = True
+    norm: str = "layer"
+    kv_heads: int | None = None
+    head_size: int | None = None
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
 
     def __post_init__(self):
         if isinstance(self.terms, list):
@@ -77,7 +86,7 @@ class TransformerField(nn.Module):
         check_dtype(self.dtype)
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
-        check_attention(self.width, self.heads, self.dtype, self.attention)
+        check_attention(self, self.attention)
         term_checks.check_field(terms.select(self.terms), self)
         super().__post_init__()
 
@@ -290,5 +299,13 @@ def transformer_field(config: FieldConfig) -> TransformerField:
         terms=config.terms,
         activation=config.activation,
         norm_epsilon=config.norm_epsilon,
+        gated=config.gated,
+        mlp_bias=config.mlp_bias,
+        norm=config.norm,
+        kv_heads=config.kv_heads,
+        head_size=config.head_size,
+        qk_norm=config.qk_norm,
+        qkv_bias=config.qkv_bias,
+        out_bias=config.out_bias,
         parent=None,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 
 from odeformer import ModelConfig, check_computable
+from odeformer.transformer.heads import heads_of
 from train.config.run import RunConfig
 from train.errors import BadInput
 
@@ -83,6 +84,15 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
                 f"config.model.{key}={size} does not divide over mesh.{axis}={parts} devices: take "
                 f"mesh.{axis} from the divisors of {size}"
             )
+
+    # A device has its own heads of queries, and needs the keys and values that these read.
+    keys, parts = heads_of(model).keys, mesh.shape["tensor"]
+    if keys % parts:
+        raise BadInput(
+            f"config.model.kv_heads={keys} does not divide over mesh.tensor={parts} devices: each "
+            "would need a part of a head of keys and values, which no other device could use "
+            f"without a copy; take mesh.tensor from the divisors of {keys}"
+        )
 
     if model.fused and mesh.shape["tensor"] > 1:
         raise BadInput(
