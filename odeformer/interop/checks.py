@@ -51,10 +51,20 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
         )
 
 
+def check_keys(raw: Mapping[str, Any], what: str, keys: Collection[str]) -> None:
+    """Raises ValueError where config.json lacks keys that belong to another one."""
+    missing = [key for key in keys if key not in raw]
+    if missing:
+        raise ValueError(
+            f"config.json lacks {', '.join(missing)} {what}: take the config of the model's page"
+        )
+
+
 def check_windows(raw: Mapping[str, Any], layers: int) -> None:
     """Raises ValueError where config.json says that layers see a window of the tokens alone."""
     kinds = raw.get("layer_types") or []
-    windowed = raw.get("use_sliding_window", False) and raw.get("max_window_layers", 28) < layers
+    windowed = bool(raw.get("use_sliding_window")) and raw.get("sliding_window", 1) is not None
+    windowed &= raw.get("max_window_layers", 28) < layers
     if set(kinds) - {"full_attention"} or (windowed and not kinds):
         key = "layer_types" if kinds else "use_sliding_window"
         raise ValueError(

@@ -8,7 +8,7 @@ et al., 'Qwen3 Technical Report', 2025, arXiv 2505.09388.
 from typing import Any
 
 from odeformer.errors import check_name
-from odeformer.interop.checks import check_value, check_windows
+from odeformer.interop.checks import check_keys, check_value, check_windows
 from odeformer.interop.layout import Layout, Leaf, of_layers, same, transposed
 from odeformer.interop.settings import WRITTEN, Raw, activation
 from odeformer.models.lm import LMConfig
@@ -39,30 +39,36 @@ _MODEL_TYPES = {LLAMA: "llama", QWEN2: "qwen2", QWEN3: "qwen3"}
 
 # Their kinds of rotary positions, and our scalings.
 _SCALINGS = {"default": "none", "linear": "linear", "llama3": "llama3"}
+_ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 
 
 def read(raw: Raw) -> dict[str, Any]:
     """Returns the fields of an LMConfig that a config.json describes, and the layers."""
     name = raw["architectures"][0]
-    raw = DEFAULTS[name] | {key: value for key, value in raw.items() if value is not None}
-    layers, heads = raw.get("num_hidden_layers", 32), raw.get("num_attention_heads", 32)
+    raw = DEFAULTS[name] | raw
+    width, layers = raw.get("hidden_size", 4096), raw.get("num_hidden_layers", 32)
+    heads, keys = raw.get("num_attention_heads", 32), raw.get("num_key_value_heads")
+    size = raw.get("head_dim")
     check_windows(raw, layers)
 
     # Qwen2 has biases of queries, keys and values, whatever its config says; the others as it says.
-    biases = name == QWEN2 or raw.get("attention_bias", False)
-    width, keys, size = raw.get("hidden_size", 4096), raw.get("num_key_value_heads"), "head_dim"
+    biases = name == QWEN2 or bool(raw.get("attention_bias"))
     return dict(
         vocabulary=raw["vocab_size"],
         block_size=raw["max_position_embeddings"],
         width=width,
         heads=heads,
         kv_heads=None if keys == heads else keys,
-        head_size=None if raw.get(size, 0) * heads in (0, width) else raw[size],
+        head_size=None if size is None or size * heads == width else size,
         qk_norm=name == QWEN3,
         qkv_bias=biases,
         out_bias=biases and name != QWEN2,
         mlp=raw["intermediate_size"],
-        mlp_bias=name == LLAMA and raw.get("mlp_bias", False),
+        mlp_bias=name == LLAMA and bool(raw.get("mlp_bias")),
         gated=True,
         activation=activation(raw, "hidden_act", "silu"),
         norm="rms",
@@ -76,25 +82,25 @@ def read(raw: Raw) -> dict[str, Any]:
 
 def _rotary(raw: Raw) -> dict[str, Any]:
     """The settings of rotary positions, under the newer key or the two older ones."""
-    told = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
-    told = {"rope_theta": raw.get("rope_theta", 10_000.0)} | told
-    check_value(raw | told, "partial_rotary_factor", 1.0, default=1.0)
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    rope = {"rope_theta": raw.get("rope_theta", 10_000.0)} | rope
+    check_value(raw | rope, "partial_rotary_factor", 1.0, default=1.0)
 
-    kind = told.get("rope_type", told.get("type", "default"))
+    kind = rope.get("rope_type", rope.get("type", "default"))
     check_name("rope_type in config.json", kind, _SCALINGS)
-    scaling = _SCALINGS[kind]
-    found = dict(rotary_base=float(told["rope_theta"]), rotary_scaling=scaling)
-    if scaling == "none":
+    check_keys(rope, f"of rope_type {kind!r}", _ROPE_KEYS[kind])
+    found = dict(rotary_base=rope["rope_theta"], rotary_scaling=_SCALINGS[kind])
+    if kind == "default":
         return found
 
-    found |= dict(rotary_factor=float(told["factor"]))
-    if scaling == "linear":
+    found |= dict(rotary_factor=rope["factor"])
+    if kind == "linear":
         return found
 
-    length = told.get("original_max_position_embeddings", raw["max_position_embeddings"])
+    length = rope.get("original_max_position_embeddings", raw["max_position_embeddings"])
     return found | dict(
-        rotary_low_turns=float(told["low_freq_factor"]),
-        rotary_high_turns=float(told["high_freq_factor"]),
+        rotary_low_turns=rope["low_freq_factor"],
+        rotary_high_turns=rope["high_freq_factor"],
         rotary_length=length,
     )
 
@@ -110,18 +116,19 @@ def architecture(config: LMConfig) -> str:
 def needs(config: LMConfig) -> dict[str, tuple[Any, Any]]:
     """Returns what the layout needs of a model: by key, what it has and what is accepted."""
     name = architecture(config)
-    biases = config.qkv_bias if name != QWEN2 else False
-    needed = {
+    needed: dict[str, tuple[Any, Any]] = {
         "model.gated": (config.gated, True),
         "model.positions": (config.positions, "rotary"),
-        "model.rotary_fraction": (config.rotary_fraction, 1.0),
-        "model.qkv_bias": (config.qkv_bias, True if name == QWEN2 else config.qkv_bias),
-        "model.out_bias": (config.out_bias, biases),
+        "model.rotary_fraction": (config.rotary_fraction, 1),
     }
     if name == LLAMA:
         # transformers refuses a Llama whose heads do not divide the width, whatever their size.
         return needed | {"model.width % model.heads": (config.width % config.heads, 0)}
 
+    if name == QWEN2:
+        needed |= {"model.qkv_bias": (config.qkv_bias, True)}
+    else:
+        needed |= {"model.out_bias": (config.out_bias, config.qkv_bias)}
     return needed | {"model.mlp_bias": (config.mlp_bias, False)}
 
 

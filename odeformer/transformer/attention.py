@@ -222,8 +222,9 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Queries and keys, normed and rotated where the model does so."""
         if self.qk_norm:
-            q_BNHK = self.q_norm(q_BNHK).astype(q_BNHK.dtype)
-            k_BNHK = self.k_norm(k_BNHK).astype(k_BNHK.dtype)
+            exact = param_dtype(q_BNHK.dtype)
+            q_BNHK = self.q_norm(q_BNHK.astype(exact)).astype(q_BNHK.dtype)
+            k_BNHK = self.k_norm(k_BNHK.astype(exact)).astype(k_BNHK.dtype)
         if rotation is not None:
             q_BNHK, k_BNHK = rotate(q_BNHK, rotation), rotate(k_BNHK, rotation)
 
