@@ -42,7 +42,14 @@ class Family(NamedTuple):
 
 def _family(config: Callable[..., Any], room: Any, needs: Callable[[Any], Needs]) -> Family:
     """The family whose functions a module of this room has."""
-    return Family(config, room.read, room.write, needs, room.layout, room.stored_as)
+    return Family(
+        config=config,
+        read=room.read,
+        write=room.write,
+        needs=needs,
+        layout=room.layout,
+        stored_as=room.stored_as,
+    )
 
 
 _VIT = _family(

@@ -1,6 +1,7 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y)), or other terms."""
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -284,28 +285,7 @@ def make_vector_field(
 
 def transformer_field(config: FieldConfig) -> TransformerField:
     """Returns the unbound vector field of a model of that config."""
-    return TransformerField(
-        width=config.width,
-        heads=config.heads,
-        mlp=config.mlp,
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        time=config.time,
-        fused=config.fused,
-        dtype=jnp.dtype(config.dtype),
-        attention=config.attention,
-        centre=config.centre,
-        causal=config.causal,
-        terms=config.terms,
-        activation=config.activation,
-        norm_epsilon=config.norm_epsilon,
-        gated=config.gated,
-        mlp_bias=config.mlp_bias,
-        norm=config.norm,
-        kv_heads=config.kv_heads,
-        head_size=config.head_size,
-        qk_norm=config.qk_norm,
-        qkv_bias=config.qkv_bias,
-        out_bias=config.out_bias,
-        parent=None,
-    )
+    # Each field of a FieldConfig is an attribute of the module, under the same name.
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(FieldConfig)}
+    values["dtype"] = jnp.dtype(config.dtype)
+    return TransformerField(**values, causal=config.causal, parent=None)
