@@ -4,7 +4,6 @@ import math
 
 from jax.sharding import Mesh
 
-from odeformer.transformer.heads import heads_of
 from train.config.run import RunConfig
 from train.devices.mesh import batch_shards
 
@@ -27,7 +26,7 @@ def advise(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
 
         # Heads (kv_heads divide heads) and MLP must divide over the tensor axis; fused kernels join
         # what it would split.
-        keys = heads_of(model).keys
+        keys = model.kv_heads or model.heads
         sizes = [n for n in divisors if n > tensor and not (keys % n or model.mlp % n)]
         if sizes and not model.fused:
             split = math.gcd(fsdp, chips // sizes[0])

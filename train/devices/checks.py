@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from jax.sharding import Mesh
 
 from odeformer import ModelConfig, check_computable
-from odeformer.transformer.heads import heads_of
 from train.config.run import RunConfig
 from train.errors import BadInput
 
@@ -86,7 +85,7 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
             )
 
     # A device has its own heads of queries, and needs the keys and values that these read.
-    keys, parts = heads_of(model).keys, mesh.shape["tensor"]
+    keys, parts = model.kv_heads or model.heads, mesh.shape["tensor"]
     if keys % parts:
         raise BadInput(
             f"config.model.kv_heads={keys} does not divide over mesh.tensor={parts} devices: each "
