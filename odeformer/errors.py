@@ -100,6 +100,14 @@ def check_positive(**values: Any) -> None:
             raise ValueError(f"{name} is greater than 0, also as float32; {value!r} was given")
 
 
+def check_fraction(**values: Any) -> None:
+    """Raises ValueError for a value that is not a number in (0, 1], also as float32."""
+    check_positive(**values)
+    for name, value in values.items():
+        if value > 1:
+            raise ValueError(f"{name} is greater than 0, at most 1; {value!r} was given")
+
+
 def check_flag(**values: object) -> None:
     """Raises ValueError for a value that is neither True nor False."""
     for name, value in values.items():

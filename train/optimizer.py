@@ -20,8 +20,11 @@ register_schedule = SCHEDULES.register
 # its last one: those that it is summed over in a product, and those of the result. All other axes
 # number matrices: the groups, and queries, keys and values.
 _MATRICES = {
+    ("q", "kernel"): MuonDimensionNumbers(reduction_axis=(-3,), output_axis=(-2, -1)),
+    ("kv", "kernel"): MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
     ("qkv", "kernel"): MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
     ("out", "kernel"): MuonDimensionNumbers(reduction_axis=(-3, -2), output_axis=(-1,)),
+    ("gate", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
     ("up", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
     ("down", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
 }

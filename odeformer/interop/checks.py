@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.heads import heads_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -93,6 +94,28 @@ def check_square(size: Any) -> None:
         )
 
 
+def check_keys(raw: Mapping[str, Any], what: str, keys: Collection[str]) -> None:
+    """Raises ValueError where config.json lacks keys that belong to another one."""
+    missing = [key for key in keys if key not in raw]
+    if missing:
+        raise ValueError(
+            f"config.json lacks {', '.join(missing)} {what}: take the config of the model's page"
+        )
+
+
+def check_windows(raw: Mapping[str, Any], layers: int) -> None:
+    """Raises ValueError where config.json says that layers see a window of the tokens alone."""
+    kinds = raw.get("layer_types") or []
+    windowed = bool(raw.get("use_sliding_window")) and raw.get("sliding_window", 1) is not None
+    windowed &= raw.get("max_window_layers", 28) < layers
+    if set(kinds) - {"full_attention"} or (windowed and not kinds):
+        key = "layer_types" if kinds else "use_sliding_window"
+        raise ValueError(
+            f"config.json says {key}={raw[key]!r}: attention that sees a sliding window of the "
+            "tokens, which these models do not have; every layer sees all tokens up to its own"
+        )
+
+
 def check_layers(depth: DepthConfig, layers: int) -> None:
     """Raises ValueError for a depth that does not have as many layers, each with its weights."""
     if (depth.layers, depth.share) != (layers, 1):
@@ -134,8 +157,17 @@ def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
 
 def plain_needs(config: Any) -> Needs:
     """Returns what a layout needs whose layers are those of ViT and of GPT-2."""
+    heads, keys, size = heads_of(config)
     return {
         "model.positions": (config.positions, "learned"),
+        "model.norm": (config.norm, "layer"),
+        "model.gated": (config.gated, False),
+        "model.kv_heads": (keys, heads),
+        "model.head_size": (size, config.width / heads),
+        "model.qk_norm": (config.qk_norm, False),
+        "model.qkv_bias": (config.qkv_bias, True),
+        "model.out_bias": (config.out_bias, True),
+        "model.mlp_bias": (config.mlp_bias, True),
         "model.layer_scale": (config.layer_scale, None),
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from odeformer.errors import check_kind
-from odeformer.interop import dinov2, gpt2, timm_vit, vit
+from odeformer.interop import dinov2, gpt2, llama, timm_vit, vit
 from odeformer.interop.checks import (
     Needs,
     check_architecture,
@@ -54,10 +54,12 @@ def _family(config: Callable[..., Any], room: Any, needs: Callable[[Any], Needs]
 
 _VIT, _DINOV2 = _family(ViTConfig, vit, vit.needs), _family(ViTConfig, dinov2, dinov2.needs)
 _GPT2 = _family(LMConfig, gpt2, plain_needs)
+_LLAMA = _family(LMConfig, llama, llama.needs)
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(vit.DISTILLATION, _VIT),
     **dict.fromkeys(dinov2.ARCHITECTURES, _DINOV2),
     gpt2.ARCHITECTURE: _GPT2,
+    **dict.fromkeys(llama.DEFAULTS, _LLAMA),
 }
 
 
@@ -108,6 +110,7 @@ def family_of(config: ModelConfig) -> Family:
     """
     check_kind("save_pretrained", config, ViTConfig, LMConfig)
     images = _DINOV2 if isinstance(config, ViTConfig) and dinov2.is_meant(config) else _VIT
-    family = images if isinstance(config, ViTConfig) else _GPT2
+    text = _LLAMA if config.norm == "rms" else _GPT2
+    family = images if isinstance(config, ViTConfig) else text
     check_writable(config, family.needs(config))
     return family

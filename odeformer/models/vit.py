@@ -23,10 +23,10 @@ from odeformer.transformer.layers import (
     Dropout,
     PatchEmbedding,
     grid_positions,
-    layer_norm,
     param_dtype,
 )
 from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.norms import make_norm
 
 POOLS = ("token", "mean", "token_mean")
 POSITIONS = ("learned", "sincos")
@@ -161,7 +161,7 @@ class ViT(DepthModule):
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
 
-        y_BND = layer_norm(dtype, name="norm", epsilon=config.norm_epsilon)(solution.y1)
+        y_BND = make_norm(config.norm, dtype, config.norm_epsilon, name="norm")(solution.y1)
         if not config.classes:
             return y_BND
 

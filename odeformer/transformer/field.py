@@ -1,6 +1,7 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y)), or other terms."""
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class TransformerField(nn.Module):
 
     Attributes:
       width: D, the size of the state's last axis.
-      heads: number of attention heads; they divide the width.
+      heads: number of attention heads; they divide the width, unless head_size is given.
       mlp: M, the MLP's hidden size.
       dropout: rate at which entries of a term's slope are dropped in training.
       drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
@@ -47,7 +48,8 @@ class TransformerField(nn.Module):
       centre: how much of the mean of the visible values attention subtracts; see `Attention`.
       terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
       activation: 'gelu_tanh', 'gelu', 'relu' or 'silu', of the MLP.
-      norm_epsilon: what every norm adds to the variance.
+      norm_epsilon: what every norm adds to the variance, or to the mean square.
+      gated, mlp_bias, norm, kv_heads, head_size, qk_norm, qkv_bias, out_bias: see `FieldConfig`.
       layer_scale: of each term's slope at initialisation, see `LayerScale`; None: not scaled.
 
     Raises:
@@ -70,6 +72,14 @@ class TransformerField(nn.Module):
     terms: tuple[str, ...] = TERMS
     activation: str = "gelu_tanh"
     norm_epsilon: float = EPSILON
+    gated: bool = False
+    mlp_bias: bool = True
+    norm: str = "layer"
+    kv_heads: int | None = None
+    head_size: int | None = None
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
     layer_scale: float | None = None
 
     def __post_init__(self):
@@ -80,7 +90,7 @@ class TransformerField(nn.Module):
         check_dtype(self.dtype)
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
-        check_attention(self.width, self.heads, self.dtype, self.attention)
+        check_attention(self, self.attention)
         term_checks.check_field(terms.select(self.terms), self)
         super().__post_init__()
 
@@ -280,21 +290,7 @@ def make_vector_field(
 
 def transformer_field(config: FieldConfig) -> TransformerField:
     """Returns the unbound vector field of a model of that config."""
-    return TransformerField(
-        width=config.width,
-        heads=config.heads,
-        mlp=config.mlp,
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        time=config.time,
-        fused=config.fused,
-        dtype=jnp.dtype(config.dtype),
-        attention=config.attention,
-        centre=config.centre,
-        causal=config.causal,
-        terms=config.terms,
-        activation=config.activation,
-        norm_epsilon=config.norm_epsilon,
-        layer_scale=config.layer_scale,
-        parent=None,
-    )
+    # Each field of a FieldConfig is an attribute of the module, under the same name.
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(FieldConfig)}
+    values["dtype"] = jnp.dtype(config.dtype)
+    return TransformerField(**values, causal=config.causal, parent=None)

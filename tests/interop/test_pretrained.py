@@ -31,6 +31,8 @@ from tests.helpers.trees import noisy
 
 DATA = ROOT / "tests" / "data" / "interop"
 NAMES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
+TEXTS = ("gpt2", "gpt2_untied", "llama_single", "qwen3")
+OTHER_TEXTS = [n for n in NAMES if n.startswith(("llama", "qwen")) and n not in TEXTS]
 RENEW = "made by tests/data/interop/recipe.py, which says how"
 
 
@@ -70,7 +72,9 @@ def test_every_architecture_has_a_golden_model():
     assert {config["architectures"][0] for config in configs} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt2_untied"])
+@pytest.mark.parametrize(
+    "name", [*TEXTS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_TEXTS)]
+)
 def test_greedy_text_with_caches_is_that_of_transformers(name):
     golden = np.load(DATA / name / "golden.npz")
     model, variables = load_pretrained(DATA / name)
@@ -203,6 +207,30 @@ def test_our_own_names_hold_any_model(tmp_path):
     assert "params/norm/scale" in stored(tmp_path / "own.safetensors")
     with pytest.raises(ValueError, match="model.*save_safetensors"):
         save_pretrained(model, variables, tmp_path)
+
+
+def test_older_files_of_llama_are_read(tmp_path):
+    """Their keys of rotary positions, and angles that they hold in addition to the weights."""
+    config = json.loads((DATA / "llama" / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": rope}))
+    tensors = load_file(DATA / "llama" / FILE)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(tensors, tmp_path / FILE)
+    model, variables = load_pretrained(tmp_path)
+    new, expected = load_pretrained(DATA / "llama")
+    assert model.config == new.config
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_the_kernels_of_heads_that_share_keys():
+    """One kernel where each head has keys of its own, else two."""
+    for name, kernels in (("llama", {"qkv", "out"}), ("llama_shared", {"q", "kv", "out"})):
+        layer = load_pretrained(DATA / name)[1]["params"]["depth"]["groups"]["attention_layer"]
+        assert layer.keys() == kernels
+    assert layer["q"]["kernel"].shape == (2, 16, 4, 4)  # [layers, D, H, K]
+    assert layer["kv"]["kernel"].shape == (2, 16, 2, 2, 4)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
@@ -33,6 +34,18 @@ def vit(tmp_path):
 def gpt2(tmp_path):
     """A copy of a language model's folder, to spoil."""
     return shutil.copytree(DATA / "gpt2", tmp_path / "gpt2")
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A copy of a model's folder whose heads share keys, to spoil."""
+    return shutil.copytree(DATA / "llama_shared", tmp_path / "llama")
+
+
+@pytest.fixture
+def qwen3(tmp_path):
+    """A copy of a model's folder, to spoil."""
+    return shutil.copytree(DATA / "qwen3", tmp_path / "qwen3")
 
 
 def change(folder, **changes):
@@ -95,6 +108,43 @@ def test_a_post_norm_model_is_no_solve(vit):
         ("gpt2", dict(add_cross_attention=True), "add_cross_attention=True"),
         ("gpt2", dict(tie_word_embeddings=False), "1 missing: lm_head.weight"),
         ("gpt2", dict(n_embd="8"), "width is a whole number"),
+        ("llama", dict(hidden_act="mish"), "unknown hidden_act in config.json 'mish'"),
+        (
+            "llama",
+            dict(rope_parameters=dict(rope_type="yarn", factor=4.0)),
+            "unknown rope_type in config.json 'yarn'; accepted: default, linear, llama3",
+        ),
+        (
+            "llama",
+            dict(rope_scaling=dict(type="dynamic", factor=4.0)),
+            "unknown rope_type in config.json 'dynamic'",
+        ),
+        (
+            "llama",
+            dict(rope_parameters=dict(rope_type="llama3", factor=4.0)),
+            "lacks low_freq_factor, high_freq_factor of rope_type 'llama3'",
+        ),
+        (
+            "llama",
+            dict(rope_parameters=dict(rope_type="linear", factor="4")),
+            "rotary_factor is a finite number",
+        ),
+        ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5.*1.0 is accepted"),
+        ("llama", dict(num_key_value_heads=3), "kv_heads=3 does not divide heads=4"),
+        (
+            "qwen3",
+            dict(layer_types=["full_attention", "sliding_attention"]),
+            "layer_types=.*sliding window of the tokens, which these models do not have",
+        ),
+        (
+            "qwen3",
+            dict(layer_types=None, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+            "use_sliding_window=True: .*sliding window",
+        ),
+        ("qwen3", dict(attention_bias=True), "8 missing: .*self_attn.q_proj.bias"),
+        ("llama", dict(mlp_bias=True), "6 missing: model.layers.0.mlp.gate_proj.bias"),
+        ("llama", dict(tie_word_embeddings=False), "1 missing: lm_head.weight"),
+        ("llama", dict(num_key_value_heads=4), r"4 of another shape: .*\[8, 16\] in place of"),
     ],
 )
 def test_values_of_the_config_that_no_model_has(name, changes, message, request):
@@ -102,6 +152,27 @@ def test_values_of_the_config_that_no_model_has(name, changes, message, request)
     change(folder, **changes)
     with pytest.raises(ValueError, match=message):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        # What lies outside of every layer, or is not turned on, hides nothing.
+        ("qwen3", dict(layer_types=None, use_sliding_window=True, max_window_layers=2)),
+        ("qwen3", dict(layer_types=None, use_sliding_window=False, max_window_layers=0)),
+        ("qwen3", dict(layer_types=None, use_sliding_window=True, sliding_window=None)),
+        # As files before version 5 of transformers say it.
+        ("llama", dict(rope_parameters=None, rope_theta=10_000, rope_scaling=None)),
+        ("llama", dict(head_dim=None, pretraining_tp=2, attention_bias=None)),
+    ],
+)
+def test_other_words_for_the_same_model(name, changes, request):
+    folder = request.getfixturevalue(name)
+    model, variables = load_pretrained(folder)
+    change(folder, **changes)
+    again, same = load_pretrained(folder)
+    assert again.config == model.config
+    jax.tree.map(np.testing.assert_array_equal, same, variables)
 
 
 def test_tensors_that_are_not_those_of_the_model(vit):
@@ -248,6 +319,7 @@ def test_dtypes(key):
 
 
 SEQUENTIAL = dict(layers=2, solver="lie_trotter")
+GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +337,21 @@ SEQUENTIAL = dict(layers=2, solver="lie_trotter")
         (ViTConfig(depth=SEQUENTIAL, positions="sincos"), "model.positions='sincos'"),
         (ViTConfig(depth=SEQUENTIAL, pool="mean"), "model.pool='mean'"),
         (LMConfig(depth=SEQUENTIAL), "model.positions='rotary'.*save_safetensors"),
+        (ViTConfig(depth=SEQUENTIAL, norm="rms"), "model.norm='rms'.*model.norm='layer'"),
+        (ViTConfig(depth=SEQUENTIAL, gated=True), "model.gated=True"),
+        (ViTConfig(depth=SEQUENTIAL, kv_heads=1), "model.kv_heads=1.*model.kv_heads=3"),
+        (ViTConfig(depth=SEQUENTIAL, head_size=16), "model.head_size=16.*model.head_size=64"),
+        (ViTConfig(depth=SEQUENTIAL, qk_norm=True), "model.qk_norm=True"),
+        (ViTConfig(depth=SEQUENTIAL, qkv_bias=False), "model.qkv_bias=False"),
+        (ViTConfig(depth=SEQUENTIAL, out_bias=False), "model.out_bias=False"),
+        (ViTConfig(depth=SEQUENTIAL, mlp_bias=False), "model.mlp_bias=False"),
+        (LMConfig(**GATED | dict(gated=False)), "model.gated=False"),
+        (LMConfig(**GATED, positions="learned"), "model.positions='learned'.*'rotary'"),
+        (LMConfig(**GATED, rotary_fraction=0.5), "model.rotary_fraction=0.5"),
+        (LMConfig(**GATED, heads=5, head_size=8), "model.width % model.heads=4"),
+        (LMConfig(**GATED, qkv_bias=False), "model.qkv_bias=False"),
+        (LMConfig(**GATED, qk_norm=True, out_bias=False), "model.out_bias=False"),
+        (LMConfig(**GATED | dict(mlp_bias=True, qk_norm=True)), "model.mlp_bias=True"),
         (TextConfig(depth=SEQUENTIAL), "save_pretrained takes a ViTConfig or LMConfig"),
     ],
 )

@@ -62,12 +62,17 @@ def test_registers_and_what_the_head_reads_are_counted(pool, classes):
 
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "rk4"])
-@pytest.mark.parametrize("kind", ["tied", "untied", "text"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "text", "shared keys"])
 def test_text_counted_equals_calculated(kind, solver):
     sizes = dict(vocabulary=13, block_size=9, width=16, heads=2, mlp=24)
     depth = DepthConfig(layers=4, share=2, solver=solver, adjoint="store")
     if kind == "text":
         config = TextConfig(**sizes, classes=3, time="additive", depth=depth)
+    elif kind == "shared keys":
+        options = dict(kv_heads=1, head_size=6, qk_norm=True, gated=True, norm="rms", centre=1.0)
+        config = LMConfig(**sizes, **options, rotary_fraction=0.4, depth=depth)
+        attention = 4 * 9 * 16 * (2 + 1) * 6 + 4 * 9**2 * 2 * 6
+        assert flops.evaluation(config, 9) == (attention, 6 * 9 * 16 * 24)
     else:
         config = LMConfig(**sizes, tied=kind == "tied", depth=depth)
     model, inputs = make_model(config), example_inputs(config)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from odeformer import TransformerField, make_vector_field
-from odeformer.transformer.attention import rotate, rotation
 from odeformer.transformer.field import init_params
 from odeformer.transformer.layers import Dropout
+from odeformer.transformer.rotary import rotate, rotation
 from tests.helpers import references
 from train.augment.mixing import mix
 from train.config.data import AugmentConfig

@@ -22,6 +22,14 @@ DINOV2 |= dict(image_size=8, patch_size=4, num_labels=3)
 GPT2 = dict(n_embd=8, n_layer=2, n_head=2, n_positions=48, vocab_size=20)
 GPT2 |= dict(bos_token_id=None, eos_token_id=None)
 
+LLAMA = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=20)
+LLAMA |= dict(num_key_value_heads=2, vocab_size=20, max_position_embeddings=48)
+LLAMA |= dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)
+LINEAR = dict(rope_type="linear", rope_theta=500.0, factor=2.5)
+# Of its four waves one is kept, one scaled in part, and two as a whole.
+LLAMA3 = dict(rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0)
+LLAMA3 |= dict(high_freq_factor=4.0, original_max_position_embeddings=32)
+
 # Each differs from the others in what its config can say: sizes, activation, epsilon, ties.
 MODELS = {
     "vit": ("ViT", "ForImageClassification", VIT),
@@ -60,7 +68,42 @@ MODELS = {
         "ForImageClassification",
         DINOV2 | dict(layerscale_value=0.5, hidden_act="relu"),
     ),
+    # Keys and values of as many heads as there are, biases, another activation; llama3's waves.
+    "llama": (
+        "Llama",
+        "ForCausalLM",
+        LLAMA
+        | dict(num_attention_heads=2, attention_bias=True, mlp_bias=True, hidden_act="gelu")
+        | dict(rope_parameters=LLAMA3, rms_norm_eps=1e-3),
+    ),
+    "llama_shared": ("Llama", "ForCausalLM", LLAMA | dict(tie_word_embeddings=True)),
+    # One head of keys and values; heads that do not make up the width.
+    "llama_single": (
+        "Llama",
+        "ForCausalLM",
+        LLAMA
+        | dict(hidden_size=12, num_attention_heads=3, num_key_value_heads=1, head_dim=6)
+        | dict(rope_parameters=LINEAR, num_hidden_layers=1, vocab_size=23),
+    ),
+    "qwen2": ("Qwen2", "ForCausalLM", LLAMA),
+    "qwen2_tied": (
+        "Qwen2",
+        "ForCausalLM",
+        LLAMA
+        | dict(num_key_value_heads=4, tie_word_embeddings=True, num_hidden_layers=3)
+        | dict(hidden_act="gelu_pytorch_tanh")
+        | dict(rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+    ),
+    "qwen3": ("Qwen3", "ForCausalLM", LLAMA | dict(head_dim=6, tie_word_embeddings=True)),
+    "qwen3_biased": (
+        "Qwen3",
+        "ForCausalLM",
+        LLAMA
+        | dict(attention_bias=True, head_dim=4, num_attention_heads=3, num_key_value_heads=3)
+        | dict(hidden_act="relu", rope_parameters=LLAMA3, rms_norm_eps=1e-3),
+    ),
 }
+LANGUAGE = ("LMHeadModel", "ForCausalLM")
 NEW_TOKENS = 32
 
 
@@ -72,8 +115,8 @@ def make(folder, name, seed):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-        if family == "GPT2":
-            vary(model.transformer)
+        if kind in LANGUAGE:
+            vary(model)
 
     # What is stored is what is computed with: read again.
     model.save_pretrained(folder / name)
@@ -84,16 +127,21 @@ def make(folder, name, seed):
 
 def vary(model):
     """Lets the place and the context decide, so that greedy text does not repeat one token."""
-    model.wpe.weight *= 5
-    model.ln_f.bias *= 0.1
-    for block in model.h:
-        block.attn.c_proj.weight *= 5
-        block.mlp.c_proj.weight *= 5
+    if hasattr(model, "transformer"):
+        model.transformer.wpe.weight *= 5
+        model.transformer.ln_f.bias *= 0.1
+        last = [(block.attn.c_proj, block.mlp.c_proj) for block in model.transformer.h]
+    else:
+        last = [(layer.self_attn.o_proj, layer.mlp.down_proj) for layer in model.model.layers]
+    for products in last:
+        for product in products:
+            product.weight *= 5
 
 
 def say(model, config):
-    """The inputs, and what the model makes of them."""
-    return language(model, config) if config.model_type == "gpt2" else images(model, config)
+    """The inputs and what the model makes of them."""
+    kind = type(model).__name__
+    return language(model, config) if kind.endswith(LANGUAGE) else images(model, config)
 
 
 @torch.no_grad()

@@ -52,6 +52,14 @@ OF_EVERY_TASK = {
     "model.fused": Change(True, views.gradient),
     "model.attention": Change("cudnn", views.gradient, {"model.dtype": "bfloat16"}, refused=True),
     "model.centre": Change(1.0, views.gradient),
+    "model.norm": Change("rms", views.state),
+    "model.gated": Change(True, views.state),
+    "model.mlp_bias": Change(False, views.state),
+    "model.kv_heads": Change(1, views.state),
+    "model.head_size": Change(4, views.state),
+    "model.qk_norm": Change(True, views.state),
+    "model.qkv_bias": Change(False, views.state),
+    "model.out_bias": Change(False, views.state),
     "model.norm_epsilon": Change(1e-3, views.gradient),
     "model.activation": Change("relu", views.gradient),
     "model.layer_scale": Change(0.1, views.state),
@@ -92,6 +100,17 @@ OF_EVERY_TASK = {
     "eval.metrics": Change(("no_such_metric",), views.state, refused=True),
     "eval.batch_size": Change(64, views.read),
     "log.every_steps": Change(2, views.logged),
+}
+LINEAR = {"model.rotary_scaling": "linear", "model.rotary_factor": 4.0}
+LLAMA3 = LINEAR | {"model.rotary_scaling": "llama3"}
+OF_ROTARY = {
+    "model.rotary_base": Change(5e5, views.forward),
+    "model.rotary_fraction": Change(0.5, views.forward),
+    "model.rotary_scaling": Change("llama3", views.forward, LINEAR),
+    "model.rotary_factor": Change(2.0, views.forward, LINEAR),
+    "model.rotary_low_turns": Change(0.5, views.forward, LLAMA3),
+    "model.rotary_high_turns": Change(8.0, views.forward, LLAMA3),
+    "model.rotary_length": Change(64, views.forward, LLAMA3),
 }
 SET = {"data.name": "dots/whole", "data.data_dir": "ONE", "data.test_fraction": 0.3}
 SET |= {"data.validation_examples": 10}
@@ -149,6 +168,7 @@ OF_TASK = {
         "model.vocabulary": Change(290, views.state),
         "model.block_size": Change(16, views.batches),
         "model.positions": Change("learned", views.state),
+        **OF_ROTARY,
         "model.tied": Change(False, views.state),
         # A causal field takes no adaptive steps.
         "depth.rtol": Change(0.1, views.forward, refused=True),
@@ -167,6 +187,7 @@ OF_TASK = {
         "model.vocabulary": Change(270, views.state),
         "model.block_size": Change(10, views.batches),
         "model.positions": Change("learned", views.state),
+        **OF_ROTARY,
         "model.classes": Change(3, views.state),
         "model.pool": Change("first", views.gradient),
     },
@@ -181,7 +202,8 @@ CASES = []
 for _task in TASKS:
     for _key in settings_for(_task):
         if _key not in APART:
-            _again = _task != "images" and _key not in {*OF_TASK[_task], *OF_ITS_OWN}
+            _own = OF_TASK[_task].keys() - (OF_ROTARY if _task == "sentences" else {})
+            _again = _task != "images" and _key not in {*_own, *OF_ITS_OWN}
             CASES.append(pytest.param(_task, _key, marks=[pytest.mark.slow] if _again else []))
 
 
