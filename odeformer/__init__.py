@@ -17,7 +17,7 @@ from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
 from odeformer.ode.integrate import integrate
 from odeformer.ode.problem import Solution, VectorField
-from odeformer.transformer import sharding, terms
+from odeformer.transformer import lora, sharding, terms
 from odeformer.transformer.context import Context
 from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthConfig, ODEStack
@@ -49,6 +49,7 @@ __all__ = [
     "flops",
     "generate",
     "integrate",
+    "lora",
     "make_model",
     "make_vector_field",
     "presets",

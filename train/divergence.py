@@ -103,6 +103,7 @@ def given_up(
     mesh: Mesh,
     examples: int,
     shuffle: int,
+    base: Any = None,
 ) -> RunDiverged:
     """Writes divergence.json, and returns the error that reports it: no rollback is left.
 
@@ -114,8 +115,11 @@ def given_up(
       mesh: of the devices.
       examples: number of training examples.
       shuffle: number of the shuffle of the data.
+      base: the weights that adapters are trained of; None without any.
     """
-    gradients, parameters = norms(diverged.state, diverged.batch, config, task, mesh)
+    gradients, parameters = norms(
+        diverged.state, diverged.batch, config=config, task=task, mesh=mesh, base=base
+    )
     indices = _batch_indices(diverged.step, config, examples, shuffle)
 
     path = workdir / "divergence.json"
@@ -189,7 +193,12 @@ def _as_text(
 
 
 def norms(
-    state: TrainState, batch: Batch, config: RunConfig, task: Task, mesh: Mesh
+    state: TrainState,
+    batch: Batch,
+    config: RunConfig,
+    task: Task,
+    mesh: Mesh,
+    base: Any = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns the norms of a batch's gradient and of the parameters, {name of a module: norm}.
 
@@ -201,6 +210,7 @@ def norms(
       config: of the run.
       task: to be learnt.
       mesh: of the devices.
+      base: the weights that adapters are trained of; None without any.
     """
     gradient = make_gradient(config, task)
 
@@ -213,17 +223,17 @@ def norms(
 
         return {module: jnp.sqrt(square) for module, square in squares.items()}
 
-    def both(state: TrainState, batch: Batch, constants: Any):
+    def both(state: TrainState, batch: Batch, constants: Any, base: Any):
         # The keys of the step: dropout and augmentation are those of the batch that was skipped.
         key, keys = random_keys(constants["seed"], state.step, batch)
-        grads, _ = gradient(state.params, *task.prepare(batch, keys, constants), key)
+        grads, _ = gradient(state.params, *task.prepare(batch, keys, constants), key, base)
         return by_module(grads), by_module(state.params)
 
     constants = task.constants() | {"seed": np.uint32(config.seed)}
 
     # Replicated, for every process to fetch: the report is also in each one's error.
     with on_mesh(mesh, config.model):
-        values = jax.jit(both, out_shardings=replicated(mesh))(state, batch, constants)
+        values = jax.jit(both, out_shardings=replicated(mesh))(state, batch, constants, base)
 
     gradients, parameters = jax.tree.map(float, jax.device_get(values))
     return gradients, parameters

@@ -114,11 +114,13 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
 def _print_summary(workdir: str, config: RunConfig, step: int, console: Console) -> None:
     depth = dataclasses.asdict(config.model.depth)
     settings = ", ".join(f"{name} {value}" for name, value in depth.items() if value is not None)
-    parameters = count_parameters(parameter_shapes(config.model))
+    parameters = f"{count_parameters(parameter_shapes(config.model)):,} parameters"
+    if config.lora.rank is not None:
+        parameters += f" of {config.init.path}, adapted with rank {config.lora.rank}"
     _print(
         console,
         f"{workdir}: {config.task} ({config.data.name}), seed {config.seed}, saved at step {step} "
-        f"of {config.train_steps}, {parameters:,} parameters, {settings}",
+        f"of {config.train_steps}, {parameters}, {settings}",
     )
 
 

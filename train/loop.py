@@ -10,8 +10,11 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
+from train.adapters import merge
+from train.checkpoint.base import Base
+from train.checkpoint.base_checks import check_base, check_tokenizer, warn_of_new_head
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
-from train.checkpoint.restore import count_parameters, restore_newest
+from train.checkpoint.restore import count_parameters, read_base, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.sizes import complete
 from train.checkpoint.workdir import (
@@ -62,6 +65,11 @@ class Run:
     init_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
+    base: Base | None  # the weights that adapters are trained of
+
+    def all_params(self, trained: Any) -> Any:
+        """Returns all of the model's parameters, of which some are trained."""
+        return trained if self.base is None else merge(self.config, trained, self.base.params)
 
 
 def train(
@@ -118,9 +126,11 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
     check_run_fits(config, mesh)
 
     path = check_workdir(workdir, config)
+    base = read_base(config, mesh)
     note(f"reading the data, {config.data.name}")
     splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
+    check_tokenizer(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
 
     with StopSignals() as signals, locked(path):
@@ -133,7 +143,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
 
         any_process = AnyProcess()
         optimizer = make_optimizer(config.optimizer, config.train_steps)
-        with Saver(path, config, len(splits["train"])) as saver:
+        with Saver(path, config, len(splits["train"]), base and base.digest) as saver:
             yield Run(
                 config=config,
                 path=path,
@@ -144,9 +154,10 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
                 saver=saver,
                 schedule=Schedule(config, saver),
                 stop_requested=lambda: any_process(signals.received is not None),
-                init_state=programs.init(config, optimizer, mesh),
-                train_step=programs.train_step(config, optimizer, task, mesh),
+                init_state=programs.init(config, optimizer, mesh, base),
+                train_step=programs.train_step(config, optimizer, task, mesh, base),
                 eval_step=programs.eval_step(config, task, mesh),
+                base=base,
             )
 
 
@@ -157,10 +168,12 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
 
     if restored is None:
         state, start = run.init_state(), BEGINNING
+        warn_of_new_head(run.config, run.base)
     else:
         state, record = restored
         start = record.position
         check_origin(record, run.path, len(run.splits["train"]))
+        check_base(record, run.base, run.config, run.path)
         if before is None and is_primary():
             warn_of_learning_rate(run.path, config=run.config, metadata=record)
             warn_of_missing(run.path, record.config.get("modules", ()))
@@ -247,7 +260,7 @@ def _validate(
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     size, workers = run.config.eval.batch_size, run.config.data.workers
-    params, data = state.eval_params, run.splits[split]
+    params, data = run.all_params(state.eval_params), run.splits[split]
     return score(params, data, size, run.mesh, run.eval_step, workers=workers)
 
 
@@ -262,6 +275,7 @@ def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
             mesh=run.mesh,
             examples=len(run.splits["train"]),
             shuffle=start.shuffle,
+            base=None if run.base is None else run.base.params,
         )
 
     if is_primary():

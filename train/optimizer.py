@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from odeformer import lora
 from train.config.run import OptimizerConfig
 from train.config.tables import OPTIMIZERS, SCHEDULES
 
@@ -28,6 +29,10 @@ _MATRICES = {
     ("up", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
     ("down", "kernel"): MuonDimensionNumbers(reduction_axis=(-2,), output_axis=(-1,)),
 }
+
+
+# By the last name of a path: kernels, and their adapters.
+_DECAYED = ("kernel", lora.A, lora.B)
 
 
 def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
@@ -176,7 +181,9 @@ def _like_adamw(updates: Any, params: Any) -> Any:
 
 
 def decay_mask(params: Any) -> Any:
-    """Returns a tree of bools: True for kernels and token embeddings, which weight decay acts on.
+    """Returns a tree of bools: True for what weight decay acts on.
+
+    These are kernels, their low-rank adapters, and token embeddings.
 
     Biases, the norms' scales, positions and class tokens do not decay.
     """
@@ -185,7 +192,7 @@ def decay_mask(params: Any) -> Any:
     # stacked bias has two axes like a kernel.
     def is_decayed(path: tuple[Any, ...], _: Any) -> bool:
         module, name = _names(path)
-        return name == "kernel" or (module, name) == ("embedding", "embedding")
+        return name in _DECAYED or (module, name) == ("embedding", "embedding")
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from train.checkpoint.base import Base
 from train.config.data import ImageDataConfig
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
@@ -43,22 +44,32 @@ class Programs:
         return splits
 
     def init(
-        self, config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+        self,
+        config: RunConfig,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+        base: Base | None = None,
     ) -> Callable[[], TrainState]:
         """Returns the function that makes a run's initial state."""
         # No array of the state depends on the learning rate.
         shapes = dataclasses.replace(config.optimizer, learning_rate=1.0)
-        key = ("init", config.model, shapes, config.mesh)
+        key = ("init", config.model, shapes, config.mesh, config.lora)
         init = self._keep(key, lambda: jit_init(config, optimizer, mesh))
-        return lambda: init(np.uint32(config.seed))
+        return lambda: init(np.uint32(config.seed), *([] if base is None else [base.head]))
 
     def train_step(
-        self, config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
+        self,
+        config: RunConfig,
+        optimizer: optax.GradientTransformation,
+        task: Task,
+        mesh: Mesh,
+        base: Base | None = None,
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         """Returns a run's train step, as `make_train_step` does."""
         key = ("train", dataclasses.replace(config, seed=0, data=_without_fold(config.data)))
         jitted = self._keep(key, lambda: jit_train_step(config, optimizer, task, mesh))
-        return make_train_step(config, optimizer, task, mesh, jitted)
+        params = None if base is None else base.params
+        return make_train_step(config, optimizer, task, mesh, jitted=jitted, base=params)
 
     def eval_step(
         self, config: RunConfig, task: Task, mesh: Mesh

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from odeformer import example_inputs, make_model
+from train.adapters import init_trained
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings, replicated
 from train.optimizer import make_optimizer
@@ -38,14 +39,14 @@ class TrainState:
     """
 
     step: jax.Array  # int32: batches learnt from
-    params: Any
+    params: Any  # that are trained: with config.lora.rank the adapters, and a classifier's head
     opt_state: Any
     ema: Any | None  # the weights' moving average; None if the run keeps none
     guard: Guard
 
     @property
     def eval_params(self) -> Any:
-        """The weights to evaluate with: the average if there is one."""
+        """The trained weights to evaluate with: the average if there is one."""
         return self.params if self.ema is None else self.ema
 
 
@@ -60,13 +61,18 @@ def init_guard() -> Guard:
 
 def make_init(
     config: RunConfig, optimizer: optax.GradientTransformation
-) -> Callable[[int | jax.Array], TrainState]:
-    """Returns the function (seed) -> TrainState that initialises a run."""
+) -> Callable[..., TrainState]:
+    """Returns the function (seed, head=None) -> TrainState that initialises a run.
+
+    The head is that of adapted weights, where the run's classes are theirs.
+    """
     model = make_model(config.model)
 
-    def init(seed: int | jax.Array) -> TrainState:
+    def init(seed: int | jax.Array, head: Any = None) -> TrainState:
         inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(config.model)]
         params = model.init(jax.random.key(seed), *inputs)["params"]
+        if config.lora.rank is not None:
+            params = init_trained(config, seed, params, head)
 
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -174,7 +180,7 @@ def init_state(
 def jit_init(
     config: RunConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> Callable[..., TrainState]:
-    """Returns the jitted function (seed) -> TrainState whose outputs are sharded."""
+    """Returns the jitted function of `make_init`, whose outputs are sharded."""
     return jax.jit(
         make_init(config, optimizer), out_shardings=state_shardings(config, optimizer, mesh)
     )

@@ -12,13 +12,14 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from odeformer import make_model, sharding
+from train.adapters import abstract_base, make_variables
 from train.config.run import RunConfig
 from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
 from train.optimizer import make_schedule, update_ema
 from train.state import TrainState, abstract_state, judge, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
-Gradient = Callable[[Any, Any, Any, jax.Array], tuple[Any, Metrics]]
+Gradient = Callable[..., tuple[Any, Metrics]]
 
 
 def make_train_step(
@@ -27,6 +28,7 @@ def make_train_step(
     task: Task,
     mesh: Mesh,
     jitted: Any = None,
+    base: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the jitted train step (state, batch) -> (state, metrics); the state is donated.
 
@@ -41,6 +43,7 @@ def make_train_step(
       task: how batches become a loss.
       mesh: the batch is split over its devices, the state as `abstract_state` says.
       jitted: what `jit_train_step` returned for a run that differs in its seed and fold alone.
+      base: the weights that adapters are trained of, as `abstract_base` says; None without any.
 
     Returns:
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
@@ -54,7 +57,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         with on_mesh(mesh, config.model):
-            return step(state, batch, constants)
+            return step(state, batch, constants, base)
 
     return train_step
 
@@ -84,17 +87,17 @@ def lower_train_step(
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=split)
         for name, x in batch.items()
     }
-    state = abstract_state(config, optimizer, mesh)
+    state, base = abstract_state(config, optimizer, mesh), abstract_base(config, mesh)
 
     with on_mesh(mesh, config.model):
-        traced = step.trace(state, shapes, constants)
+        traced = step.trace(state, shapes, constants, base)
         return traced.lower(lowering_platforms=None if platform is None else (platform,))
 
 
 def jit_train_step(
     config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
 ) -> Any:
-    """Returns the jitted step (state, batch, constants); neither seed nor fold is part of it."""
+    """Returns the jitted step (state, batch, constants, base), for runs of any seed and fold."""
     schedule = make_schedule(config.optimizer, config.train_steps)
     gradient = make_gradient(config, task)
 
@@ -109,11 +112,11 @@ def jit_train_step(
         return TrainState(state.step + 1, params, opt_state, ema, state.guard)
 
     def train_step(
-        state: TrainState, batch: Batch, constants: Arrays
+        state: TrainState, batch: Batch, constants: Arrays, base: Any
     ) -> tuple[TrainState, Metrics]:
         dropout_key, keys = random_keys(constants["seed"], state.step, batch)
         inputs, targets = task.prepare(batch, keys, constants)
-        grads, metrics = gradient(state.params, inputs, targets, dropout_key)
+        grads, metrics = gradient(state.params, inputs, targets, dropout_key, base)
 
         grad_norm = optax.global_norm(grads)
         accepted, guard = judge(
@@ -133,10 +136,11 @@ def jit_train_step(
 
     everywhere = replicated(mesh)
     shardings = state_shardings(config, optimizer, mesh)
+    of_base = jax.tree.map(lambda leaf: leaf.sharding, abstract_base(config, mesh))
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, split_by_batch(mesh), everywhere),
+        in_shardings=(shardings, split_by_batch(mesh), everywhere, of_base),
         out_shardings=(shardings, everywhere),
     )
 
@@ -161,7 +165,9 @@ def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Arr
 
 
 def make_gradient(config: RunConfig, task: Task) -> Gradient:
-    """Returns (params, inputs, targets, dropout key) -> (gradient, metrics of the loss).
+    """Returns (params, inputs, targets, dropout key, base=None) -> (gradient, metrics of the loss).
+
+    The base, of which adapters are trained, has no gradient.
 
     Under mode 'jit' the compiler splits one program over the mesh. Under 'shard_map' each shard of
     the batch runs a program of its own, so that its adaptive solves take their own steps and wait
@@ -171,9 +177,10 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
     """
     model = make_model(config.model)
 
-    def loss_fn(params, inputs, targets, key):
+    def loss_fn(params, inputs, targets, key, base=None):
+        variables = make_variables(config, params, base)
         logits, aux = model.apply(
-            {"params": params}, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
+            variables, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
         )
         loss, metrics = task.loss(logits, targets)
 
@@ -198,10 +205,10 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
         x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
         return sharding.constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
 
-    def accumulated(params, inputs, targets, key):
+    def accumulated(params, inputs, targets, key, base=None):
         def add(total, xs):
             part, inputs, targets = xs
-            new = gradient(params, inputs, targets, jax.random.fold_in(key, part))
+            new = gradient(params, inputs, targets, jax.random.fold_in(key, part), base)
 
             weight = task.weight(targets)
             return jax.tree.map(lambda a, b: a + weight * b, total, (*new, 1.0)), None
@@ -209,7 +216,7 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
         xs = (jnp.arange(parts), *jax.tree.map(split, (inputs, targets)))
         first = jax.tree.map(lambda x: x[0], xs[1:])
 
-        shapes = jax.eval_shape(gradient, params, *first, key)
+        shapes = jax.eval_shape(gradient, params, *first, key, base)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (*shapes, jnp.float32(0)))
 
         (*total, weight), _ = jax.lax.scan(add, zeros, xs)
@@ -221,20 +228,23 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
 def _by_shard(gradient: Gradient, task: Task) -> Gradient:
     """The gradient of a batch whose shards compute theirs independently, on the active mesh."""
 
-    def shard(params, inputs, targets, key):
+    def shard(params, inputs, targets, key, base):
         weight = task.weight(targets)
-        mine = jax.tree.map(lambda x: weight * x, gradient(params, inputs, targets, key))
+        mine = jax.tree.map(lambda x: weight * x, gradient(params, inputs, targets, key, base))
 
         # Shards may hold different numbers of tokens, so the mean is a weighted one.
         total, weights = jax.lax.psum((mine, weight), BATCH_AXES)
         return jax.tree.map(lambda x: x / weights, total)
 
     replicated, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
-    return jax.shard_map(
+    mapped = jax.shard_map(
         shard,
-        in_specs=(replicated, split, split, replicated),
+        in_specs=(replicated, split, split, replicated, replicated),
         out_specs=replicated,
         check_vma=False,  # which diffrax's loops do not pass (diffrax#735)
+    )
+    return lambda params, inputs, targets, key, base=None: mapped(
+        params, inputs, targets, key, base
     )
 
 

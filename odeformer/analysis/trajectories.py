@@ -10,6 +10,7 @@ from odeformer.analysis.checks import check_cut
 from odeformer.errors import check_flag, check_kind
 from odeformer.models.registry import MODELS
 from odeformer.transformer.depth import STATES
+from odeformer.transformer.lora_checks import check_merged
 from odeformer.transformer.sharding import GROUPS
 
 
@@ -43,6 +44,7 @@ def trajectory(model: Any, variables: Any, *inputs: Any, layers: bool = False) -
     check_kind("trajectory", model, *kinds)
     check_flag(layers=layers)
     if layers:
+        check_merged(variables)
         model, variables = _cut(model, variables)
 
     _, kept = model.apply(variables, *inputs, mutable=[STATES])

@@ -22,6 +22,7 @@ from odeformer.interop.layout import LAYERS, Layout, tensors_of
 from odeformer.interop.weights import FILE, find_weights, read_json, weight_files, write_weights
 from odeformer.models.registry import make_model
 from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.lora_checks import check_merged
 
 CONFIG = "config.json"
 DTYPES = ("float32", "bfloat16")
@@ -114,6 +115,7 @@ def save_pretrained(
       ValueError: a model that has another form, and so no place in the layout; or variables that
         are not the model's.
     """
+    check_merged(variables)
     config: Any = getattr(model, "config", model)
     family = family_of(config)
     layout, layers = family.layout(config), config.depth.layers

@@ -11,6 +11,7 @@ import numpy as np
 from odeformer.checks import Accepted
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LMConfig
+from odeformer.transformer.lora_checks import check_merged
 
 
 def as_prompts(prompts: Any, config: LMConfig) -> list[np.ndarray]:
@@ -52,7 +53,8 @@ SEED = Accepted("0 or more and less than 2**32", check_seed)
 
 
 def check_variables(variables: Any) -> None:
-    """Raises ValueError for variables that are not a mapping with 'params'."""
+    """Raises ValueError for what is no mapping with 'params', or has adapters apart from them."""
+    check_merged(variables)
     if isinstance(variables, Mapping) and "params" in variables:
         return
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from odeformer.ode.problem import Solution, SolveSettings, State
 from odeformer.ode.steps import STATE
-from odeformer.transformer import terms
+from odeformer.transformer import lora, terms
 from odeformer.transformer.checks import check_shards
 from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
 
@@ -35,8 +35,7 @@ _AXES: terms.Axes = {
     ("distillation_head", "kernel"): ("width", "vocabulary"),
 }
 
-# The stacked parameters of a depth, which have a leading axis of their own.
-GROUPS = "groups"
+GROUPS = lora.GROUPS
 
 
 def parameter_axes(params: Any) -> Any:
@@ -63,6 +62,9 @@ def parameter_axes(params: Any) -> Any:
         stacked = (N,) if GROUPS in names else ()
         unsplit: tuple[str | None, ...] = tuple(N for _ in leaf.shape[len(stacked) :])
         known = next(filter(None, map(terms.axes_of, names)), _AXES)
+        if names[-1] in (lora.A, lora.B):
+            kernel = known.get((names[-2], "kernel"), ())
+            return PartitionSpec(*stacked, *lora.axes_of(names[-1], len(unsplit), kernel))
         return PartitionSpec(*stacked, *known.get((names[-2], names[-1]), unsplit))
 
     return jax.tree_util.tree_map_with_path(axes, params)
@@ -74,7 +76,11 @@ def solves_locally(settings: SolveSettings) -> bool:
 
 
 def by_shard(
-    solve: Callable[..., Solution], state: State, inputs: Any, settings: SolveSettings
+    solve: Callable[..., Solution],
+    state: State,
+    inputs: Any,
+    settings: SolveSettings,
+    recompute: bool = False,
 ) -> tuple[Callable[..., Solution], State, Any, Callable[[State], State]]:
     """Returns the solve of one group, independently per shard of the batch.
 
@@ -87,17 +93,21 @@ def by_shard(
       state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
+      recompute: whether the solve makes of theta what need not be stored for the backward pass.
 
     Returns:
       The solve, the state and the inputs, [S, B / S, ...] each; and a function that merges a state
-      again. Without a mesh, and under adaptive steps, all are returned unchanged.
+      again. Without a mesh, and under adaptive steps, all are returned unchanged, but for the
+      recomputation.
 
     Raises:
       ValueError: a batch that the shards do not divide.
     """
     axes = _solve_axes(settings)
     if not axes:
-        return solve, state, inputs, lambda state: state
+        # diffrax's solves have checkpoints of their own, which this would make it compute twice.
+        wrapped = _recomputed(solve, settings) if recompute and not settings.adaptive else solve
+        return wrapped, state, inputs, lambda state: state
 
     def solve_shards(theta, offset, key, state, inputs) -> Solution:
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
@@ -109,15 +119,22 @@ def by_shard(
         return counts._replace(y1=solution.y1)
 
     # Without this the gathered parameters of every group would be stored for the backward pass.
-    if settings.adjoint == "checkpoint":
-        policies: Any = jax.checkpoint_policies
-        kept = policies.save_only_these_names(STATE)
-        if settings.policy:
-            kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
-        solve_shards = jax.checkpoint(solve_shards, policy=kept, prevent_cse=False)
+    solve_shards = _recomputed(solve_shards, settings)
 
     state, inputs = _split_batch((state, inputs), axes)
     return solve_shards, state, inputs, lambda state: jax.tree.map(_merge_batch, state)
+
+
+def _recomputed(solve: Callable[..., Solution], settings: SolveSettings) -> Callable[..., Solution]:
+    """The solve, of which 'checkpoint' stores the states between steps alone."""
+    if settings.adjoint != "checkpoint":
+        return solve
+
+    policies: Any = jax.checkpoint_policies
+    kept = policies.save_only_these_names(STATE)
+    if settings.policy:
+        kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
+    return jax.checkpoint(solve, policy=kept, prevent_cse=False)
 
 
 def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
 
 A case is {"kind": "images", "depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...},
-"optimizer": {...}, "width": 16, "devices": 8, "steps": 10}, and each of these can be left out; what
-is printed is a JSON list, an entry for each.
+"optimizer": {...}, "lora": {...}, "width": 16, "devices": 8, "steps": 10}, and each of these can be
+left out; what is printed is a JSON list, an entry for each.
 """
 
 import json
@@ -27,6 +27,7 @@ from odeformer import make_model, terms
 from tests.helpers.terms import gates
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from tests.helpers.trees import relative_error
+from train.adapters import abstract_base, split_head
 from train.aot import compiled
 from train.checkpoint.checksums import checksums
 from train.checkpoint.restore import restore_step
@@ -46,7 +47,9 @@ ONE = dict(data=1, fsdp=1, tensor=1)
 terms.register("gates", gates())
 
 
-def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer=(), width=16):
+def configure(
+    kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer=(), lora=(), width=16
+):
     """A tiny config, with dropout and drop-path, and without augmentation."""
     if kind == "images":
         cfg = make_tiny()
@@ -60,6 +63,8 @@ def configure(kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer
     cfg.depth.update(layers=4, share=2)
     cfg.depth.update(dict(depth))
     cfg.optimizer.update(dict(optimizer))
+    if lora:
+        cfg.lora, cfg.init.path = dict(lora), "/of/no/run"
     cfg.mesh.update(ONE | dict(mesh))
     cfg.parallel.update(dict(parallel))
     return from_config_dict(cfg)
@@ -78,7 +83,9 @@ def case(devices=8, steps=10, **changes):
     optimizer = make_optimizer(config.optimizer, config.train_steps)
     state = init_state(config, optimizer, mesh)
     before = shardings(state)
-    step = make_train_step(config, optimizer, make_task(config, data), mesh)
+    step = make_train_step(
+        config, optimizer, make_task(config, data), mesh, base=base_of(changes, config, mesh)
+    )
     losses, norms = [], []
     for batch in train_batches(data, config.batch_size, steps, config.seed):
         state, metrics = step(state, put_batch(mesh, batch, config.batch_size))
@@ -86,6 +93,16 @@ def case(devices=8, steps=10, **changes):
         norms.append(float(metrics["grad_norm"]))
         assert float(metrics["failed_solves"]) == 0
     return dict(losses=losses, norms=norms, kept=shardings(state) == before)
+
+
+def base_of(changes, config, mesh):
+    """The first weights of the same run without adapters, which it then adapts."""
+    if config.lora.rank is None:
+        return None
+    plain = configure(**{name: value for name, value in changes.items() if name != "lora"})
+    params = init_state(plain, make_optimizer(plain.optimizer, plain.train_steps), mesh).params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_base(config, mesh))
+    return jax.device_put(split_head(config, params)[1], shardings)
 
 
 def padded():

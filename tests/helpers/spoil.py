@@ -55,9 +55,9 @@ def spoil(patch, spoilt, task: Any = ImageTask):
     def spoilt_gradient(config, task):
         gradient = make_gradient(config, task)
 
-        def multiplied(params, inputs, targets, key):
+        def multiplied(params, inputs, targets, key, base):
             targets, (of_loss, of_gradient) = targets
-            grads, metrics = gradient(params, inputs, targets, key)
+            grads, metrics = gradient(params, inputs, targets, key, base)
             spoil_one = lambda x: jnp.where(jnp.isfinite(of_gradient), of_gradient * x, of_gradient)
             return jax.tree.map(spoil_one, grads), metrics | {"loss": of_loss * metrics["loss"]}
 

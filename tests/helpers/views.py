@@ -1,5 +1,6 @@
 """What a run's config comes to, without a run: programs as text, batches, files, what is due."""
 
+import dataclasses
 import functools
 import re
 import tempfile
@@ -11,9 +12,13 @@ import pytest
 from etils import epath
 
 from odeformer import example_inputs, make_model
+from tests.helpers.bases import save_base
 from train import loop
+from train.adapters import abstract_base
+from train.checkpoint.restore import read_base
 from train.checkpoint.retention import Retention
 from train.checkpoint.saver import Saver
+from train.config.lora import InitConfig, LoraConfig
 from train.data.pipeline import BEGINNING, Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, on_mesh
@@ -64,7 +69,8 @@ def gradient(config):
     key = jax.random.key(0)
     with on_mesh(_mesh(config), config.model):
         program = make_gradient(config, _task(config))
-        return _text(jax.make_jaxpr(program)(params, inputs, targets, key))
+        base = abstract_base(config, _mesh(config))
+        return _text(jax.make_jaxpr(program)(params, inputs, targets, key, base))
 
 
 def forward(config):
@@ -93,6 +99,15 @@ def state(config):
     return str(abstract_state(config, _optimizer(config), _mesh(config)))
 
 
+def base(config):
+    """The weights that adapters are trained of, which are saved there if there is a place."""
+    workdir = epath.Path(config.init.path)
+    if workdir.parent.exists() and not workdir.exists():
+        nothing = dict(init=InitConfig(None), lora=LoraConfig(None, None, ()))
+        save_base(dataclasses.replace(config, **nothing), workdir)
+    return read_base(config, _mesh(config)).digest
+
+
 def batches(config):
     """The sizes of the splits, and the first batches that the loop reads."""
     splits = _splits(config)
@@ -108,7 +123,7 @@ def read(config):
     """What the loop asks of those who read training batches and score a split."""
     asked = []
     run = types.SimpleNamespace(config=config, splits=_splits(config), mesh=_mesh(config))
-    run.eval_step = None
+    run.eval_step, run.all_params = None, lambda trained: trained
     with pytest.MonkeyPatch.context() as patch:
         for name in ("train_batches", "score"):
             patch.setattr(loop, name, lambda *args, **kwargs: asked.append((args[2:], kwargs)))
@@ -145,7 +160,7 @@ def rolled_back(config):
     """After how many skipped batches a run is rolled back, and how often at most."""
     monitor = SkipMonitor(config.guard, lambda *_: None)
     after = [monitor.exceeded(n, {"skipped_in_a_row": n}, wait=True) for n in range(20)]
-    nothing = dict.fromkeys(("path", "task", "mesh"))
+    nothing = dict.fromkeys(("path", "task", "mesh", "base"))
     run = types.SimpleNamespace(config=config, splits={"train": ()}, **nothing)
     diverged = types.SimpleNamespace(step=9, metrics={"skipped_in_a_row": 1})
     often = []

@@ -23,6 +23,7 @@ ROWS = [
     "train.files train.signals train.startup",
     "train.config",
     "train.command_line train.checks train.devices train.data train.augment train.optimizer",
+    "train.adapters",
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint",
     "train.step",

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from odeformer import ModelConfig, flops
+from train.adapters import abstract_base
 from train.aot import compiled, topologies
 from train.aot.advice import advise
+from train.checkpoint.base_checks import check_adapters
 from train.config.run import RunConfig
 from train.data.blank import blank_split
 from train.devices.checks import check_run_fits
@@ -95,6 +97,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     _, chip = topologies.find(topology)
     mesh = device_mesh(config.mesh, devices)
     check_run_fits(config, mesh)
+    check_adapters(config)
 
     # The shapes of a batch are all that the program depends on.
     split = blank_split(config)
@@ -108,7 +111,8 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     secs = time.perf_counter() - start
 
     state = expected_state(config, mesh)
-    parts = [_bytes_per_chip(tree) for tree in (state.params, state.opt_state, state.ema)]
+    params = (state.params, abstract_base(config, mesh))
+    parts = [_bytes_per_chip(tree) for tree in (params, state.opt_state, state.ema)]
 
     traffic = None
     if program is not None:
@@ -123,7 +127,7 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
         mesh=dict(mesh.shape),
         batch_size=config.batch_size,
         fits=fits,
-        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
         parameter_bytes=parts[0],
         optimizer_bytes=parts[1],
         ema_bytes=None if state.ema is None else parts[2],

@@ -68,6 +68,7 @@ class Metadata:
     leaves: dict[str, Leaf]  # by name
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
     inputs: str | None = None  # `inputs_digest` of the workdir
+    base: str | None = None  # digest of the weights that adapters are trained of
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def make_metadata(
     metrics: Mapping[str, float],
     tokenizer: str | None = None,
     inputs: str | None = None,
+    base: str | None = None,
 ) -> Metadata:
     """Returns the metadata of a state, whose checksums are computed here.
 
@@ -98,6 +100,7 @@ def make_metadata(
       metrics: of the validation split; empty if it was not scored at this step.
       tokenizer: `tokenizer_digest` of the workdir.
       inputs: `inputs_digest` of the workdir.
+      base: digest of the weights that adapters are trained of; None without any.
     """
     sums = checksums(state)
     leaves = {
@@ -113,6 +116,7 @@ def make_metadata(
         leaves=leaves,
         tokenizer=tokenizer,
         inputs=inputs,
+        base=base,
     )
 
 

@@ -9,7 +9,10 @@ import numpy as np
 from etils import epath
 
 from odeformer import make_model
+from train.adapters import merge
 from train.checkpoint.arrays import read_part, read_state
+from train.checkpoint.base import Base, make_base
+from train.checkpoint.base_checks import check_adapters, check_base, check_no_loop
 from train.checkpoint.checks import (
     check_arrays_fit,
     check_files,
@@ -21,6 +24,7 @@ from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
 from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.retention import find_best_step
+from train.checkpoint.together import on_all, report
 from train.checkpoint.workdir import (
     checkpoint_folder,
     read_config,
@@ -30,9 +34,8 @@ from train.checkpoint.workdir import (
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
 from train.devices.mesh import one_device_mesh
-from train.devices.processes import all_agree, is_primary
-from train.errors import BadInput, warn
-from train.state import TrainState
+from train.errors import BadInput
+from train.state import TrainState, expected_state
 
 Step = int | Literal["best"] | None  # None: the newest sound one
 
@@ -47,12 +50,12 @@ def restore_step(
       BadInput: it has other arrays than the target; names the first that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = _on_all(lambda: read_metadata(workdir, step))
+    metadata = on_all(lambda: read_metadata(workdir, step))
 
     # Before any array is read, so that the message names the first one that differs.
     check_arrays_fit(metadata, target, str(folder))
 
-    state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
+    state = on_all(lambda: read_state(folder / STATE, target, metadata.former))
 
     _verify(state, metadata)
     return state, metadata
@@ -74,13 +77,13 @@ def restore_weights(workdir: str | epath.Path, step: int, target: Any) -> tuple[
       BadInput: they do not fit the target; names the first array that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = _on_all(lambda: read_metadata(workdir, step))
+    metadata = on_all(lambda: read_metadata(workdir, step))
 
     # The average has the form of the weights, by whose names people know them.
     check_arrays_fit(metadata, {"params": target}, str(folder), part="params/")
     part = "ema" if any(name.startswith("ema/") for name in metadata.leaves) else "params"
 
-    read = _on_all(lambda: read_part(folder / STATE, {part: target}))
+    read = on_all(lambda: read_part(folder / STATE, {part: target}))
     _verify(read, metadata)
     return read[part], metadata
 
@@ -120,7 +123,7 @@ def _newest_sound(
     """What `restore` returns for the newest step for which it finds no damage; None without one."""
     folder = checkpoint_folder(workdir)
     for name in unfinished_saves(workdir):
-        _report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
+        report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
 
     # The sort is stable: on either side of `before` the newest comes first.
     steps = saved_steps(workdir)[::-1]
@@ -137,31 +140,11 @@ def _newest_sound(
                 damaged[step] = str(error)
 
             if is_last:
-                _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
+                report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
 
     # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
     check_none_damaged(folder, damaged)
     return None
-
-
-def _on_all(read: Callable[[], Any]) -> Any:
-    """What was read if every process could; else all of them find the checkpoint damaged."""
-    value, error = None, None
-    try:
-        value = read()
-    except Damaged as caught:
-        error = caught
-
-    # A process that took an older checkpoint alone would train on another state than the others.
-    if not all_agree(error is None):
-        raise error or Damaged("another process cannot read it")
-
-    return value
-
-
-def _report(text: str) -> None:
-    if is_primary():
-        warn(text)
 
 
 def verified_config(workdir: str | epath.Path) -> RunConfig:
@@ -239,13 +222,19 @@ def load_params(
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
-      `model.init(...)['params']`.
+      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of.
 
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
+    mesh = one_device_mesh() if mesh is None else mesh
+    base = read_base(config, mesh)
+
     # The weights alone, whatever optimiser trained them.
-    target = abstract_parameters(config.model, one_device_mesh() if mesh is None else mesh)
+    if base is None:
+        target = abstract_parameters(config.model, mesh)
+    else:
+        target = expected_state(config, mesh).params
 
     if step is None:
         restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
@@ -255,8 +244,32 @@ def load_params(
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
-    weights, _ = restored
-    return weights
+    weights, metadata = restored
+    check_base(metadata, base, config, workdir)
+    return weights if base is None else merge(config, weights, base.params)
+
+
+def read_base(config: RunConfig, mesh: jax.sharding.Mesh) -> Base | None:
+    """Returns the weights that a run trains adapters of, laid out on a mesh; None without any.
+
+    Raises:
+      BadInput: adapters that the model cannot have; config.init.path holds no run, or one whose
+        weights are damaged or do not fit.
+    """
+    if config.lora.rank is None:
+        return None
+
+    # Before anything is read: the config alone says it.
+    check_adapters(config)
+    path = config.init.path
+    assert path is not None
+    try:
+        of_base = verified_config(path)
+        check_no_loop(path, of_base)
+        weights = load_params(path, of_base, mesh)
+    except BadInput as error:
+        raise BadInput(f"config.init.path={path}: {error}") from error
+    return make_base(config, weights)
 
 
 def _restore_only(

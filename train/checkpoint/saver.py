@@ -44,14 +44,18 @@ class Saver:
     later.
     """
 
-    def __init__(self, workdir: epath.Path, config: RunConfig, examples: int):
+    def __init__(
+        self, workdir: epath.Path, config: RunConfig, examples: int, base: str | None = None
+    ):
         """Opens the folder of checkpoints.
 
         Args:
           workdir: of the run.
           config: of the run.
           examples: number of training examples, for the metadata.
+          base: digest of the weights that adapters are trained of, for the metadata.
         """
+        self._base = base
         self._workdir, self._config, self._examples = workdir, config, examples
         self._folder = checkpoint_folder(workdir)
         self._retention = Retention(workdir, config.checkpoint)
@@ -169,6 +173,7 @@ class Saver:
             metrics=metrics,
             tokenizer=self._tokenizer,
             inputs=self._inputs,
+            base=self._base,
         )
 
         trouble: Exception | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
+from train.config.lora import InitConfig, LoraConfig, check_lora
 from train.config.modules import are_names
 from train.config.setting import (
     COUNT,
@@ -219,6 +220,8 @@ class RunConfig:
     batch_size: int = setting(64, "Examples per batch, over all devices.", COUNT)
     data: DataConfig
     model: ModelConfig
+    init: InitConfig
+    lora: LoraConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
     parallel: ParallelConfig
@@ -231,6 +234,7 @@ class RunConfig:
         _check_solver(self.model)
         _check_warmup(self)
         _check_decay(self)
+        check_lora(self.lora, self.init)
         _check_best(self)
         _check_repeats(self)
         TASKS[self.task].check(self.model, self.data)

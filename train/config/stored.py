@@ -33,10 +33,12 @@ def from_stored(stored: Mapping[str, Any]) -> RunConfig:
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Returns both values of each key that differs and may not, where a run is resumed."""
     was, now = flatten(to_dict(old)), flatten(to_dict(new))
+    # Adapted weights may have been moved: not where they are is compared, but what they are.
+    changeable = {*CHANGEABLE_ON_RESUME, *(["init.path"] if new.lora.rank is not None else [])}
     return {
         key: (was.get(key), now.get(key))
         for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key) and key.split(".")[0] not in CHANGEABLE_ON_RESUME
+        if was.get(key) != now.get(key) and not changeable & {key, key.split(".")[0]}
     }
 
 

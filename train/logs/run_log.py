@@ -73,14 +73,16 @@ class RunLog:
     def start(
         self, mesh: Mesh, parameters: int, start_step: int, splits: Mapping[str, Split]
     ) -> None:
-        """Prints what is trained, on what data, and on what devices."""
+        """Prints what is trained, so many parameters, on what data, and on what devices."""
         depth = dataclasses.asdict(self._config.model.depth)
         settings = ", ".join(f"{key} {value}" for key, value in depth.items() if value is not None)
         sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        rank = self._config.lora.rank
+        what = "parameters" if rank is None else f"trained parameters (adapters of rank {rank})"
         resumed = f"resumed at step {start_step}" if start_step else "from the start"
 
         self._progress.note(
-            f"{self._path}: {parameters:,} parameters, {settings}, {mesh.size} "
+            f"{self._path}: {parameters:,} {what}, {settings}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s) ({sizes}), {resumed}"
         )
 

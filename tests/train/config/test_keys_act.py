@@ -37,6 +37,7 @@ class Change(NamedTuple):
     refused: bool = False
 
 
+ADAPTED = {"init.path": "BASE", "lora.rank": 2}
 ADAPTIVE = {"depth.solver": "heun", "depth.rtol": 0.1}
 OF_EVERY_TASK = {
     "seed": Change(1, views.batches),
@@ -74,6 +75,10 @@ OF_EVERY_TASK = {
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
     "model.terms": Change(("attention",), views.state),
+    "init.path": Change("/nowhere/at/all", views.base, ADAPTED, refused=True),
+    "lora.rank": Change(4, views.state, ADAPTED),
+    "lora.alpha": Change(3.0, views.gradient, ADAPTED),
+    "lora.targets": Change(("mlp_layer",), views.state, ADAPTED),
     "optimizer.name": Change("lion", views.optimizer),
     "optimizer.schedule": Change("linear", views.optimizer),
     "optimizer.decay_steps": Change(2, views.optimizer, {"optimizer.schedule": "wsd"}),
@@ -213,6 +218,7 @@ def folders(tmp_path_factory):
     reviews.prepare(folder)
     places = {name: folder / name.lower() for name in ("ONE", "TWO")}
     places |= {f"PICTURES {name}": path / "pictures" for name, path in places.items()}
+    places["BASE"] = folder / "base"
     return {name: str(path) for name, path in places.items()}
 
 

@@ -168,6 +168,8 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
     "optimizer.ema_decay": (None, 0.0, 0.999999),
+    "lora.rank": (None, 1, 2**31 - 1),
+    "lora.alpha": (None, 1e-30, LARGEST),
     "optimizer.clip_norm": (None, 1e-30, LARGEST),
     "optimizer.label_smoothing": (0.0, 0.9999),
     "mesh.data": (-1, 1, 2**20),
@@ -213,9 +215,11 @@ def test_the_edges_of_every_range_are_accepted():
             unseen.discard(key)
             for value in ACCEPTED[key]:
                 beside = {"optimizer.warmup_steps": 0} if key == "train_steps" else {}
+                if key.startswith("lora.") and value is not None:
+                    beside = {"init.path": "/x", "lora.rank": 1} | beside
                 beside |= {"optimizer.schedule": "wsd"} if key == "optimizer.decay_steps" else {}
                 config: Any = from_config_dict(
-                    mutations.changed(given, {key: value} | beside).given
+                    mutations.changed(given, beside | {key: value}).given
                 )
                 for name in key.replace("depth.", "model.depth.").split("."):
                     config = getattr(config, name)
@@ -244,6 +248,6 @@ def test_every_key_has_its_mutations():
     numbers = {key for key, kinds in keys.items() if kinds & {int, float}}
     assert numbers - mutations.OUT_OF_RANGE.keys() == {"data.fold"}  # which the data refuse
     words = {key for key, kinds in keys.items() if str in kinds}
-    free = {"data.data_dir", "data.files", "data.text_key"}
+    free = {"data.data_dir", "data.files", "data.text_key", "init.path"}
     assert words - free == {*mutations.WORDS, *mutations.WORDS_OF_DATA}
     assert mutations.OUT_OF_RANGE.keys() <= keys.keys() and set(mutations.WORDS) <= keys.keys()

@@ -119,6 +119,22 @@ def test_what_devices_send_inside_the_loops(trained):
 
 
 @pytest.mark.slow
+def test_adapters_train_on_every_mesh_as_on_one_device():
+    """Split as their kernels, gathered for a group's solve, averaged over shards and parts."""
+    same = dict(lora=dict(rank=4, alpha=8.0), depth=dict(solver="lie_trotter"))
+    cases = [dict(mesh=mesh) for mesh in LAYOUTS]
+    cases += [dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map"))]
+    cases += [dict(mesh=LAYOUTS[3], parallel=dict(accumulate=2), model=PLAIN)]
+    cases += [dict(mesh=LAYOUTS[1], optimizer=dict(name="adafactor"))]
+    alone = [dict(devices=1), dict(devices=1, model=PLAIN)]
+    alone += [dict(devices=1, optimizer=dict(name="adafactor"))]
+    one, plain, factored, *split = train_cases([case | same for case in alone + cases])
+    for found, expected in zip(split, [one] * 5 + [plain, factored], strict=True):
+        check_same(found["losses"], expected["losses"])
+        assert found["kept"]
+
+
+@pytest.mark.slow
 def test_shards_take_adaptive_steps_of_their_own():
     same = dict(mesh=LAYOUTS[0], model=PLAIN, steps=3)
     depth = dict(solver="tsit5", rtol=1e-5, max_steps=64)

@@ -1,0 +1,66 @@
+"""Low-rank adapters of given weights: the groups `init` and `lora` of a run's config."""
+
+import dataclasses
+from typing import Any
+
+from train.config.setting import COUNT, POSITIVE, Range, setting
+from train.errors import BadInput
+
+_TARGETS = Range(
+    "a list of names, as qkv,mlp_layer or attention_layer/out",
+    lambda names: all(isinstance(name, str) and all(name.split("/")) for name in names),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Weights to begin with, in place of random ones."""
+
+    path: str | None = setting(
+        None, "The workdir of a run whose weights are adapted; docs/lora.md.", path=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters, which are trained in the place of the weights; docs/lora.md."""
+
+    rank: int | None = setting(
+        None, "Of each adapter; None: all weights are trained, without adapters.", COUNT
+    )
+    alpha: float | None = setting(
+        None, "Adapters count alpha / rank times; None: once, as with alpha=rank.", POSITIVE
+    )
+    targets: tuple[str, ...] = setting(
+        (), "Parts of the names of adapted kernels; none named: all of the terms.", _TARGETS
+    )
+
+    @property
+    def scale(self) -> float:
+        """How many times A B is added to a kernel."""
+        if self.rank is None or self.alpha is None:
+            return 1.0
+        return self.alpha / self.rank
+
+
+def check_lora(lora: LoraConfig, init: Any) -> None:
+    """Refuses adapters of no weights, and what acts on adapters where there are none."""
+    if lora.rank is not None:
+        if init.path is None:
+            raise BadInput(
+                f"config.lora.rank={lora.rank} adapts weights that there are already: name the run "
+                "that holds them in config.init.path, or set the rank to None"
+            )
+        return
+
+    for key, value in (("alpha", lora.alpha), ("targets", list(lora.targets) or None)):
+        if value is not None:
+            raise BadInput(
+                f"config.lora.{key}={value} has no effect without adapters: set config.lora.rank, "
+                "too"
+            )
+
+    if init.path is not None:
+        raise BadInput(
+            f"config.init.path={init.path} names weights to adapt: set config.lora.rank, too"
+        )
