@@ -28,12 +28,14 @@ from train.checkpoint.workdir import read_tokenizer
 from train.config.run import base_task
 from train.errors import warn
 from train.export.checks import (
+    check_attention,
     check_batch,
     check_form,
     check_options,
     check_out,
     check_place,
     check_platforms,
+    check_program_packages,
     writing_folder,
 )
 from train.export.program import PLACES, PLATFORMS, write_program
@@ -93,6 +95,9 @@ def main(argv: Sequence[str]) -> None:
     check_place(FLAGS.weights or "inside", PLACES)
     check_platforms(PLATFORMS if FLAGS.platforms is None else FLAGS.platforms, PLATFORMS)
     check_batch(FLAGS.batch)
+    if form == "stablehlo":
+        check_attention(config.model.attention)
+        check_program_packages()
 
     note(f"restoring the weights of {workdir}")
     path = as_path(workdir)

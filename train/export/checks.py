@@ -1,7 +1,7 @@
 """What is not exported: unknown forms, models that do not fit them, folders that hold files."""
 
 import contextlib
-import importlib.util
+import importlib
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -88,11 +88,13 @@ def writing_layout(form: str) -> Iterator[None]:
 
 def check_program_packages() -> None:
     """Refuses to make a program without the package that jax.export writes with."""
-    if importlib.util.find_spec("flatbuffers") is None:
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
         raise BadInput(
             "--to=stablehlo: jax.export needs the package flatbuffers, which is not installed: "
             "pip install 'odeformer-jax[export]'"
-        )
+        ) from error
 
 
 def check_platforms(platforms: Sequence[str], accepted: Collection[str]) -> None:
@@ -104,12 +106,12 @@ def check_platforms(platforms: Sequence[str], accepted: Collection[str]) -> None
             raise BadInput(f"--platforms: {unknown('platform', platform, accepted)}")
 
 
-def check_attention(attention: str, platforms: Sequence[str]) -> None:
+def check_attention(attention: str) -> None:
     """Refuses a kernel of one platform's, whose calls jax.export does not write."""
     if attention == "cudnn":
         raise BadInput(
-            f"--platforms={','.join(platforms)}: config.model.attention='cudnn' calls a library of "
-            "NVIDIA's, which no exported program can: give --config.model.attention=xla"
+            "--to=stablehlo: config.model.attention='cudnn' calls a library of NVIDIA's, which no "
+            "exported program can: give --config.model.attention=xla"
         )
 
 

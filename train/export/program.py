@@ -58,7 +58,7 @@ def write_program(
         lie inside, a program that cannot be made for any batch size, or no flatbuffers.
     """
     check_platforms(platforms, PLATFORMS)
-    check_attention(config.attention, platforms)
+    check_attention(config.attention)
     check_program_packages()
     flat = {name: np.asarray(leaf) for name, leaf in _flat(params).items()}
     if weights == "inside":
