@@ -5,8 +5,7 @@ python -m train.evaluate --workdir=runs/digits --solvers=all --steps=1,2,4,8
 python -m train.evaluate --workdir=runs/digits --confusion
 python -m train.evaluate --init=FOLDER --config=FILE.py --solvers=all --steps=1,2,4,8
 
---init is a pretrained model in the layout of transformers. Of the config the data are read, and how
-they are evaluated; the model is the folder's, and so is the preparation of its inputs.
+--init is a pretrained model in the layout of transformers, which says how its inputs are prepared.
 """
 
 import dataclasses
@@ -265,7 +264,7 @@ def main(argv: Sequence[str]) -> None:
 
     rows = [config.model.depth]
     if FLAGS.solvers or FLAGS.steps:
-        chosen: Any = solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers
+        chosen: list[Any] = [*(solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers)]
         steps = [int(number) for number in FLAGS.steps]
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
         adaptive = bool(chosen) and not config.model.causal
