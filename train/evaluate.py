@@ -264,11 +264,11 @@ def main(argv: Sequence[str]) -> None:
 
     rows = [config.model.depth]
     if FLAGS.solvers or FLAGS.steps:
-        chosen: list[Any] = [*(solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers)]
+        chosen = list(solvers.NAMES) if FLAGS.solvers == ["all"] else FLAGS.solvers
         steps = [int(number) for number in FLAGS.steps]
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
         adaptive = bool(chosen) and not config.model.causal
-        rows = depths(rows[0], chosen or [rows[0].solver], adaptive, steps)
+        rows = depths(rows[0], chosen or [solvers.name_of(rows[0].solver)], adaptive, steps)
 
     params, splits = read()
     data = splits[FLAGS.split]

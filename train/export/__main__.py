@@ -22,9 +22,7 @@ announce(__name__)  # before what takes seconds to import
 from absl import flags
 
 from train import command_line
-from train.checkpoint.described import inputs_of
-from train.checkpoint.restore import load_params, verified_config
-from train.checkpoint.workdir import read_tokenizer
+from train.checkpoint.restore import verified_config
 from train.config.run import base_task
 from train.errors import warn
 from train.export.checks import (
@@ -39,8 +37,7 @@ from train.export.checks import (
     writing_folder,
 )
 from train.export.program import PLACES, PLATFORMS, write_program
-from train.export.weights import Trained, write_huggingface, write_safetensors
-from train.files import as_path
+from train.export.weights import Trained, load_trained, write_huggingface, write_safetensors
 
 FORMS = ("huggingface", "safetensors", "stablehlo")
 
@@ -100,9 +97,7 @@ def main(argv: Sequence[str]) -> None:
         check_program_packages()
 
     note(f"restoring the weights of {workdir}")
-    path = as_path(workdir)
-    inputs, tokenizer = inputs_of(path, config), read_tokenizer(path)
-    run = Trained(config, load_params(path, config, step=FLAGS.step), inputs, tokenizer)
+    run = load_trained(workdir, config, FLAGS.step)
 
     note(f"writing {out}")
     with writing_folder(out):

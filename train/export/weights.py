@@ -11,6 +11,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from odeformer import make_model
 from odeformer.interop import save_pretrained, save_safetensors
+from train.checkpoint.described import inputs_of
+from train.checkpoint.restore import Step, load_params, verified_config
+from train.checkpoint.workdir import read_tokenizer
 from train.config.run import RunConfig, base_task
 from train.config.stored import to_json
 from train.data.images.crops import CENTRE
@@ -20,6 +23,7 @@ from train.data.text.byte_level import byte_of
 from train.data.text.tokenizer import END, BPETokenizer, Tokenizer
 from train.errors import warn
 from train.export.checks import writing_layout
+from train.files import as_path
 
 # Under their own names, as no program of another project reads them.
 WEIGHTS = "weights.safetensors"
@@ -46,6 +50,23 @@ class Trained(NamedTuple):
     def inputs_json(self) -> str:
         """The text of the run's inputs.json."""
         return inputs_to_json(base_task(self.config.task), self.inputs)
+
+
+def load_trained(workdir: str, config: RunConfig | None = None, step: Step = None) -> Trained:
+    """Returns a run as it is exported.
+
+    Args:
+      workdir: of the run; a local folder or a gs:// address.
+      config: to evaluate under; None for the run's own.
+      step: of the checkpoint, as for `load_params`.
+
+    Raises:
+      BadInput: no run, no checkpoint, or a run that does not say what its inputs are.
+    """
+    path = as_path(workdir)
+    config = verified_config(path) if config is None else config
+    inputs, tokenizer = inputs_of(path, config), read_tokenizer(path)
+    return Trained(config, load_params(path, config, step=step), inputs, tokenizer)
 
 
 def write_safetensors(folder: pathlib.Path, run: Trained) -> None:

@@ -21,6 +21,7 @@ from train.checkpoint.workdir import read_inputs
 from train.errors import BadInput
 from train.export import __main__ as program
 from train.export.checks import check_attention, check_inside
+from train.export.example import example
 from train.export.program import export_model, write_program
 
 BATCHES = (1, 3, 64)
@@ -236,3 +237,8 @@ def test_what_does_not_fit_inside_or_a_platform():
 
 def test_solvers_have_names_in_the_manifest():
     assert {solvers.name_of(name) for name in solvers.NAMES} == set(solvers.NAMES)
+
+
+def test_the_documents_show_the_example():
+    shown = (ROOT / "docs" / "exporting.md").read_text().split("```")
+    assert any(block.partition("\n")[2] == example("images", "inside") for block in shown)
