@@ -88,8 +88,8 @@ def load(folder: str, config: RunConfig, changes: Mapping[str, Any]) -> Pretrain
     """
     with reading_pretrained(folder):
         path = find_folder(folder)
-        model: Any = load_pretrained(path)
-        model, variables = model
+        loaded: Any = load_pretrained(path)
+    model, variables = loaded
 
     # The checks of the file's config against its own model say nothing of this one.
     kind = {ViTConfig: "images", LMConfig: "language"}[type(model.config)]

@@ -24,6 +24,8 @@ from absl import flags
 from train import command_line
 from train.checkpoint.restore import verified_config
 from train.config.run import base_task
+from train.devices.checks import check_model_fits
+from train.devices.mesh import one_device_mesh
 from train.errors import warn
 from train.export.checks import (
     check_attention,
@@ -65,13 +67,6 @@ flags.DEFINE_integer(
 
 def write_stablehlo(out: pathlib.Path, run: Trained) -> None:
     """Writes a run as a program, as the flags say."""
-    own = run.config.task
-    if own != base_task(own):
-        warn(
-            f"the program takes the model's inputs: the manifest says how task {base_task(own)!r} "
-            f"makes them, and not what `inputs` of your own task {own!r} does"
-        )
-
     write_program(
         out,
         run.config.model,
@@ -95,6 +90,14 @@ def main(argv: Sequence[str]) -> None:
     if form == "stablehlo":
         check_attention(config.model.attention)
         check_program_packages()
+    check_model_fits(config.model, one_device_mesh())
+
+    own, like = config.task, base_task(config.task)
+    if form != "safetensors" and own != like:
+        warn(
+            f"what is written says how inputs of task {like!r} are prepared, and not what `inputs` "
+            f"of your own task {own!r} does"
+        )
 
     note(f"restoring the weights of {workdir}")
     run = load_trained(workdir, config, FLAGS.step)

@@ -83,7 +83,7 @@ def writing_layout(form: str) -> Iterator[None]:
     except ImportError as error:
         raise BadInput(f"--to={form}: {error}") from error
     except ValueError as error:
-        raise BadInput(f"--to={form}: {error}; `--to=safetensors` writes every model so") from error
+        raise BadInput(f"--to={form}: {error}; of a run: --to=safetensors") from error
 
 
 def check_program_packages() -> None:

@@ -10,6 +10,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from odeformer import ModelConfig, TextConfig, ViTConfig, example_inputs, make_model, solvers
 from train.export.checks import (
@@ -47,7 +48,8 @@ def write_program(
       folder: is made if it is not there.
       config: of the model; a solver with tolerances stays one.
       params: the tree of `model.init(...)['params']`.
-      data: how raw inputs become the model's, as a run's inputs.json says; kept in the manifest.
+      data: how raw inputs become the model's, in the keys of a run's inputs.json, 'task' among
+        them; kept in the manifest.
       tokenizer: a tokenizer.json, to be written beside the program.
       platforms: that the program is made for, of PLATFORMS.
       weights: 'inside' the program, or 'beside' it, as its first argument.
@@ -74,7 +76,8 @@ def write_program(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PROGRAM).write_bytes(exported.serialize())
     if weights == "beside":
-        np.savez(folder / WEIGHTS, allow_pickle=False, **_storable(flat))
+        stored: Any = _storable(flat)
+        np.savez(folder / WEIGHTS, **stored)
     if tokenizer is not None:
         (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
     (folder / EXAMPLE).write_text(example(data["task"], weights), encoding="utf-8")
@@ -106,8 +109,6 @@ def export_model(
       inside: whether the parameters are constants of it, or its first argument, a dict.
       batch: its batch size; None for a symbolic one.
     """
-    from jax import export  # `import jax` does not load it
-
     model = make_model(config)
 
     def logits(weights: Any, *inputs: jax.Array) -> Any:

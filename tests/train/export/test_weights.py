@@ -161,7 +161,7 @@ def test_bytes_as_a_byte_pair_encoding():
             ["--to=stablehlo", "--config.model.attention=cudnn", "--config.model.dtype=bfloat16"],
             r"attention='cudnn' calls a library of NVIDIA's.*--config.model.attention=xla",
         ),
-        (["--to=huggingface"], r"depth.solver='heun' .*`--to=safetensors` writes every model"),
+        (["--to=huggingface"], r"depth.solver='heun' .*; of a run: --to=safetensors"),
     ],
 )
 def test_refusals(flags, message, tmp_path):

@@ -10,7 +10,7 @@ from odeformer.interop import ImagePreparation
 from train.data.images.arrays import standardise
 from train.data.images.crops import BY_DEFAULT, Crop
 from train.data.images.records import Records
-from train.errors import warn
+from train.errors import BadInput, warn
 
 _FULL = 255.0  # of the pixels that published preparations are for
 
@@ -45,6 +45,9 @@ def as_prepared(split: Any, preparation: ImagePreparation) -> Standardised:
     Args:
       split: meets `ImageSplit`.
       preparation: of the model.
+
+    Raises:
+      BadInput: a mean or a deviation of another number of channels.
     """
     # A preparation of pixels up to 255, or of those that the data set has.
     is_own = math.isclose(preparation.scale * split.peak, 1.0)
@@ -59,6 +62,12 @@ def as_prepared(split: Any, preparation: ImagePreparation) -> Standardised:
 
 
 def _by_channel(moment: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(moment) not in (1, channels):
+        raise BadInput(
+            f"the pretrained model's images have {len(moment)} channels by their mean and "
+            f"deviation, and the data set's {channels}: take the preprocessor_config.json of the "
+            "same model"
+        )
     return moment * channels if len(moment) == 1 else moment
 
 
