@@ -77,7 +77,7 @@ def test_solvers_and_steps_under_pretrained_weights(vit, monkeypatch, capsys):
     flags = ("--solvers=lie_trotter,heun", "--steps=2")
     start(monkeypatch, evaluate, f"--init={folder}", DIGITS, *flags)
     rows = rows_of(capsys.readouterr().out)
-    assert [key for key in rows if "rtol" not in key[1]] == [*[("lie_trotter", "2"), ("heun", "2")]]
+    assert [key for key in rows if "rtol" not in key[1]] == [("lie_trotter", "2"), ("heun", "2")]
 
     test = digits.load()["test"]
     images = ((test.images / 16.0 - 0.4) / 0.3).astype(np.float32)
