@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from odeformer import LMConfig, ViTConfig
-from odeformer.interop import find_folder, load_preparation, load_pretrained
+from odeformer.interop import find_folder, has_preparation, load_preparation, load_pretrained
 from train import command_line
 from train.checkpoint.pretrained_checks import (
     check_changes,
@@ -30,7 +30,7 @@ from train.data.text.tokenizer_checks import reading
 from train.errors import warn
 from train.startup import note
 
-PREPARATION, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 
 
 class Pretrained(NamedTuple):
@@ -111,15 +111,16 @@ def load_data(pretrained: Pretrained) -> Mapping[str, Any]:
 
     splits = load_splits(config)
     check_fits(config, splits["test"])
-    if not (folder / PREPARATION).exists():
+    with reading_pretrained(str(folder)):
+        preparation = load_preparation(folder) if has_preparation(folder) else None
+    if preparation is None:
         warn(
-            f"{folder} has no {PREPARATION}: images are standardised by the mean and deviation of "
-            f"the data set {config.data.name!r}, and not by those that the model was trained with"
+            f"{folder} has no preprocessor_config.json: images are standardised by the mean and "
+            f"deviation of the data set {config.data.name!r}, and not by those that the model was "
+            "trained with"
         )
         return splits
 
-    with reading_pretrained(str(folder)):
-        preparation = load_preparation(folder)
     return {name: as_prepared(split, preparation) for name, split in splits.items()}
 
 
