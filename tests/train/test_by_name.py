@@ -168,6 +168,7 @@ def stepped():
     return two_steps("shard_map", 2)
 
 
+@pytest.mark.slow
 def test_a_step_leaves_what_is_frozen_and_its_average_bit_for_bit(stepped):
     states, _ = stepped
     for part in ("params", "ema"):

@@ -10,7 +10,7 @@ from etils import epath
 
 from odeformer.interop import load_pretrained, resample_positions
 from tests.helpers.checkout import ROOT
-from tests.helpers.programs import interrupt_at_second_score
+from tests.helpers.programs import interrupt_at_second_score, run
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.initial import check_initial, load_initial
@@ -259,6 +259,7 @@ def tuned(tmp_path_factory):
     cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
     cfg.model.update(mlp=16, dropout=0.0, drop_path=0.0)
     cfg.depth.update(layers=1, share=1, solver="euler")
+    cfg.parallel.update(mode="shard_map", accumulate=2)
     cfg.optimizer.update(freeze=("patches",), rate_factors=("head=2",), layer_decay=0.9)
     cfg.init = dict(path=str(root / "source"), exclude=("head",))
     programs = Programs()
@@ -278,6 +279,8 @@ def test_a_run_begins_with_the_weights_and_says_so(tuned, capfd):
     assert "depth.solver 'heun' there and 'euler' here, depth.layers 2 there and 1 here" in printed
 
     # From here on nothing is read from there.
+    inspected = run("train.inspect", str(root / "run"))
+    assert f"begins with the weights of {root}/source (step 6): 17" in inspected.stdout
     shutil.move(root / "source", root / "elsewhere")
     train(cfg, root / "cut", programs=programs)
     printed = " ".join("".join(capfd.readouterr()).split())
@@ -289,6 +292,7 @@ def test_a_run_begins_with_the_weights_and_says_so(tuned, capfd):
 
 
 def test_frozen_weights_are_those_of_the_source_at_the_end(tuned):
+    """Their average, that is, bit for bit."""
     _, root, _ = tuned
     before, after = (load_model(root / name)[1]["params"] for name in ("source", "run"))
     jax.tree.map(np.testing.assert_array_equal, after["patches"], before["patches"])
