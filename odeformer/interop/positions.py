@@ -33,7 +33,8 @@ def plain(places: np.ndarray, grid: Grid) -> np.ndarray:
     copies of it, and a smaller grid is not smoothed first.
     """
     rows, columns = (_plain_weights(old, new) for old, new in zip(places.shape, grid, strict=False))
-    return np.einsum("ai,bj,ijd->abd", rows, columns, places).astype(places.dtype)
+    resampled = np.einsum("ai,bj,ijd->abd", rows, columns, places, optimize=True)
+    return resampled.astype(places.dtype)
 
 
 def _plain_weights(old: int, new: int) -> np.ndarray:
@@ -66,7 +67,8 @@ def resample_positions(
       table: [1, n + rows columns, D], of the old grid; the first n places are kept.
       old: rows and columns of its grid.
       new: rows and columns to resample it to.
-      rule: how; `antialiased` as Pillow does, or `plain` as the library transformers does.
+      rule: of `odeformer.interop.positions`: `antialiased` as Pillow does, or `plain` as the
+        library transformers does.
 
     Returns:
       A table [1, n + new rows columns, D].

@@ -68,8 +68,8 @@ def check_shapes(path: str, unfit: Mapping[str, tuple[Shape | None, Shape]]) -> 
         for name, (theirs, ours) in unfit.items()
     ]
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    no_grid = "position_embedding" in next(iter(unfit)) or "position_embedding/embedding" in unfit
-    hint = " (positions of texts are no grid, and are not resampled)" * no_grid
+    of_text = "position_embedding/embedding" in unfit
+    hint = " (positions of texts are no grid, and are not resampled)" * of_text
     raise BadInput(
         f"config.init.path={path}: weights that do not fit the model: {'; '.join(told[:3])}{more}"
         f"{hint}; give the sizes that they were trained with, or leave them out by "

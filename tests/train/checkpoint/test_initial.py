@@ -20,6 +20,7 @@ from train.checkpoint.restore import load_model
 from train.checkpoint.saver import Saver
 from train.checkpoint.workdir import read_config, record_run
 from train.config.border import from_config_dict, to_dict
+from train.config.stored import resume_conflicts
 from train.data.pipeline import Position
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh
@@ -322,6 +323,20 @@ def test_a_folder_is_taken_before_a_name_on_the_hub(tmp_path, monkeypatch):
     path = lambda given: config_of({"init.path": given}).init.path
     assert path("gpt2") == str(tmp_path / "gpt2") and path("./x") == str(tmp_path / "x")
     assert path("facebook/deit-tiny") == "facebook/deit-tiny"
+
+
+def test_a_source_that_has_gone_is_the_same_place(tmp_path, monkeypatch):
+    """Though what is no folder any more looks like a name on the Hub."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    stored = config_of({"init.path": "runs/x"})
+    (tmp_path / "runs" / "x").rmdir()
+    again, other = (config_of({"init.path": path}) for path in ("runs/x", "runs/y"))
+    assert again.init.path == "runs/x" != stored.init.path
+    assert resume_conflicts(stored, again) == []
+    assert resume_conflicts(stored, other) == [
+        f"init.path: '{tmp_path}/runs/x' in the workdir, 'runs/y' given"
+    ]
 
 
 def test_the_head_of_other_classes_is_warned_about(workdir, capfd):
