@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odeformer.interop from odeformer.interop import dinov2, load_config, load_pretrained, resample_positions, vit
+from odeformer.interop import (
+    dinov2,
+    load_config,
+    load_pretrained,
+    resample_positions,
+    vit,
+)
 from odeformer.interop.positions import antialiased, plain
 from tests.helpers.checkout import ROOT
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from odeformer.interop import load_pretrained, resample_positions
+from odeformer.interop import load_config, load_pretrained, resample_positions
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import interrupt_at_second_score, run
 from tests.helpers.tiny import make_tiny, make_tiny_language
@@ -123,6 +124,17 @@ def test_what_becomes_of_each_parameter(changes, resampled, new, unused):
         assert plan.loaded == ("norm/bias",)
     else:
         assert sorted(plan.new) == new
+
+
+def test_a_model_without_a_head_gets_one():
+    path = PRETRAINED / "dinov2_registers"
+    there: Any = load_config(path)
+    sizes = ("patch_size", "channels", "width", "heads", "mlp", "pool", "layer_scale", "registers")
+    changes = {f"model.{name}": getattr(there, name) for name in sizes}
+    changes |= {"model.image_size": [12, 20], "depth.layers": there.depth.layers}
+    plan = plan_of(changes | {"depth.share": 1, "init.path": str(path)})
+    assert plan.new == ("head/bias", "head/kernel") and "registers" in plan.loaded
+    assert plan.resampled == {"positions": "resampled from 3 x 3 patches to 3 x 5"}
 
 
 def test_weights_of_a_run_at_another_size_with_another_head(workdir):
