@@ -21,7 +21,7 @@ from absl import flags
 
 from odeformer import STOPPED, GenerateOptions, make_model, stream
 from train import command_line
-from train.checkpoint import restore
+from train.checkpoint import weights
 from train.checkpoint.predictor import prompt_tokens
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
 
     texts = [as_text(argument) for argument in FLAGS.prompt]
     note(f"restoring the weights of {workdir}")
-    variables = {"params": restore.load_params(workdir, config, step=FLAGS.step)}
+    variables = {"params": weights.load_params(workdir, config, step=FLAGS.step)}
 
     # A run on text stores its tokenizer before its first checkpoint.
     tokenizer = read_tokenizer(workdir)

@@ -12,11 +12,14 @@ from jax.sharding import Mesh
 
 from train.adapters import merge
 from train.checkpoint.base import Base
-from train.checkpoint.base_checks import check_base, check_tokenizer, warn_of_new_head
+from train.checkpoint.base_checks import check_base, check_tokenizer
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
-from train.checkpoint.restore import count_parameters, read_base, restore_newest
+from train.checkpoint.initial import begin, check_initial, origin_lines
+from train.checkpoint.parameters import check_optimizer_names
+from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.sizes import complete
+from train.checkpoint.weights import read_base
 from train.checkpoint.workdir import (
     check_inputs,
     check_workdir,
@@ -66,10 +69,6 @@ class Run:
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
     base: Base | None  # the weights that adapters are trained of
-
-    def all_params(self, trained: Any) -> Any:
-        """Returns all of the model's parameters, of which some are trained."""
-        return trained if self.base is None else merge(self.config, trained, self.base.params)
 
 
 def train(
@@ -124,14 +123,16 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
     check_run_fits(config, mesh)
+    check_optimizer_names(config)
 
     path = check_workdir(workdir, config)
     base = read_base(config, mesh)
     note(f"reading the data, {config.data.name}")
     splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
-    check_tokenizer(config, splits["train"])
+    check_tokenizer(config, base, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
+    check_initial(path, config, splits["train"])
 
     with StopSignals() as signals, locked(path):
         check_workdir(path, config)  # another trainer may have written while the data were read
@@ -142,7 +143,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
         barrier("the run is recorded")
 
         any_process = AnyProcess()
-        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
         with Saver(path, config, len(splits["train"]), base and base.digest) as saver:
             yield Run(
                 config=config,
@@ -167,11 +168,13 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
     restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
 
     if restored is None:
-        state, start = run.init_state(), BEGINNING
-        warn_of_new_head(run.config, run.base)
+        start = BEGINNING
+        state, run.saver.initial = begin(
+            run.path, run.config, run.optimizer, run.mesh, state=run.init_state(), base=run.base
+        )
     else:
         state, record = restored
-        start = record.position
+        start, run.saver.initial = record.position, record.initial
         check_origin(record, run.path, len(run.splits["train"]))
         check_base(record, run.base, run.config, run.path)
         if before is None and is_primary():
@@ -192,6 +195,7 @@ def _train_from(
 
     with log:
         log.start(run.mesh, count_parameters(state.params), start.step, run.splits)
+        log.note(origin_lines(run.saver.initial, run.base, is_new=start.step == 0))
         monitor = SkipMonitor(config.guard, log.skipped)
         if run.stop_requested():
             raise Stopped(f"{run.path} is at step {start.step}; the same command resumes it")
@@ -212,9 +216,7 @@ def _train_from(
                 log.flush()
                 raise Diverged(step, batch, metrics, state)
 
-            scores = {}
-            if due.evaluate:
-                scores = _validate(run, log, step, state, metrics)
+            scores = _validate(run, log, step, state, metrics) if due.evaluate else {}
 
             # Metrics reach the disk before the checkpoint that follows them.
             if due.save:
@@ -260,8 +262,8 @@ def _validate(
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     size, workers = run.config.eval.batch_size, run.config.data.workers
-    params, data = run.all_params(state.eval_params), run.splits[split]
-    return score(params, data, size, run.mesh, run.eval_step, workers=workers)
+    params = merge(run.config, state.eval_params, run.base and run.base.params)
+    return score(params, run.splits[split], size, run.mesh, run.eval_step, workers=workers)
 
 
 def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
@@ -275,7 +277,7 @@ def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
             mesh=run.mesh,
             examples=len(run.splits["train"]),
             shuffle=start.shuffle,
-            base=None if run.base is None else run.base.params,
+            base=run.base and run.base.params,
         )
 
     if is_primary():
@@ -295,5 +297,4 @@ def _roll_back(run: Run, start: Position, before: int) -> tuple[TrainState, Posi
 
     state, position = _restore(run, before)
     guard = dataclasses.replace(state.guard, consecutive=0 * state.guard.consecutive)
-    state = dataclasses.replace(state, guard=guard)
-    return state, Position(position.step, start.shuffle + 1)
+    return dataclasses.replace(state, guard=guard), Position(position.step, start.shuffle + 1)

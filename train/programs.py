@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from train.checkpoint.base import Base
 from train.config.data import ImageDataConfig
+from train.config.optimizer import InitConfig
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
@@ -66,7 +67,10 @@ class Programs:
         base: Base | None = None,
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         """Returns a run's train step, as `make_train_step` does."""
-        key = ("train", dataclasses.replace(config, seed=0, data=_without_fold(config.data)))
+        # Adapters need a path, whose weights are an argument, too.
+        init = InitConfig(path=None if config.lora.rank is None else "/of/any")
+        alike = dict(seed=0, init=init, data=_without_fold(config.data))
+        key = ("train", dataclasses.replace(config, **alike))
         jitted = self._keep(key, lambda: jit_train_step(config, optimizer, task, mesh))
         params = None if base is None else base.params
         return make_train_step(config, optimizer, task, mesh, jitted=jitted, base=params)

@@ -193,21 +193,19 @@ class ODEStack(DepthModule):
         if self.is_initializing() and _output_is_dropped.get():
             return _unsolved(config, returned(state), len(field.terms))
 
-        # Adapters are merged inside the solve of their group: no merged kernel outlives it.
-        adapters = self.get_variable(lora.COLLECTION, "groups")
-        theta = theta if adapters is None else lora.attach(theta, adapters)
-
-        keys, context = self._randomness(train, context, len(tokens(state)))
+        keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
-        solve_group = make_solve(vector_field, settings, float(config.share), adapters is not None)
+        solve_group = make_solve(vector_field, settings, float(config.share))
+        adapters = self.get_variable(lora.COLLECTION, "groups")
+        if adapted := adapters is not None:
+            # Merged inside the solve of their group: no merged kernel outlives it.
+            theta, solve_group = lora.attach(theta, adapters), lora.merging(solve_group)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
         y0_BND, dtype = tokens(state), tokens(state).dtype
         kept = self.is_mutable_collection(STATES) and not self.is_initializing()
-        solve_group, state, inputs, merge = by_shard(
-            solve_group, state, inputs, settings, recompute=adapters is not None
-        )
+        solve_group, state, inputs, merge = by_shard(solve_group, state, inputs, settings, adapted)
 
         def through_group(state, xs) -> Any:
             solution: Any = solve_group(*xs, state, inputs)
@@ -262,7 +260,7 @@ class Inputs(NamedTuple):
 
 
 def make_solve(
-    field: VectorField, settings: SolveSettings, length: float, adapted: bool = False
+    field: VectorField, settings: SolveSettings, length: float
 ) -> Callable[..., Solution]:
     """Returns the solve of one group, (theta, offset, key, state, inputs) -> Solution.
 
@@ -270,13 +268,10 @@ def make_solve(
       field: of `make_vector_field`.
       settings: of a group.
       length: of a group, in layers.
-      adapted: whether theta holds low-rank adapters, next to their kernels.
     """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
     def solve_group(theta, offset, key, state, inputs) -> Solution:
-        theta = lora.merge_attached(theta) if adapted else theta
-
         # On local time: in float32 small steps late in depth would lose digits.
         return solve(
             field,

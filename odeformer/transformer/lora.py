@@ -15,7 +15,7 @@ Source: Hu et al., 'LoRA: Low-Rank Adaptation of Large Language Models', 2021, a
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -123,6 +123,11 @@ def merge_attached(params: Any) -> Any:
             merged[kernel] = _merged(flat[kernel], flat[path], flat[(*path[:-1], B)])
 
     return traverse_util.unflatten_dict(merged)
+
+
+def merging(solve: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function (parameters with adapters, ...) that merges them, and then solves."""
+    return lambda params, *args: solve(merge_attached(params), *args)
 
 
 def axes_of(name: str, ndim: int, kernel: Sequence[str | None]) -> tuple[str | None, ...]:

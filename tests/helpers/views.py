@@ -1,6 +1,5 @@
 """What a run's config comes to, without a run: programs as text, batches, files, what is due."""
 
-import dataclasses
 import functools
 import re
 import tempfile
@@ -12,13 +11,12 @@ import pytest
 from etils import epath
 
 from odeformer import example_inputs, make_model
-from tests.helpers.bases import save_base
 from train import loop
 from train.adapters import abstract_base
-from train.checkpoint.restore import read_base
+from train.checkpoint.initial import check_initial
+from train.checkpoint.initial_plan import find_source, plan_initial
 from train.checkpoint.retention import Retention
 from train.checkpoint.saver import Saver
-from train.config.lora import InitConfig, LoraConfig
 from train.data.pipeline import BEGINNING, Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, on_mesh
@@ -99,13 +97,10 @@ def state(config):
     return str(abstract_state(config, _optimizer(config), _mesh(config)))
 
 
-def base(config):
-    """The weights that adapters are trained of, which are saved there if there is a place."""
-    workdir = epath.Path(config.init.path)
-    if workdir.parent.exists() and not workdir.exists():
-        nothing = dict(init=InitConfig(None), lora=LoraConfig(None, None, ()))
-        save_base(dataclasses.replace(config, **nothing), workdir)
-    return read_base(config, _mesh(config)).digest
+def initial(config):
+    """What becomes of each parameter at the start of a run."""
+    check_initial(epath.Path("/nowhere"), config, _splits(config)["train"])
+    return "" if config.init.path is None else str(plan_initial(config, find_source(config)))
 
 
 def batches(config):
@@ -123,7 +118,7 @@ def read(config):
     """What the loop asks of those who read training batches and score a split."""
     asked = []
     run = types.SimpleNamespace(config=config, splits=_splits(config), mesh=_mesh(config))
-    run.eval_step, run.all_params = None, lambda trained: trained
+    run.eval_step = run.base = None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("train_batches", "score"):
             patch.setattr(loop, name, lambda *args, **kwargs: asked.append((args[2:], kwargs)))
@@ -184,4 +179,4 @@ def _mesh(config):
 
 
 def _optimizer(config):
-    return make_optimizer(config.optimizer, config.train_steps)
+    return make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)

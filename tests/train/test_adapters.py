@@ -1,5 +1,6 @@
 """Runs that train low-rank adapters: what moves, what is saved, what is found again."""
 
+import dataclasses
 import math
 import shutil
 
@@ -10,17 +11,19 @@ from etils import epath
 
 from configs import lm1b
 from odeformer import generate
-from tests.helpers.bases import save_base
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import interrupt_at_second_score, timeless
+from tests.helpers.saved import save, shaken
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from train.adapters import abstract_base, init_trained, make_variables, merge
 from train.checkpoint import load_model, load_predictor
 from train.checkpoint.base import make_base
 from train.checkpoint.base_checks import warn_of_new_head
+from train.checkpoint.initial_plan import find_source, plan_initial
 from train.checkpoint.listing import SOUND, list_checkpoints
 from train.checkpoint.metadata import read_metadata
-from train.checkpoint.restore import load_params, restore_weights, verified_config
+from train.checkpoint.restore import restore_weights, verified_config
+from train.checkpoint.weights import load_params
 from train.checkpoint.workdir import read_tokenizer, record_run, saved_steps
 from train.config.border import from_config_dict
 from train.data.sources import load_splits
@@ -56,7 +59,7 @@ def without_curves():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("base") / "run"
-    save_base(from_config_dict(make_cfg()), workdir)
+    save(make_cfg(), workdir, shaken)
     return workdir
 
 
@@ -145,13 +148,13 @@ def test_an_interrupted_run_ends_as_one_that_was_not(base, finished, tmp_path):
 def test_another_base_is_refused(finished, tmp_path):
     other = make_cfg()
     other.seed = 1
-    save_base(from_config_dict(other), tmp_path / "other")
+    save(other, tmp_path / "other", shaken)
     message = "does not hold the weights that the adapters of step 6 were trained of"
     with pytest.raises(BadInput, match=message):
         train(make_cfg(tmp_path / "other"), finished)
     with pytest.raises(BadInput, match=message):
         load_model(finished, {"init.path": str(tmp_path / "other")})
-    with pytest.raises(BadInput, match=r"config\.init\.path=/nowhere.*holds no run"):
+    with pytest.raises(BadInput, match=r"init\.path=/nowhere is neither a workdir nor a model"):
         load_model(finished, {"init.path": "/nowhere"})
 
     # Without its base a run can still be listed and verified.
@@ -162,16 +165,22 @@ def test_another_base_is_refused(finished, tmp_path):
 
 
 def test_a_head_of_other_classes_is_new(base, capsys):
-    config, weights = (
-        from_config_dict(make_cfg(base)),
-        load_params(base, from_config_dict(make_cfg())),
-    )
-    same = make_base(config, weights)
+    config = from_config_dict(make_cfg(base))
+    weights, mesh = load_params(base, from_config_dict(make_cfg())), one_device_mesh()
+
+    def based(weights, classes):
+        source = find_source(config)
+        model = dataclasses.replace(source.model, classes=classes)
+        source = dataclasses.replace(source, trained=model, model=model)
+        plan = plan_initial(config, source)
+        return make_base(config, source, plan, weights, step=1, mesh=mesh)
+
+    same = based(weights, 10)
     warn_of_new_head(config, same)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "" and same.head is not None
 
     seven = {name: leaf[..., :7] for name, leaf in weights["head"].items()}
-    other = make_base(config, weights | {"head": seven})
+    other = based(weights | {"head": seven}, 7)
     warn_of_new_head(config, other)
     assert "has no head of 10 classes: this run begins with a new one" in capsys.readouterr().err
     assert other.head is None and other.digest == same.digest
@@ -190,12 +199,13 @@ def test_a_head_of_other_classes_is_new(base, capsys):
     [
         ({"lora.rank": 17}, r"config\.lora: rank=17 is more than .* 16 x 48: take 16 or less"),
         ({"lora.targets": ("qvk",)}, r"config\.lora: targets: unknown .* Did you mean 'qkv'"),
-        ({"model.mlp": 64}, "does not fit the model: depth/groups/mlp_layer/down/kernel is "),
-        ({"init.path": "/nowhere"}, "/nowhere holds no run"),
+        ({"model.mlp": 64}, "do not fit the model: depth/groups/mlp_layer/down/kernel is .* with$"),
+        ({"init.path": "/nowhere"}, "config.init.path=/nowhere is neither a workdir nor a model"),
         ({"init.path": None}, r"config\.lora\.rank=4 adapts weights .* config\.init\.path"),
         ({"lora.rank": None}, r"config\.lora\.alpha=8\.0 has no effect without adapters"),
         ({"lora.rank": None, "lora.alpha": None}, r"config\.lora\.targets=\['qkv'.*no effect"),
-        ({"lora.rank": None, "lora.alpha": None, "lora.targets": ()}, "names weights to adapt"),
+        ({"init.exclude": ("head",)}, r"init\.exclude=\['head'\] has no effect with adapters"),
+        ({"optimizer.freeze": ("norm",)}, r"'norm' matches no parameter: there are depth/"),
     ],
 )
 def test_refusals(base, tmp_path, changes, message):
@@ -207,7 +217,7 @@ def test_refusals(base, tmp_path, changes, message):
 def test_a_run_of_adapters_of_itself_is_refused(base, tmp_path):
     """As a second start finds it whose first was stopped before its first checkpoint."""
     config = from_config_dict(make_cfg(base), {"init.path": str(tmp_path)})
-    record_run(epath.Path(tmp_path), config, None)
+    record_run(epath.Path(tmp_path), config, load_splits(config)["train"])
     with pytest.raises(BadInput, match="it is the run's own folder: take another folder"):
         train(config, tmp_path)
 
@@ -226,7 +236,7 @@ def test_adapters_on_text(tmp_path):
     """They are refused on other tokens than the base's, and leave a tied head alone."""
     cfg = make_tiny_language()
     cfg.data.files = str(ROOT / "README.md")
-    save_base(from_config_dict(cfg), tmp_path / "base")
+    save(cfg, tmp_path / "base", shaken)
     cfg.init.path, cfg.lora.rank = str(tmp_path / "base"), 2
     cfg.data.files = str(ROOT / "LICENSE")
     with pytest.raises(BadInput, match=r"another tokeniser: .*data\.tokenizer=.*tokenizer\.json"):

@@ -9,7 +9,8 @@ import pytest
 from tests.helpers.programs import interrupt_at_second_score, timeless
 from tests.helpers.tiny import make_tiny
 from train.checkpoint.metadata import read_metadata
-from train.checkpoint.restore import evaluation_config, load_model
+from train.checkpoint.restore import evaluation_config
+from train.checkpoint.weights import load_model
 from train.checkpoint.workdir import saved_steps
 from train.config.border import from_config_dict
 from train.data.sources import load_splits

@@ -29,7 +29,7 @@ from train import optimizer as optimizers
 from train.augment.mixing import mix
 from train.augment.operations import ADJUSTMENTS, ENHANCEMENTS, WARPS
 from train.augment.pipeline import augment
-from train.checkpoint.restore import load_params
+from train.checkpoint.weights import load_params
 from train.config.border import from_config_dict
 from train.config.data import AugmentConfig
 from train.data.sources import load_splits

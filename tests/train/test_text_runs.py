@@ -18,7 +18,7 @@ from tests.helpers.programs import interrupt_at_second_score, run, start, timele
 from tests.helpers.tiny import make_tiny_language, make_tiny_sentences
 from train import command_line, evaluate
 from train import generate as program
-from train.checkpoint.restore import load_model, load_params
+from train.checkpoint.weights import load_model, load_params
 from train.checkpoint.workdir import read_tokenizer
 from train.config.border import from_config_dict
 from train.data.sources import load_splits

@@ -1,29 +1,16 @@
 """Reads checkpoints: verified, or not at all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, NoReturn
 
-import flax.linen as nn
 import jax
 import numpy as np
 from etils import epath
 
-from odeformer import make_model
-from train.adapters import merge
 from train.checkpoint.arrays import read_part, read_state
-from train.checkpoint.base import Base, make_base
-from train.checkpoint.base_checks import check_adapters, check_base, check_no_loop
-from train.checkpoint.checks import (
-    check_arrays_fit,
-    check_files,
-    check_none_damaged,
-    check_saved,
-    step_damaged,
-)
+from train.checkpoint.checks import check_arrays_fit, check_files, check_none_damaged
 from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
-from train.checkpoint.parameters import abstract_parameters
-from train.checkpoint.retention import find_best_step
 from train.checkpoint.together import on_all, report
 from train.checkpoint.workdir import (
     checkpoint_folder,
@@ -33,11 +20,8 @@ from train.checkpoint.workdir import (
 )
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
-from train.devices.mesh import one_device_mesh
 from train.errors import BadInput
-from train.state import TrainState, expected_state
-
-Step = int | Literal["best"] | None  # None: the newest sound one
+from train.state import TrainState
 
 
 def restore_step(
@@ -168,33 +152,6 @@ def verified_config(workdir: str | epath.Path) -> RunConfig:
     return config
 
 
-def load_model(
-    workdir: str | epath.Path,
-    overrides: Mapping[str, Any] | None = None,
-    step: Step = None,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns a trained model and its weights: the averaged ones if the run keeps them.
-
-    Args:
-      workdir: of a run; a local folder or a gs:// address.
-      overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
-        tolerance replaces the run's fixed steps, and the reverse.
-      step: of the checkpoint; 'best' for the best one by the run's config.checkpoint.best, None
-        for the newest sound one.
-
-    Returns:
-      (model, variables), for `model.apply(variables, images)`, images standardised as the run's
-      data set does (`train.data.sources.load_splits(config)['test'].standardise`); or for
-      `model.apply(variables, tokens)`, tokens of the run's tokeniser (`read_tokenizer(workdir)`).
-
-    Raises:
-      BadInput: no run, no checkpoint, a key or a value that the config refuses, or weights that do
-        not fit it.
-    """
-    config = evaluation_config(workdir, overrides or {})
-    return make_model(config.model), {"params": load_params(workdir, config, step=step)}
-
-
 def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -> RunConfig:
     """Returns the config of a run to evaluate under, with the overrides {'group.key': value}.
 
@@ -205,89 +162,19 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
     return for_evaluation(verified_config(workdir), overrides)
 
 
-def load_params(
-    workdir: str | epath.Path,
-    config: RunConfig,
-    mesh: jax.sharding.Mesh | None = None,
-    step: Step = None,
-) -> Any:
-    """Returns the weights to evaluate with, from a run's checkpoint.
-
-    Args:
-      workdir: of the run.
-      config: of a model that the weights fit.
-      mesh: the devices to lay them out on; by default one device.
-      step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
-        newest sound one.
-
-    Returns:
-      The averaged weights if the run keeps them, else the newest: the tree of
-      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of.
+def restore_newest_weights(workdir: str | epath.Path, target: Any) -> tuple[Any, Metadata]:
+    """Returns what `restore_weights` does, of the newest sound checkpoint.
 
     Raises:
-      BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
+      BadInput: no sound checkpoint, or one that does not fit the target.
     """
-    mesh = one_device_mesh() if mesh is None else mesh
-    base = read_base(config, mesh)
-
-    # The weights alone, whatever optimiser trained them.
-    if base is None:
-        target = abstract_parameters(config.model, mesh)
-    else:
-        target = expected_state(config, mesh).params
-
-    if step is None:
-        restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
-    else:
-        restored = _restore_only(workdir, step, target, config.checkpoint.best)
-
-    if restored is None:
-        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-
-    weights, metadata = restored
-    check_base(metadata, base, config, workdir)
-    return weights if base is None else merge(config, weights, base.params)
+    found = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
+    return found or refuse_none(workdir)
 
 
-def read_base(config: RunConfig, mesh: jax.sharding.Mesh) -> Base | None:
-    """Returns the weights that a run trains adapters of, laid out on a mesh; None without any.
-
-    Raises:
-      BadInput: adapters that the model cannot have; config.init.path holds no run, or one whose
-        weights are damaged or do not fit.
-    """
-    if config.lora.rank is None:
-        return None
-
-    # Before anything is read: the config alone says it.
-    check_adapters(config)
-    path = config.init.path
-    assert path is not None
-    try:
-        of_base = verified_config(path)
-        check_no_loop(path, of_base)
-        weights = load_params(path, of_base, mesh)
-    except BadInput as error:
-        raise BadInput(f"config.init.path={path}: {error}") from error
-    return make_base(config, weights)
-
-
-def _restore_only(
-    workdir: str | epath.Path, step: int | Literal["best"], target: Any, best: str | None
-) -> tuple[Any, Metadata] | None:
-    """The weights of a step, or the best ones by a metric, and no other; None if none exist."""
-    steps = saved_steps(workdir)
-    if not steps:
-        return None
-
-    if step == "best":
-        step = find_best_step(workdir, best)
-    check_saved(workdir, step, steps)
-
-    try:
-        return restore_weights(workdir, step, target)
-    except Damaged as error:
-        raise step_damaged(workdir, step, steps, error) from error
+def refuse_none(workdir: str | epath.Path) -> NoReturn:
+    """Refuses a run without a checkpoint."""
+    raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
 
 def count_parameters(params: Any) -> int:

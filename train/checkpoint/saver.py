@@ -13,17 +13,13 @@ from train.checkpoint.metadata import (
     METADATA,
     METADATA_FILE,
     STATE,
+    Initial,
     inputs_digest,
     make_metadata,
     tokenizer_digest,
 )
 from train.checkpoint.retention import Retention
-from train.checkpoint.workdir import (
-    RETIRED,
-    checkpoint_folder,
-    delete_replaced,
-    saved_steps,
-)
+from train.checkpoint.workdir import RETIRED, checkpoint_folder, delete_replaced, saved_steps
 from train.config.border import to_dict
 from train.config.run import RunConfig
 from train.data.pipeline import Position
@@ -42,6 +38,9 @@ class Saver:
     later step, while training continues; several processes agree that it failed. No checkpoint is
     deleted before there is a newer one, and no retired one before the run is saved at its step or
     later.
+
+    Attributes:
+      initial: whence the run's first weights are, for the metadata; None: they were random.
     """
 
     def __init__(
@@ -55,6 +54,7 @@ class Saver:
           examples: number of training examples, for the metadata.
           base: digest of the weights that adapters are trained of, for the metadata.
         """
+        self.initial: Initial | None = None
         self._base = base
         self._workdir, self._config, self._examples = workdir, config, examples
         self._folder = checkpoint_folder(workdir)
@@ -173,6 +173,7 @@ class Saver:
             metrics=metrics,
             tokenizer=self._tokenizer,
             inputs=self._inputs,
+            initial=self.initial,
             base=self._base,
         )
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters of given weights: the groups `init` and `lora` of a run's config."""
+"""Low-rank adapters of given weights: the group `lora` of a run's config."""
 
 import dataclasses
 from typing import Any
@@ -10,15 +10,6 @@ _TARGETS = Range(
     "a list of names, as qkv,mlp_layer or attention_layer/out",
     lambda names: all(isinstance(name, str) and all(name.split("/")) for name in names),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class InitConfig:
-    """Weights to begin with, in place of random ones."""
-
-    path: str | None = setting(
-        None, "The workdir of a run whose weights are adapted; docs/lora.md.", path=True
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +40,16 @@ def check_lora(lora: LoraConfig, init: Any) -> None:
         if init.path is None:
             raise BadInput(
                 f"config.lora.rank={lora.rank} adapts weights that there are already: name the run "
-                "that holds them in config.init.path, or set the rank to None"
+                "or the pretrained model that holds them in config.init.path, or set the rank to "
+                "None"
             )
+        for key in ("include", "exclude"):
+            if getattr(init, key):
+                raise BadInput(
+                    f"config.init.{key}={list(getattr(init, key))} has no effect with adapters, "
+                    "which are trained of all the weights: leave it out, or set config.lora.rank "
+                    "to None"
+                )
         return
 
     for key, value in (("alpha", lora.alpha), ("targets", list(lora.targets) or None)):
@@ -59,8 +58,3 @@ def check_lora(lora: LoraConfig, init: Any) -> None:
                 f"config.lora.{key}={value} has no effect without adapters: set config.lora.rank, "
                 "too"
             )
-
-    if init.path is not None:
-        raise BadInput(
-            f"config.init.path={init.path} names weights to adapt: set config.lora.rank, too"
-        )

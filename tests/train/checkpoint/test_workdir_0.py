@@ -31,7 +31,8 @@ import pytest
 
 from tests.helpers.checkout import ROOT
 from train.checkpoint.checksums import leaf_name
-from train.checkpoint.restore import load_model, restore_newest
+from train.checkpoint.restore import restore_newest
+from train.checkpoint.weights import load_model
 from train.checkpoint.workdir import read_config, saved_steps
 from train.config.names import STATE
 from train.devices.mesh import device_mesh

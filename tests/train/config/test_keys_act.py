@@ -37,7 +37,7 @@ class Change(NamedTuple):
     refused: bool = False
 
 
-ADAPTED = {"init.path": "BASE", "lora.rank": 2}
+ADAPTED = {"init.path": "/of/no/run", "lora.rank": 2}
 ADAPTIVE = {"depth.solver": "heun", "depth.rtol": 0.1}
 OF_EVERY_TASK = {
     "seed": Change(1, views.batches),
@@ -75,7 +75,10 @@ OF_EVERY_TASK = {
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
     "model.terms": Change(("attention",), views.state),
-    "init.path": Change("/nowhere/at/all", views.base, ADAPTED, refused=True),
+    # tests/train/checkpoint/test_initial.py shows what they do.
+    "init.path": Change("/nowhere/at/all", views.initial, refused=True),
+    "init.include": Change(("head",), views.initial, refused=True),
+    "init.exclude": Change(("head",), views.initial, refused=True),
     "lora.rank": Change(4, views.state, ADAPTED),
     "lora.alpha": Change(3.0, views.gradient, ADAPTED),
     "lora.targets": Change(("mlp_layer",), views.state, ADAPTED),
@@ -90,6 +93,9 @@ OF_EVERY_TASK = {
     "optimizer.clip_norm": Change(0.5, views.optimizer),
     "optimizer.ema_decay": Change(0.5, views.step),
     "optimizer.label_smoothing": Change(0.3, views.gradient),
+    "optimizer.freeze": Change(("bias",), views.optimizer),
+    "optimizer.rate_factors": Change(("bias=0.5",), views.optimizer),
+    "optimizer.layer_decay": Change(0.5, views.optimizer),
     "mesh.data": Change(4, views.mesh, {"mesh.data": 2, "mesh.fsdp": -1}),
     "mesh.fsdp": Change(2, views.mesh),
     "mesh.tensor": Change(2, views.mesh),
@@ -218,7 +224,6 @@ def folders(tmp_path_factory):
     reviews.prepare(folder)
     places = {name: folder / name.lower() for name in ("ONE", "TWO")}
     places |= {f"PICTURES {name}": path / "pictures" for name, path in places.items()}
-    places["BASE"] = folder / "base"
     return {name: str(path) for name, path in places.items()}
 
 

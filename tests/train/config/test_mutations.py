@@ -170,6 +170,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "optimizer.ema_decay": (None, 0.0, 0.999999),
     "lora.rank": (None, 1, 2**31 - 1),
     "lora.alpha": (None, 1e-30, LARGEST),
+    "optimizer.layer_decay": (None, 1e-12, 1, 1.0),
     "optimizer.clip_norm": (None, 1e-30, LARGEST),
     "optimizer.label_smoothing": (0.0, 0.9999),
     "mesh.data": (-1, 1, 2**20),

@@ -1,0 +1,132 @@
+"""Weights that a run begins with: those of another run, or of a pretrained model."""
+
+import functools
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from train.checkpoint.base import Base
+from train.checkpoint.base_checks import warn_of_new_head
+from train.checkpoint.initial_checks import check_tokenizer, warn_of_classes
+from train.checkpoint.initial_params import take
+from train.checkpoint.initial_plan import describe, find_source, is_of_head, plan_initial
+from train.checkpoint.metadata import Initial
+from train.checkpoint.weights import read_weights
+from train.checkpoint.workdir import read_inputs, read_tokenizer, saved_steps
+from train.config.run import RunConfig
+from train.devices.processes import is_primary
+from train.startup import note
+from train.state import TrainState, make_state, state_shardings
+
+EMBEDDING = "embedding/embedding"
+
+
+def check_initial(workdir: epath.Path, config: RunConfig, data: Any) -> None:
+    """Refuses weights that a run cannot begin with; nothing is allocated or written.
+
+    Args:
+      workdir: of the run; one that is resumed has its weights.
+      config: of the run; one without config.init.path begins at random.
+      data: its training split.
+
+    Raises:
+      BadInput: nothing there, a run of another task, parameters that do not fit, patterns that
+        match none, or embeddings of another tokeniser.
+    """
+    # What is adapted is read on every start, and checked there.
+    if config.init.path is None or config.lora.rank is not None or saved_steps(workdir):
+        return
+
+    source = find_source(config)
+    plan = plan_initial(config, source)
+    if source.is_run and EMBEDDING in plan.loaded:
+        check_tokenizer(source.path, read_tokenizer(source.path), data.tokenizer)
+
+
+def begin(
+    workdir: epath.Path,
+    config: RunConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    state: TrainState,
+    base: Base | None,
+) -> tuple[TrainState, Initial | None]:
+    """Returns a run's first state, and whence its weights are; None: they are random.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      optimizer: of the run.
+      mesh: the devices.
+      state: as it was initialised: at random, but for the head of the weights that are adapted.
+      base: the weights that adapters are trained of; None without any.
+
+    Raises:
+      BadInput: weights that cannot be read, or do not fit.
+    """
+    if base is not None:
+        warn_of_new_head(config, base)
+        if base.is_run and base.head is not None and is_primary():
+            path = base.initial.path
+            warn_of_classes(path, read_inputs(path), read_inputs(workdir), is_adapted=True)
+        return state, base.initial
+
+    if config.init.path is None:
+        return state, None
+
+    note(f"reading the first weights, {config.init.path}")
+    return load_initial(workdir, config, optimizer, mesh, state)
+
+
+def origin_lines(initial: Initial | None, base: Base | None, is_new: bool) -> list[str]:
+    """Returns what is to be said of a run's first weights when it starts, or is resumed.
+
+    Args:
+      initial: whence they are; None: they were random.
+      base: the weights that adapters are trained of, which are read on every start.
+      is_new: whether the run starts.
+    """
+    if base is not None:
+        return base.initial.lines(is_new=True)
+    return [] if initial is None else initial.lines(is_new)
+
+
+def load_initial(
+    workdir: epath.Path,
+    config: RunConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+) -> tuple[TrainState, Initial]:
+    """Returns a run's first state with the weights that config.init names, and whence they are.
+
+    Args:
+      workdir: of the run, with the names of its classes.
+      config: of the run.
+      optimizer: of the run, whose state begins with these weights.
+      mesh: the devices.
+      state: the first state, at random.
+
+    Raises:
+      BadInput: weights that cannot be read, or do not fit.
+    """
+    source = find_source(config)
+    plan = plan_initial(config, source)
+    weights, step = read_weights(source, config, mesh)
+    ours: dict[str, Any] = dict(traverse_util.flatten_dict(state.params, sep="/"))
+    ours |= take(plan, source, weights, config.model, ours)
+
+    # The optimiser's state may begin as a copy of the weights, as their average does.
+    begin = jax.jit(
+        functools.partial(make_state, config, optimizer),
+        out_shardings=state_shardings(config, optimizer, mesh),
+    )
+    params = traverse_util.unflatten_dict(ours, sep="/")
+    if source.is_run and is_primary() and any(map(is_of_head, plan.loaded)):
+        warn_of_classes(source.path, read_inputs(source.path), read_inputs(workdir))
+    return begin(params), describe(source, plan, config, step)

@@ -1,0 +1,172 @@
+"""The weights of a run: to evaluate with, to adapt, and to begin another run with."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+from etils import epath
+
+import odeformer.interop as interop
+from odeformer import make_model
+from train.adapters import merge
+from train.checkpoint.base import Base, make_base
+from train.checkpoint.base_checks import check_base, check_no_loop
+from train.checkpoint.checks import check_saved, step_damaged
+from train.checkpoint.initial_checks import reading_pretrained
+from train.checkpoint.initial_plan import Source, find_source, plan_initial, size_to_read
+from train.checkpoint.metadata import Damaged, Metadata
+from train.checkpoint.parameters import abstract_parameters, check_adapters
+from train.checkpoint.restore import (
+    evaluation_config,
+    refuse_none,
+    restore_newest_weights,
+    restore_weights,
+)
+from train.checkpoint.retention import find_best_step
+from train.checkpoint.workdir import saved_steps
+from train.config.run import RunConfig
+from train.devices.mesh import one_device_mesh
+from train.errors import BadInput
+from train.state import expected_state
+
+Step = int | Literal["best"] | None  # None: the newest sound one
+
+
+def load_model(
+    workdir: str | epath.Path,
+    overrides: Mapping[str, Any] | None = None,
+    step: Step = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns a trained model and its weights: the averaged ones if the run keeps them.
+
+    Args:
+      workdir: of a run; a local folder or a gs:// address.
+      overrides: config keys to change, e.g. {'depth.solver': 'tsit5', 'depth.rtol': 1e-3}; a
+        tolerance replaces the run's fixed steps, and the reverse.
+      step: of the checkpoint; 'best' for the best one by the run's config.checkpoint.best, None
+        for the newest sound one.
+
+    Returns:
+      (model, variables), for `model.apply(variables, images)`, images standardised as the run's
+      data set does (`train.data.sources.load_splits(config)['test'].standardise`); or for
+      `model.apply(variables, tokens)`, tokens of the run's tokeniser (`read_tokenizer(workdir)`).
+
+    Raises:
+      BadInput: no run, no checkpoint, a key or a value that the config refuses, or weights that do
+        not fit it.
+    """
+    config = evaluation_config(workdir, overrides or {})
+    return make_model(config.model), {"params": load_params(workdir, config, step=step)}
+
+
+def load_params(
+    workdir: str | epath.Path,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh | None = None,
+    step: Step = None,
+) -> Any:
+    """Returns the weights to evaluate with, from a run's checkpoint.
+
+    Args:
+      workdir: of the run.
+      config: of a model that the weights fit.
+      mesh: the devices to lay them out on; by default one device.
+      step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
+        newest sound one.
+
+    Returns:
+      The averaged weights if the run keeps them, else the newest: the tree of
+      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of.
+
+    Raises:
+      BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
+    """
+    return _load(workdir, config, one_device_mesh() if mesh is None else mesh, step)[0]
+
+
+def _load(
+    workdir: str | epath.Path, config: RunConfig, mesh: jax.sharding.Mesh, step: Step = None
+) -> tuple[Any, Metadata]:
+    """What `load_params` returns, and the metadata of the checkpoint that it is from."""
+    base = read_base(config, mesh)
+
+    # The weights alone, whatever optimiser trained them.
+    if base is None:
+        target = abstract_parameters(config.model, mesh)
+    else:
+        target = expected_state(config, mesh).params
+
+    if step is None:
+        weights, metadata = restore_newest_weights(workdir, target)
+    else:
+        best = config.checkpoint.best
+        weights, metadata = _restore_only(workdir, step, target, best) or refuse_none(workdir)
+
+    check_base(metadata, base, config, workdir)
+    return (weights if base is None else merge(config, weights, base.params)), metadata
+
+
+def read_base(config: RunConfig, mesh: jax.sharding.Mesh) -> Base | None:
+    """Returns the weights that a run trains adapters of, laid out on a mesh; None without any.
+
+    Raises:
+      BadInput: adapters that the model cannot have; config.init.path holds neither a run nor a
+        pretrained model, or one whose weights are damaged or do not fit.
+    """
+    if config.lora.rank is None:
+        return None
+
+    # Before any weights are read: the configs alone say it.
+    check_adapters(config)
+    assert config.init.path is not None
+    check_no_loop(config.init.path)
+
+    source = find_source(config)
+    plan = plan_initial(config, source)
+    weights, step = read_weights(source, config, mesh)
+    return make_base(config, source, plan, weights, step=step, mesh=mesh)
+
+
+def read_weights(
+    source: Source, config: RunConfig, mesh: jax.sharding.Mesh
+) -> tuple[Any, int | None]:
+    """Returns weights that a run begins with or adapts, and the step of the checkpoint they are of.
+
+    Args:
+      source: where they are; a run of adapters gives merged weights.
+      config: of the run that takes them.
+      mesh: the devices; a pretrained model's lie on one.
+
+    Raises:
+      BadInput: they cannot be read.
+    """
+    if source.run is not None:
+        try:
+            weights, metadata = _load(source.path, source.run, mesh)
+        except BadInput as error:
+            raise BadInput(f"config.init.path={source.path}: {error}") from error
+        return weights, metadata.position.step
+
+    with reading_pretrained(source.path):
+        size = size_to_read(source.trained, config.model)
+        _, variables = interop.load_pretrained(source.path, image_size=size)
+    return variables["params"], None
+
+
+def _restore_only(
+    workdir: str | epath.Path, step: int | Literal["best"], target: Any, best: str | None
+) -> tuple[Any, Metadata] | None:
+    """The weights of a step, or the best ones by a metric, and no other; None if none exist."""
+    steps = saved_steps(workdir)
+    if not steps:
+        return None
+
+    if step == "best":
+        step = find_best_step(workdir, best)
+    check_saved(workdir, step, steps)
+
+    try:
+        return restore_weights(workdir, step, target)
+    except Damaged as error:
+        raise step_damaged(workdir, step, steps, error) from error
