@@ -52,11 +52,12 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
 
 def check_layers(depth: DepthConfig, layers: int) -> None:
     """Raises ValueError for a depth that does not have as many layers, each with its weights."""
-    if (depth.layers, depth.share) != (layers, 1):
+    if (depth.layers, depth.share, depth.basis) != (layers, 1, "constant"):
+        basis = "" if depth.basis == "constant" else f", basis={depth.basis!r}"
         raise ValueError(
             f"the weights are those of layers={layers}, each with its own (share=1); a depth of "
-            f"layers={depth.layers}, share={depth.share} was given: change its solver, steps or "
-            "adjoint alone"
+            f"layers={depth.layers}, share={depth.share}{basis} was given: change its solver, "
+            "steps or adjoint alone"
         )
 
 
@@ -97,6 +98,7 @@ def check_writable(config: Any) -> None:
     needed = {
         "depth.solver": (depth.solver, "lie_trotter"),
         "depth.share": (depth.share, 1),
+        "depth.basis": (depth.basis, "constant"),
         "depth.rtol": (depth.rtol, None),
         "depth.steps": (depth.fixed_steps, 1),
         "model.terms": (config.terms, ("attention", "mlp")),

@@ -19,6 +19,7 @@ from odeformer.models.lm import LM, LMConfig
 from odeformer.ode import solvers
 from odeformer.ode.steps import staged_step, step_times
 from odeformer.transformer import term_checks, terms
+from odeformer.transformer.bases import weights_over_depth
 from odeformer.transformer.caches import Cached
 from odeformer.transformer.field import TransformerField, transformer_field
 from odeformer.transformer.streams import Y, begin, filled, tokens
@@ -158,15 +159,20 @@ def _integrate(
 
     # LMConfig refuses adaptive steps.
     assert depth.fixed_steps is not None
-    times = jnp.asarray(step_times(0.0, float(depth.share), depth.fixed_steps, y_BCD.dtype))
+    times = jnp.asarray(step_times(0.0, depth.length, depth.fixed_steps, y_BCD.dtype))
+    weights = weights_over_depth(depth, variables["params"]["depth"]["groups"])
 
     def group(state, xs):
-        theta, offset, caches = xs
+        scanned, offset, caches = xs
+        theta = weights.of_group(scanned)
+
+        def params(t: jax.Array) -> Any:
+            return theta if weights.at is None else weights.at(theta, t, offset)
 
         def step(state, xs):
             t0, t1, caches = xs
             step_cache = Cache(caches, cache.filled)
-            evaluate, new = _make_evaluate(field, theta, offset, step_cache, rotation)
+            evaluate, new = _make_evaluate(field, params, offset, step_cache, rotation)
             state = staged_step(depth.solver, len(field.terms), evaluate, t0=t0, t1=t1, y0=state)
             kept = {
                 name: jax.tree.map(lambda *each: jnp.stack(each), *evaluations)
@@ -177,28 +183,28 @@ def _integrate(
         return jax.lax.scan(step, state, (times[:-1], times[1:], caches))
 
     # The same scan over groups as in the stack, with the cache's part of each group.
-    theta = variables["params"]["depth"]["groups"]
-    offsets = depth.share * jnp.arange(depth.groups, dtype=y_BCD.dtype)
+    offsets = depth.length * jnp.arange(depth.groups, dtype=y_BCD.dtype)
     state = begin(field.streams, y_BCD)
-    state, kept = jax.lax.scan(group, state, (theta, offsets, cache.terms))
+    state, kept = jax.lax.scan(group, state, (weights.scanned, offsets, cache.terms))
     return tokens(state), kept
 
 
 def _make_evaluate(
     field: TransformerField,
-    theta: Any,
+    params: Callable[[jax.Array], Any],
     offset: jax.Array,
     cache: Cache,
     rotation: jax.Array | None,
 ) -> tuple[Callable[..., Any], dict[str, list[Any]]]:
     """A step's slope for `staged_step`, and the lists to which it adds what the terms keep.
 
-    The cache is that of one step: of each term [E, B, ...].
+    The parameters are those at a time of the group's own, and the cache is that of one step: of
+    each term [E, B, ...].
     """
     # Filled while the step is traced, in the order in which the step evaluates each term.
-    variables, new = {"params": theta}, {name: [] for name in cache.terms}
+    new = {name: [] for name in cache.terms}
 
-    def slope(name: str, n: int, t: jax.Array, state: Any) -> Any:
+    def slope(variables: Any, name: str, n: int, t: jax.Array, state: Any) -> Any:
         if name not in cache.terms:
             return field.apply(variables, name, t, state, method="term")
 
@@ -217,10 +223,11 @@ def _make_evaluate(
         return filled({Y: dy_BCD}, state)
 
     def evaluate(term: int | None, n: int, t: jax.Array, state: Any) -> Any:
+        variables = {"params": params(t)}
         if term is not None:
-            return slope(field.terms[term], n, t + offset, state)
+            return slope(variables, field.terms[term], n, t + offset, state)
 
-        slopes = [slope(name, n, t + offset, state) for name in field.terms]
+        slopes = [slope(variables, name, n, t + offset, state) for name in field.terms]
         return jax.tree.map(lambda *each: sum(each[1:], each[0]), *slopes)
 
     return evaluate, new

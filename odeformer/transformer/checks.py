@@ -80,6 +80,47 @@ def check_shared_layers(layers: int, share: int) -> None:
         )
 
 
+def check_basis(basis: str, coefficients: int | None, layers: int, share: int) -> None:
+    """Raises ValueError where K coefficients do not make up weights over depth in that basis."""
+    if basis == "constant":
+        if coefficients is not None:
+            raise ValueError(
+                f"coefficients={coefficients} have no effect under basis 'constant', whose sets of "
+                "weights are layers / share: leave them out and set share, or take basis 'hat', "
+                "'legendre' or 'fourier'"
+            )
+        return
+
+    if share != 1:
+        raise ValueError(
+            f"share={share} belongs to basis 'constant'; under {basis!r} coefficients say how many "
+            "sets of weights there are: leave share out"
+        )
+
+    if coefficients is None:
+        raise ValueError(f"basis {basis!r} needs coefficients, the number of its sets of weights")
+
+    if basis == "fourier" and coefficients % 2 == 0:
+        raise ValueError(
+            f"basis 'fourier' is 1 and pairs of cosine and sine, an odd number of functions; "
+            f"coefficients={coefficients} was given: take {coefficients - 1} or {coefficients + 1}"
+        )
+
+    if basis == "hat":
+        _check_nodes(coefficients, layers)
+
+
+def _check_nodes(coefficients: int, layers: int) -> None:
+    """Raises ValueError where the elements between nodes are neither layers nor parts of one."""
+    elements = coefficients - 1
+    if elements < 1 or (layers % elements and elements % layers):
+        raise ValueError(
+            f"basis 'hat' has coefficients - 1 elements, a divisor of layers={layers} or a "
+            f"multiple of it; coefficients={coefficients} was given: take one of "
+            f"{', '.join(str(n + 1) for n in _divisors(layers))}"
+        )
+
+
 def check_place(start: int, layers: int, total: int | None) -> None:
     """Raises ValueError where a stack does not lie within the layers of all stacks."""
     if not isinstance(start, int) or isinstance(start, bool) or start < 0:

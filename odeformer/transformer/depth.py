@@ -1,20 +1,20 @@
 """Weights over depth: L layers in G groups, scanned, each group solved as an ODE of its own."""
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.checks import COUNT, setting
+from odeformer.checks import COUNT, one_of, setting
 from odeformer.ode.integrate import solve
 from odeformer.ode.problem import Solution, SolveSettings, State, VectorField
 from odeformer.ode.solvers import Solver
+from odeformer.transformer.bases import BASES, init_coefficients, weights_over_depth
 from odeformer.transformer.checks import (
+    check_basis,
     check_causal,
     check_mapping,
     check_place,
@@ -28,6 +28,7 @@ from odeformer.transformer.field import (
     make_vector_field,
 )
 from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.module import DepthModule, output_is_dropped
 from odeformer.transformer.sharding import by_shard, solves_locally
 from odeformer.transformer.streams import begin, tokens
 
@@ -41,7 +42,11 @@ class DepthConfig(SolveSettings):
     Attributes:
       layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].
       share: how many successive layers share one set of weights; it divides layers.
-      steps: number of fixed steps per group; None for `share`: one step per layer.
+      basis: theta(t) = sum_k phi_k(t) w_k: 'constant' over each group, 'hat' (linear between K
+        nodes), 'legendre' or 'fourier'. Under the last three share is 1, and the groups are the
+        layers; under 'hat' the K - 1 elements between two nodes.
+      coefficients: K of the basis, the sets of weights; None for 'constant': one per group.
+      steps: number of fixed steps per group; None: one step per layer, and one at least.
       max_steps: bound on adaptive steps per group, rejected ones included (default 64).
 
     Raises:
@@ -50,22 +55,39 @@ class DepthConfig(SolveSettings):
 
     layers: int = setting(COUNT, 12)
     share: int = setting(COUNT, 1)
+    basis: str = setting(one_of(BASES), "constant")
+    coefficients: int | None = setting(COUNT, None)
     solver: Solver = "euler"
 
     def __post_init__(self):
         super().__post_init__()
         check_shared_layers(self.layers, self.share)
+        check_basis(self.basis, self.coefficients, self.layers, self.share)
 
     @property
     def groups(self) -> int:
-        """G, the number of sets of weights."""
+        """G, the number of intervals that are solved one after another."""
+        if self.basis == "hat":
+            return self.sets - 1
         return self.layers // self.share
+
+    @property
+    def sets(self) -> int:
+        """K, the number of sets of weights: those of the groups, or the basis's coefficients."""
+        return self.coefficients or self.layers // self.share
+
+    @property
+    def length(self) -> float:
+        """Of a group, in layers."""
+        return self.layers / self.groups
 
     @property
     def fixed_steps(self) -> int | None:
         """Number of fixed steps per group; None under adaptive steps."""
         # One step per layer, so that Euler with share = 1 is the plain parallel stack.
-        return self.share if self.steps is None and not self.adaptive else self.steps
+        if self.steps is None and not self.adaptive:
+            return max(self.layers // self.groups, 1)
+        return self.steps
 
     @property
     def group_settings(self) -> SolveSettings:
@@ -94,41 +116,11 @@ def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
 STATES = "states"
 
 
-class DepthModule(nn.Module):
-    """A module that integrates over depth; its `init` creates parameters without solving.
-
-    `init_with_output` solves, and so does the `init` of another module that holds this one.
-    """
-
-    @nn.nowrap
-    def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
-        """Returns the variables: only parameters, without a solve's counts; see flax."""
-        kwargs["capture_intermediates"] = capture_intermediates
-
-        # Captured intermediates are outputs too, and so need the solve.
-        with contextlib.nullcontext() if capture_intermediates else _without_output():
-            return super().init(*args, **kwargs)
-
-
-# A context variable: flax hands no argument from `init` down to the stack inside a model.
-_output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
-
-
-@contextlib.contextmanager
-def _without_output() -> Iterator[None]:
-    """A context in which a stack that is being initialised need not trace its solve."""
-    token = _output_is_dropped.set(True)
-    try:
-        yield
-    finally:
-        _output_is_dropped.reset(token)
-
-
 class ODEStack(DepthModule):
     """The depth of a transformer: G groups, each an ODE with parameters of its own.
 
-    The parameters are stacked over the groups, and the groups scanned, so that the program does
-    not grow with depth. The same parameters serve every solver.
+    The parameters are stacked over the groups, or over the coefficients of a basis, and the groups
+    scanned, so that the program does not grow with depth. The same parameters serve every solver.
 
     Attributes:
       config: how the depth is integrated; a mapping of DepthConfig's fields is accepted too.
@@ -189,13 +181,14 @@ class ODEStack(DepthModule):
         returned: Any = (lambda state: state) if isinstance(state, Mapping) else tokens
         state, weights = self._streams(state), self._streams(weights)
         theta = self.param("groups", self._init_groups, field, state, context)
-        if self.is_initializing() and _output_is_dropped.get():
+        if self.is_initializing() and output_is_dropped():
             return _unsolved(config, returned(state), len(field.terms))
 
         keys, context = self._randomness(train, context, len(tokens(state)))
         inputs, settings = Inputs(context, weights), config.group_settings
-        vector_field = make_vector_field(field, train, local=solves_locally(settings))
-        solve_group = make_solve(vector_field, settings, float(config.share))
+        scanned, of_group, at = weights_over_depth(config, theta, self.start)
+        vector_field = make_vector_field(field, train, local=solves_locally(settings), at=at)
+        solve_group = make_solve(vector_field, settings, config.length)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
         y0_BND, dtype = tokens(state), tokens(state).dtype
@@ -203,13 +196,14 @@ class ODEStack(DepthModule):
         solve_group, state, inputs, merge = by_shard(solve_group, state, inputs, settings)
 
         def through_group(state, xs) -> Any:
-            solution: Any = solve_group(*xs, state, inputs)
+            theta, *others = xs
+            solution: Any = solve_group(of_group(theta), *others, state, inputs)
             y1_BND = merge(tokens(solution.y1)) if kept else None
             return solution.y1, solution._replace(y1=y1_BND)
 
-        offsets = config.share * jnp.arange(config.groups, dtype=dtype)
+        offsets = config.length * jnp.arange(config.groups, dtype=dtype)
         offsets = self.start + offsets if self.start else offsets
-        y1, solutions = jax.lax.scan(through_group, state, (theta, offsets, keys))
+        y1, solutions = jax.lax.scan(through_group, state, (scanned, offsets, keys))
         if kept:
             states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
             self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
@@ -243,8 +237,10 @@ class ODEStack(DepthModule):
         inputs = (state, None if source is None else Context(source=source))
         sample, context = jax.tree.map(lambda x: x[:1], inputs)
 
-        keys = jax.random.split(key, self.config.groups)
-        return jax.vmap(lambda key: init_params(field, key, sample, context))(keys)
+        def init(key):
+            return init_params(field, key, sample, context)
+
+        return init_coefficients(self.config.basis, self.config.sets, init, key)
 
 
 class Inputs(NamedTuple):

@@ -20,6 +20,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("model.classes", "model.vocabulary", "model.block_size"), _COUNT),
     **dict.fromkeys(("model.width", "model.heads", "model.mlp"), _COUNT),
     **dict.fromkeys(("depth.layers", "depth.share", "depth.steps", "depth.max_steps"), _COUNT),
+    "depth.coefficients": _COUNT,
     **dict.fromkeys(("parallel.accumulate", "guard.max_consecutive", "eval.batch_size"), _COUNT),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), (0, -1)),
     **dict.fromkeys(("eval.every_steps", "log.every_steps"), (0, -1)),
@@ -49,7 +50,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
 }
 WORDS = (
     *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
-    *("model.activation", "model.distillation"),
+    *("model.activation", "model.distillation", "depth.basis"),
     *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
     *("checkpoint.best", "model.preset", "optimizer.name", "optimizer.schedule"),
 )
@@ -67,6 +68,12 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"optimizer.decay_steps": 3},
         {"optimizer.decay_steps": 3, "optimizer.schedule": "constant"},
         {"optimizer.decay_steps": 10**6, "optimizer.schedule": "wsd", "train_steps": 10**6},
+        {"depth.coefficients": 3},
+        {"depth.basis": "hat"},
+        {"depth.basis": "hat", "depth.coefficients": 8, "depth.share": 1, "depth.layers": 12},
+        {"depth.basis": "hat", "depth.coefficients": 1, "depth.share": 1},
+        {"depth.basis": "fourier", "depth.coefficients": 2, "depth.share": 1},
+        {"depth.basis": "legendre", "depth.coefficients": 3, "depth.share": 2, "depth.layers": 2},
         {"depth.atol": 1e-3},
         {"depth.max_steps": 10},
         {"depth.rtol": 0.1, "depth.solver": "rk4"},

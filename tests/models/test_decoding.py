@@ -74,6 +74,14 @@ def test_groups_of_several_steps(solver):
     compare(*make(SHARED | {"solver": solver}), *PROMPT_ONES_THREES)
 
 
+@pytest.mark.parametrize(
+    ("basis", "coefficients", "solver"), [("hat", 3, "midpoint"), ("legendre", 3, "strang")]
+)
+def test_weights_in_a_basis(basis, coefficients, solver):
+    depth = dict(layers=4, basis=basis, coefficients=coefficients, solver=solver, steps=2)
+    compare(*make(depth), *PROMPT_ONES_THREES)
+
+
 BY_DEFAULT = ("lie_trotter", "euler", "rk4")  # the test above has all of them
 
 

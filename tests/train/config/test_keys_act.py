@@ -38,6 +38,7 @@ class Change(NamedTuple):
 
 
 ADAPTIVE = {"depth.solver": "heun", "depth.rtol": 0.1}
+HAT = {"depth.share": 1, "depth.basis": "hat", "depth.coefficients": 3}
 OF_EVERY_TASK = {
     "seed": Change(1, views.batches),
     "train_steps": Change(7, views.step),
@@ -64,6 +65,8 @@ OF_EVERY_TASK = {
     "depth.policy": Change("dots_saveable", views.gradient),
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
+    "depth.basis": Change("legendre", views.gradient, HAT),
+    "depth.coefficients": Change(5, views.state, HAT),
     "model.terms": Change(("attention",), views.state),
     "optimizer.name": Change("lion", views.optimizer),
     "optimizer.schedule": Change("linear", views.optimizer),

@@ -196,6 +196,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "depth.layers": (2, 2**31 - 2),
     "depth.share": (1, 2),
     "depth.steps": (None, 1, 2**31 - 1),
+    "depth.coefficients": (None,),
 }
 
 

@@ -25,6 +25,8 @@ LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp
 QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
 TERMS = ["attention", "mlp", "conv", "damping", "gates"]  # the last one of two streams
 OF_ALL_TERMS = dict(model=dict(terms=TERMS), depth=dict(solver="euler"), steps=4)
+BASIS = dict(share=1, basis="legendre", coefficients=3, solver="euler")
+NODES = dict(share=1, basis="hat", coefficients=3, solver="midpoint")
 ADJOINTS = ["store", "recursive", "direct", "backsolve"]
 PLAIN = dict(dropout=0.0, drop_path=0.0)  # a smooth field, which two solvers can agree on
 SOLVERS = ["lie_trotter", "euler", "rk4"]
@@ -55,6 +57,8 @@ def trained():
         "shard_map": dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map"), **euler),
         "terms": dict(devices=1, **OF_ALL_TERMS),
         "terms split": dict(mesh=LAYOUTS[3], **OF_ALL_TERMS),
+        "basis": dict(devices=1, depth=BASIS, steps=4),
+        "basis split": dict(mesh=LAYOUTS[3], depth=BASIS, steps=4),
         "memory": "memory",
         "checkpoint": "checkpoint",
         "sums": "sums",
@@ -73,6 +77,21 @@ def test_one_device_equals_eight(trained, layout):
 def test_terms_of_every_kind_train_as_on_one_device(trained):
     """A convolution, a vector of rates, and one's own term of two streams, dropped as a whole."""
     check_terms(trained["terms split"], trained["terms"])
+
+
+def test_weights_in_a_basis_train_as_on_one_device(trained):
+    check_terms(trained["basis split"], trained["basis"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [BASIS, NODES], ids=["legendre", "hat"])
+@pytest.mark.parametrize("kind", ["images", "language"])
+def test_weights_in_a_basis_train_on_every_layout(kind, depth):
+    cases = [dict(kind=kind, depth=depth, mesh=mesh, steps=4) for mesh in LAYOUTS]
+    cases += [dict(cases[0], parallel=dict(mode="shard_map"))]
+    reference, *results = train_cases([dict(cases[0], mesh={}, devices=1), *cases])
+    for result in results:
+        check_terms(result, reference)
 
 
 @pytest.mark.slow
