@@ -7,11 +7,12 @@ Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 
 from odeformer import checks, errors
 from odeformer.errors import warn_about_namesake
-from odeformer.models import flops, presets
+from odeformer.models import flops, presets, resolution
 from odeformer.models.checks import check_computable
 from odeformer.models.generate import STOPPED, GenerateOptions, generate, stream
 from odeformer.models.lm import LM, LMConfig
 from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
+from odeformer.models.resolution import project, refine
 from odeformer.models.text import TextClassifier, TextConfig
 from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
@@ -52,6 +53,9 @@ __all__ = [
     "make_model",
     "make_vector_field",
     "presets",
+    "project",
+    "refine",
+    "resolution",
     "sharding",
     "solvers",
     "sow_counts",

@@ -1,10 +1,12 @@
 """What the models accept: images, tokens, masks, layouts, and sizes that fit one another."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves_with_path as leaves_with_path
 
 from odeformer.checks import COUNT, Accepted
 from odeformer.errors import check_positive_int
@@ -152,6 +154,55 @@ def check_computable(config: FieldConfig) -> None:
     if config.dtype == "float64":
         check_float64()
     check_backend(config.attention)
+
+
+def check_fit(variables: Any, expected: Any) -> None:
+    """Raises ValueError for variables that are not of these names and shapes; names the first."""
+    found, wanted = (
+        {jax.tree_util.keystr(path): jnp.shape(x) for path, x in leaves_with_path(tree["params"])}
+        for tree in (variables, expected)
+    )
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the variables are not those of the config's model: {name} is "
+                f"{found.get(name, 'absent')}, and the model has {wanted.get(name, 'none')}: give "
+                "the config that they were made with; models that differ in more than their depth "
+                "are not projected onto each other"
+            )
+
+
+def check_halves(basis: str, share: int, steps: int | None) -> None:
+    """Raises ValueError where a group, or its fixed steps, cannot be cut in half."""
+    if basis == "constant" and share % 2:
+        raise ValueError(
+            f"share={share} cannot be halved, as refining does: project onto the share or the "
+            "basis that you want instead"
+        )
+
+    if steps is not None and steps % 2:
+        raise ValueError(
+            f"the steps={steps} of a group do not divide over its two halves: take an even number "
+            "of steps"
+        )
+
+
+def check_same_layers(layers: int, given: int) -> None:
+    """Raises ValueError where two depths are not of as many layers."""
+    if layers != given:
+        raise ValueError(
+            f"weights over depth are projected over the same depth, layers={layers}; "
+            f"layers={given} was given: change the basis, its coefficients or the share alone"
+        )
+
+
+def check_divides(steps: int, groups: int) -> None:
+    """Raises ValueError where fixed steps do not divide over the groups."""
+    if steps % groups:
+        raise ValueError(
+            f"the model's {steps} steps in all do not divide over {groups} groups: give steps, "
+            "the number per group, too"
+        )
 
 
 def _outside(values: Array, size: int) -> str | None:
