@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import optax
 from etils import epath
-from jax.sharding import Mesh
 
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
 from train.checkpoint.restore import count_parameters, restore_newest
@@ -24,9 +23,9 @@ from train.checkpoint.workdir import (
 )
 from train.config.border import Given, from_config_dict
 from train.config.modules import import_modules, warn_of_missing
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
-from train.data.split import Split
 from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
@@ -36,32 +35,14 @@ from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
 from train.optimizer import make_optimizer
-from train.programs import Programs
+from train.programs import Programs, Run
+from train.refinement import check_refinable, make_refine
 from train.schedule import Schedule
 from train.scores import score, summarise
 from train.signals import StopSignals
 from train.startup import note
 from train.state import TrainState, expected_state
 from train.tasks import make_task
-from train.tasks.task import Batch, Metrics, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same from a run's first step to its last."""
-
-    config: RunConfig
-    path: epath.Path
-    mesh: Mesh
-    splits: Mapping[str, Split]
-    task: Task
-    optimizer: optax.GradientTransformation
-    saver: Saver
-    schedule: Schedule
-    stop_requested: Callable[[], bool]
-    init_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Batch], Metrics]
 
 
 def train(
@@ -116,6 +97,8 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
     check_run_fits(config, mesh)
+    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    check_refinable(config, optimizer, mesh)
 
     path = check_workdir(workdir, config)
     note(f"reading the data, {config.data.name}")
@@ -132,7 +115,6 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
         barrier("the run is recorded")
 
         any_process = AnyProcess()
-        optimizer = make_optimizer(config.optimizer, config.train_steps)
         with Saver(path, config, len(splits["train"])) as saver:
             yield Run(
                 config=config,
@@ -144,16 +126,17 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
                 saver=saver,
                 schedule=Schedule(config, saver),
                 stop_requested=lambda: any_process(signals.received is not None),
+                programs=programs,
                 init_state=programs.init(config, optimizer, mesh),
-                train_step=programs.train_step(config, optimizer, task, mesh),
-                eval_step=programs.eval_step(config, task, mesh),
+                **programs.steps(config, optimizer, task, mesh),
             )
 
 
 def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
     """The newest sound state, or the initial one, and its position in the data."""
     note("restoring or initialising the state")
-    restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
+    target = functools.partial(expected_state, run.config, run.mesh)
+    restored = restore_newest(run.path, target, before)
 
     if restored is None:
         state, start = run.init_state(), BEGINNING
@@ -173,6 +156,7 @@ def _train_from(
     run: Run, state: TrainState, start: Position, traced: Span | None
 ) -> dict[str, float]:
     """Trains from a position in the data to the end of the run, and tests the result."""
+    run = run.at(start.step)
     config, steps = run.config, range(start.step + 1, run.config.train_steps + 1)
 
     log = RunLog(run.path, config, run.task, run.mesh, start_step=start.step, traced=traced)
@@ -198,6 +182,9 @@ def _train_from(
             if monitor.exceeded(step, metrics, wait=due.evaluate or due.save):
                 log.flush()
                 raise Diverged(step, batch, metrics, state)
+
+            if step in run.config.model.depth.refine_at:
+                state, run = _refine(run, log, step, state)
 
             scores = {}
             if due.evaluate:
@@ -235,6 +222,14 @@ def _batches(run: Run, start: Position) -> Iterator[dict[str, np.ndarray]]:
     )
 
 
+def _refine(run: Run, log: RunLog, step: int, state: TrainState) -> tuple[TrainState, Run]:
+    """The state with more weights over depth, which compute what it did, and the run with it."""
+    state = make_refine(run.config, run.optimizer, run.mesh, step)(state)
+    run = run.at(step)
+    log.refined(step, run.config.model.depth, count_parameters(state.params))
+    return state, run
+
+
 def _validate(
     run: Run, log: RunLog, step: int, state: TrainState, metrics: Mapping[str, Any]
 ) -> dict[str, float]:
@@ -257,7 +252,7 @@ def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
         raise given_up(
             diverged,
             run.path,
-            config=run.config,
+            config=at_step(run.config, diverged.step - 1),
             task=run.task,
             mesh=run.mesh,
             examples=len(run.splits["train"]),

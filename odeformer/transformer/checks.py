@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from odeformer.checks import Accepted
 from odeformer.errors import check_name, check_positive_int, unknown
 
 ATTENTIONS = ("auto", "xla", "cudnn")
@@ -78,6 +79,24 @@ def check_shared_layers(layers: int, share: int) -> None:
             f"share={share} does not divide layers={layers}: take share from "
             f"{', '.join(map(str, _divisors(layers)))}, or other layers"
         )
+
+
+def check_ascending(**values: object) -> None:
+    """Raises ValueError for what is no tuple of whole numbers of 1 or more, each above the last."""
+    for name, value in values.items():
+        ascending = isinstance(value, tuple)
+        last = 0
+        for step in value if isinstance(value, tuple) else ():
+            is_whole = isinstance(step, int) and not isinstance(step, bool)
+            ascending = ascending and is_whole and last < step < 1 << 31
+            last = step if is_whole else last
+        if not ascending:
+            raise ValueError(
+                f"{name} is {STEPS.text}; {value!r} was given: list each step once, in order"
+            )
+
+
+STEPS = Accepted("a tuple of whole numbers in ascending order, 1 or more each", check_ascending)
 
 
 def check_basis(basis: str, coefficients: int | None, layers: int, share: int) -> None:

@@ -14,6 +14,7 @@ from odeformer.ode.problem import Solution, SolveSettings, State, VectorField
 from odeformer.ode.solvers import Solver
 from odeformer.transformer.bases import BASES, init_coefficients, weights_over_depth
 from odeformer.transformer.checks import (
+    STEPS,
     check_basis,
     check_causal,
     check_mapping,
@@ -46,6 +47,7 @@ class DepthConfig(SolveSettings):
         nodes), 'legendre' or 'fourier'. Under the last three share is 1, and the groups are the
         layers; under 'hat' the K - 1 elements between two nodes.
       coefficients: K of the basis, the sets of weights; None for 'constant': one per group.
+      refine_at: steps after which the trainer calls `odeformer.refine`; a model ignores them.
       steps: number of fixed steps per group; None: one step per layer, and one at least.
       max_steps: bound on adaptive steps per group, rejected ones included (default 64).
 
@@ -57,9 +59,13 @@ class DepthConfig(SolveSettings):
     share: int = setting(COUNT, 1)
     basis: str = setting(one_of(BASES), "constant")
     coefficients: int | None = setting(COUNT, None)
+    refine_at: tuple[int, ...] = setting(STEPS, ())
     solver: Solver = "euler"
 
     def __post_init__(self):
+        # JSON has no tuples; as a list the config could not be hashed.
+        if isinstance(self.refine_at, list):
+            object.__setattr__(self, "refine_at", tuple(self.refine_at))
         super().__post_init__()
         check_shared_layers(self.layers, self.share)
         check_basis(self.basis, self.coefficients, self.layers, self.share)

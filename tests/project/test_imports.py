@@ -25,7 +25,7 @@ ROWS = [
     "train.command_line train.checks train.devices train.data train.augment train.optimizer",
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint",
-    "train.step",
+    "train.step train.refinement",
     "train.schedule train.scores train.divergence train.aot train.inspect train.generate "
     "train.predict",
     "train.evaluate train.programs",

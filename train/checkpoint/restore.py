@@ -1,5 +1,6 @@
 """Reads checkpoints: verified, or not at all."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -8,12 +9,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from odeformer import make_model
+from odeformer import ModelConfig, make_model, refine
 from train.checkpoint.arrays import read_part, read_state
 from train.checkpoint.checks import (
     check_arrays_fit,
     check_files,
-    check_none_damaged,
+    check_refined,
     check_saved,
     step_damaged,
 )
@@ -21,17 +22,17 @@ from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
 from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.retention import find_best_step
+from train.checkpoint.search import newest_sound, on_all
 from train.checkpoint.workdir import (
     checkpoint_folder,
     read_config,
     saved_steps,
-    unfinished_saves,
 )
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
 from train.devices.mesh import one_device_mesh
-from train.devices.processes import all_agree, is_primary
-from train.errors import BadInput, warn
+from train.errors import BadInput
 from train.state import TrainState
 
 Step = int | Literal["best"] | None  # None: the newest sound one
@@ -47,12 +48,12 @@ def restore_step(
       BadInput: it has other arrays than the target; names the first that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = _on_all(lambda: read_metadata(workdir, step))
+    metadata = on_all(lambda: read_metadata(workdir, step))
 
     # Before any array is read, so that the message names the first one that differs.
     check_arrays_fit(metadata, target, str(folder))
 
-    state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
+    state = on_all(lambda: read_state(folder / STATE, target, metadata.former))
 
     _verify(state, metadata)
     return state, metadata
@@ -74,13 +75,13 @@ def restore_weights(workdir: str | epath.Path, step: int, target: Any) -> tuple[
       BadInput: they do not fit the target; names the first array that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = _on_all(lambda: read_metadata(workdir, step))
+    metadata = on_all(lambda: read_metadata(workdir, step))
 
     # The average has the form of the weights, by whose names people know them.
     check_arrays_fit(metadata, {"params": target}, str(folder), part="params/")
     part = "ema" if any(name.startswith("ema/") for name in metadata.leaves) else "params"
 
-    read = _on_all(lambda: read_part(folder / STATE, {part: target}))
+    read = on_all(lambda: read_part(folder / STATE, {part: target}))
     _verify(read, metadata)
     return read[part], metadata
 
@@ -95,7 +96,9 @@ def _verify(arrays: Any, metadata: Metadata) -> None:
 
 
 def restore_newest(
-    workdir: str | epath.Path, target: TrainState, before: int | None = None
+    workdir: str | epath.Path,
+    target: TrainState | Callable[[int], TrainState],
+    before: int | None = None,
 ) -> tuple[TrainState, Metadata] | None:
     """Returns the newest sound state, laid out as the abstract target says; None if there is none.
 
@@ -103,65 +106,18 @@ def restore_newest(
 
     Args:
       workdir: of the run.
-      target: the state's shapes, dtypes and shardings.
+      target: the state's shapes, dtypes and shardings; a function of the step where they depend on
+        it.
       before: checkpoints of earlier steps than this one are preferred; None: no preference.
 
     Raises:
       BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
     """
-    return _newest_sound(workdir, lambda step: restore_step(workdir, step, target), before)
 
+    def restore(step: int) -> tuple[TrainState, Metadata]:
+        return restore_step(workdir, step, target(step) if callable(target) else target)
 
-def _newest_sound(
-    workdir: str | epath.Path,
-    restore: Callable[[int], tuple[Any, Metadata]],
-    before: int | None = None,
-) -> tuple[Any, Metadata] | None:
-    """What `restore` returns for the newest step for which it finds no damage; None without one."""
-    folder = checkpoint_folder(workdir)
-    for name in unfinished_saves(workdir):
-        _report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
-
-    # The sort is stable: on either side of `before` the newest comes first.
-    steps = saved_steps(workdir)[::-1]
-    if before is not None:
-        steps.sort(key=lambda step: step >= before)
-
-    damaged = {}
-    for step in steps:
-        # Twice: what could not be read for a moment is not damaged.
-        for is_last in (False, True):
-            try:
-                return restore(step)
-            except Damaged as error:
-                damaged[step] = str(error)
-
-            if is_last:
-                _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
-
-    # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
-    check_none_damaged(folder, damaged)
-    return None
-
-
-def _on_all(read: Callable[[], Any]) -> Any:
-    """What was read if every process could; else all of them find the checkpoint damaged."""
-    value, error = None, None
-    try:
-        value = read()
-    except Damaged as caught:
-        error = caught
-
-    # A process that took an older checkpoint alone would train on another state than the others.
-    if not all_agree(error is None):
-        raise error or Damaged("another process cannot read it")
-
-    return value
-
-
-def _report(text: str) -> None:
-    if is_primary():
-        warn(text)
+    return newest_sound(workdir, restore, before)
 
 
 def verified_config(workdir: str | epath.Path) -> RunConfig:
@@ -239,18 +195,29 @@ def load_params(
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
-      `model.init(...)['params']`.
+      `model.init(...)['params']`. Of a run that refines them over depth while it trains, they are
+      refined to its last resolution.
 
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
-    # The weights alone, whatever optimiser trained them.
+    run = read_config(workdir)
     target = abstract_parameters(config.model, one_device_mesh() if mesh is None else mesh)
 
+    def restore(step: int) -> tuple[Any, Metadata]:
+        depth = at_step(run, step).model.depth
+        if not depth.refine_at:
+            # The weights alone, whatever optimiser trained them.
+            return restore_weights(workdir, step, target)
+
+        return _restore_refined(
+            workdir, step, dataclasses.replace(config.model, depth=depth), target
+        )
+
     if step is None:
-        restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
+        restored = newest_sound(workdir, restore)
     else:
-        restored = _restore_only(workdir, step, target, config.checkpoint.best)
+        restored = _restore_only(workdir, step, restore, config.checkpoint.best)
 
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
@@ -259,8 +226,25 @@ def load_params(
     return weights
 
 
+def _restore_refined(
+    workdir: str | epath.Path, step: int, model: ModelConfig, target: Any
+) -> tuple[Any, Metadata]:
+    """The weights of a model that has refinements to come, after these."""
+    coarse = abstract_parameters(model, one_device_mesh())
+    weights, metadata = restore_weights(workdir, step, coarse)
+    for _ in model.depth.refine_at:
+        variables, model = refine({"params": weights}, model)
+        weights = variables["params"]
+
+    check_refined(weights, target, checkpoint_folder(workdir) / str(step))
+    return jax.tree.map(lambda w, t: jax.device_put(w, t.sharding), weights, target), metadata
+
+
 def _restore_only(
-    workdir: str | epath.Path, step: int | Literal["best"], target: Any, best: str | None
+    workdir: str | epath.Path,
+    step: int | Literal["best"],
+    restore: Callable[[int], tuple[Any, Metadata]],
+    best: str | None,
 ) -> tuple[Any, Metadata] | None:
     """The weights of a step, or the best ones by a metric, and no other; None if none exist."""
     steps = saved_steps(workdir)
@@ -272,7 +256,7 @@ def _restore_only(
     check_saved(workdir, step, steps)
 
     try:
-        return restore_weights(workdir, step, target)
+        return restore(step)
     except Damaged as error:
         raise step_damaged(workdir, step, steps, error) from error
 

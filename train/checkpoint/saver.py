@@ -25,6 +25,7 @@ from train.checkpoint.workdir import (
     saved_steps,
 )
 from train.config.border import to_dict
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.data.pipeline import Position
 from train.devices.processes import all_agree, barrier, is_primary
@@ -165,7 +166,7 @@ class Saver:
             state=state,
             position=position,
             examples=self._examples,
-            config=to_dict(self._config),
+            config=to_dict(at_step(self._config, step)),
             metrics=metrics,
             tokenizer=self._tokenizer,
             inputs=self._inputs,

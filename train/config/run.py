@@ -8,6 +8,7 @@ from typing import Any
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.config.modules import are_names
+from train.config.refining import check_refine_at
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
@@ -227,6 +228,7 @@ class RunConfig:
         _check_decay(self)
         _check_best(self)
         _check_repeats(self)
+        check_refine_at(self)
         TASKS[self.task].check(self.model, self.data)
 
 

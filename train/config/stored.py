@@ -7,6 +7,7 @@ from typing import Any
 from odeformer import solvers
 from train.config.border import flatten, from_config_dict, known_changes, to_dict
 from train.config.names import with_new_names
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.errors import BadInput
 
@@ -65,6 +66,8 @@ def for_evaluation(
     Raises:
       BadInput: keys or values that the config refuses.
     """
+    # The weights are refined to the run's last resolution, whichever its checkpoint has.
+    config = at_step(config, config.train_steps)
     values, refusals = flatten(to_dict(config)), list(earlier)
     changes = known_changes(changes, values, refusals)
     values |= changes

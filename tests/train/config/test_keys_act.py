@@ -67,6 +67,7 @@ OF_EVERY_TASK = {
     "depth.share": Change(1, views.state),
     "depth.basis": Change("legendre", views.gradient, HAT),
     "depth.coefficients": Change(5, views.state, HAT),
+    "depth.refine_at": Change((4,), views.refined, HAT | {"depth.steps": 2}),
     "model.terms": Change(("attention",), views.state),
     "optimizer.name": Change("lion", views.optimizer),
     "optimizer.schedule": Change("linear", views.optimizer),
