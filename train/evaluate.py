@@ -179,7 +179,7 @@ def _table(
     """The metrics by solver and steps; the run's own depth has a star."""
     table = Table(title="the same weights under other solvers", caption=_CAPTION)
     table.add_column("solver", justify="left")
-    for column in ("steps per group", *(_column(name)[0] for name in metrics[0])):
+    for column in ("steps per group", *(metric_column(name)[0] for name in metrics[0])):
         table.add_column(column, justify="right")
 
     for depth, values in zip(rows, metrics, strict=True):
@@ -187,14 +187,14 @@ def _table(
         table.add_row(
             solvers.name_of(depth.solver) + (" *" if is_own else ""),
             _steps(depth),
-            *(_column(name)[1].format(value) for name, value in values.items()),
+            *(metric_column(name)[1].format(value) for name, value in values.items()),
         )
 
     return table
 
 
-def _column(name: str) -> tuple[str, str]:
-    """Title and format of a metric, a registered one included."""
+def metric_column(name: str) -> tuple[str, str]:
+    """Returns the title and the format of a metric, a registered one included."""
     return _COLUMNS.get(name, (name, "{:.4f}"))
 
 

@@ -30,7 +30,7 @@ ROWS = [
     "train.predict",
     "train.evaluate train.programs",
     "train.loop",
-    "train.study train.__main__",
+    "train.study train.project train.__main__",
 ]
 ENTRIES = {entry: row for row, entries in enumerate(ROWS) for entry in entries.split()}
 PACKAGES = ("odeformer", "train")

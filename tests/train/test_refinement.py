@@ -1,6 +1,5 @@
 """Runs whose weights over depth are refined: the state's maps, and runs cut off on either side."""
 
-import dataclasses
 import functools
 import shutil
 
@@ -10,18 +9,20 @@ import numpy as np
 import optax
 import pytest
 
-from odeformer import DepthConfig, make_model
+from odeformer import DepthConfig, make_model, project
 from tests.helpers.programs import timeless
 from tests.helpers.tiny import make_tiny
+from train import project as program
 from train.checkpoint.checksums import checksums
 from train.checkpoint.listing import SOUND, list_checkpoints
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.restore import load_model, load_params, restore_step, restore_weights
 from train.checkpoint.workdir import checkpoint_folder, read_config
+from train.command_line import run
 from train.config.border import from_config_dict
 from train.config.refining import at_step
-from train.config.stored import from_stored
+from train.config.stored import for_evaluation, from_stored
 from train.config.tables import OPTIMIZERS
 from train.devices.mesh import one_device_mesh
 from train.errors import BadInput
@@ -193,3 +194,47 @@ def test_weights_of_either_side_are_evaluated(finished):
 
     with pytest.raises(BadInput, match="refined as its run will be, does not fit the model"):
         load_params(workdir, read_config(workdir), step=2)
+
+
+def test_a_run_is_projected_and_evaluated(finished, tmp_path, capsys):
+    """Its table, and the run that it writes, whose model is the library's own projection."""
+    _, workdir, _ = finished
+    output = tmp_path / "small"
+    flags = [f"--workdir={workdir}", "--config.depth.share=1", "--config.depth.basis=legendre"]
+    flags += ["--config.depth.coefficients=1", f"--output={output}"]
+    assert run(program.main, ["", *flags], program.FLAGS, "", "config") == 0
+    printed = capsys.readouterr().out
+    assert "constant" in printed and "legendre" in printed and "accuracy" in printed
+
+    model, variables = load_model(workdir)
+    line = {"basis": "legendre", "coefficients": 1}
+    expected, config = project(variables, model.config, line)
+    small, found = load_model(output)
+    assert small.config == config and small.config.depth.fixed_steps == 1
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert read_metadata(output, 6).examples == read_metadata(workdir, 6).examples
+
+    with pytest.raises(BadInput, match="holds a run: take another folder"):
+        program.check_flags("test", str(output))
+    with pytest.raises(BadInput, match="one of train, validation, test; 'tests' was given"):
+        program.check_flags("tests", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.dropout": 0.5}, "changes config.depth alone"),
+        ({"depth.layers": 8, "depth.share": 4}, "over the same depth, layers=4; layers=8"),
+    ],
+)
+def test_refused_projections(changes, message):
+    config = at_step(make_config(SHARED), 6)
+    with pytest.raises(BadInput, match=message):
+        program.projected_config(config, for_evaluation(config, changes))
+
+
+def test_a_projected_run_keeps_its_number_of_steps_and_its_adjoint():
+    config = at_step(make_config(SHARED | {"steps": 4, "adjoint": "store"}), 6)
+    line = {"depth.share": 1, "depth.basis": "legendre", "depth.coefficients": 2}
+    depth = program.projected_config(config, for_evaluation(config, line)).model.depth
+    assert (depth.groups, depth.fixed_steps, depth.adjoint) == (4, 1, "store")

@@ -201,6 +201,16 @@ def load_params(
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
+    return load_weights(workdir, config, mesh, step)[0]
+
+
+def load_weights(
+    workdir: str | epath.Path,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh | None = None,
+    step: Step = None,
+) -> tuple[Any, Metadata]:
+    """Returns what `load_params` does, and the metadata of its checkpoint."""
     run = read_config(workdir)
     target = abstract_parameters(config.model, one_device_mesh() if mesh is None else mesh)
 
@@ -222,8 +232,7 @@ def load_params(
     if restored is None:
         raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
-    weights, _ = restored
-    return weights
+    return restored
 
 
 def _restore_refined(
