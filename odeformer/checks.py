@@ -13,8 +13,10 @@ import numpy as np
 from jax.core import Tracer
 
 from odeformer.errors import (
+    check_count,
     check_finite,
     check_flag,
+    check_fraction,
     check_name,
     check_positive,
     check_positive_int,
@@ -41,9 +43,11 @@ class Accepted:
 
 
 COUNT = Accepted("greater than 0 and less than 2**31", check_positive_int)
+COUNT_OR_ZERO = Accepted("0 or greater and less than 2**31", check_count)
 RATE = Accepted("in [0, 1)", check_rate)
 FINITE = Accepted("a finite number", check_finite)
 POSITIVE = Accepted("a finite number greater than 0", check_positive)
+FRACTION = Accepted("greater than 0, at most 1", check_fraction)
 # The type alone says it.
 FLAG = Accepted("", check_flag)
 

@@ -62,6 +62,16 @@ def check_positive_int(**values: object) -> None:
             raise ValueError(f"{name} is a whole number less than 2**31; {value!r} was given")
 
 
+def check_count(**values: Any) -> None:
+    """Raises ValueError for a value that is not a whole number from 0 to 2**31 - 1."""
+    for name, value in values.items():
+        is_number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not is_number or not 0 <= int(value) < 1 << 31:
+            raise ValueError(
+                f"{name} is a whole number, 0 or more and less than 2**31; {value!r} was given"
+            )
+
+
 def check_rate(**values: Any) -> None:
     """Raises ValueError for a value that is not a number in [0, 1), also as float32."""
     for name, value in values.items():
@@ -88,6 +98,14 @@ def check_positive(**values: Any) -> None:
     for name, value in values.items():
         if not np.float32(value) > 0:
             raise ValueError(f"{name} is greater than 0, also as float32; {value!r} was given")
+
+
+def check_fraction(**values: Any) -> None:
+    """Raises ValueError for a value that is not a number in (0, 1], also as float32."""
+    check_positive(**values)
+    for name, value in values.items():
+        if value > 1:
+            raise ValueError(f"{name} is greater than 0, at most 1; {value!r} was given")
 
 
 def check_flag(**values: object) -> None:

@@ -123,7 +123,7 @@ def _write(
     path: epath.Path, config: RunConfig, params: Any, metadata: Metadata, train: Split
 ) -> None:
     """Writes a run at the step of the checkpoint, whose optimiser has seen nothing."""
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
     position = metadata.position
     state = TrainState(
         step=jnp.int32(position.step),

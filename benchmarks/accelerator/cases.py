@@ -1,11 +1,10 @@
-"""Timed train steps: compiled several at a time, then timed one by one."""
+"""Train steps that are compiled, then timed, one by one."""
 
 import dataclasses
 import functools
 import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from benchmarks.accelerator.timing import time_steps
 from odeformer import LMConfig, ViTConfig
 
 SECS, TINY_SECS = 0.8, 0.02  # that a row's steps are timed for
-WAVE = 8  # programs that are compiled together; then their rows are measured and written
+TOGETHER = 8  # programs that are compiled at a time where nothing is timed
 LOSS_TOLERANCE = 2e-2  # between two programs of one model in bfloat16, relative
 
 
@@ -41,25 +40,20 @@ class Case:
 
 
 def threads(tiny: bool) -> int:
-    """Returns how many programs are compiled at a time."""
-    return 2 if tiny else max(2, min(WAVE, (os.cpu_count() or 2) // 2))
+    """Returns how many programs that are not timed are compiled at a time."""
+    return 2 if tiny else max(2, min(TOGETHER, (os.cpu_count() or 2) // 2))
 
 
 def measure_all(rows: Rows, cases: Mapping[str, Case], tiny: bool) -> None:
     """Times each case whose row is not known yet, in their order.
 
-    Compiling keeps one core busy for seconds, so that a wave of programs is compiled together;
-    nothing else runs on the device while steps are timed.
+    Compiling tries kernels out on the device, and keeps the fastest: two programs at a time would
+    disturb each other's choice, and the steps that are timed.
     """
-    due = [name for name in cases if not rows.has(name)]
     states = _States()
-    for first in range(0, len(due), WAVE):
-        wave = {name: cases[name] for name in due[first : first + WAVE] if rows.is_due(name)}
-        with ThreadPoolExecutor(threads(tiny)) as pool:
-            programs = {name: pool.submit(_compile, case) for name, case in wave.items()}
-        for name, case in wave.items():
-            measure = functools.partial(_time, rows, case, programs[name], states, tiny)
-            rows.measure(name, measure)
+    for name, case in cases.items():
+        if rows.is_due(name):
+            rows.record(name, functools.partial(_time, rows, case, states, tiny))
 
 
 class _States:
@@ -77,8 +71,8 @@ class _States:
         return jax.tree.map(jnp.copy, self._kept[1])
 
 
-def _compile(case: Case) -> tuple[Any, float]:
-    """The compiled step, its state donated, and how many seconds that took."""
+def compile_step(case: Case) -> tuple[Any, float]:
+    """Returns the compiled step, its state donated, and how many seconds that took."""
     start = time.perf_counter()
     forward = case.forward or models.forward(case.config)
     step = jax.jit(models.make_step(forward, case.update), donate_argnums=0)
@@ -87,9 +81,9 @@ def _compile(case: Case) -> tuple[Any, float]:
     return step.lower(state, batch).compile(), time.perf_counter() - start
 
 
-def _time(rows: Rows, case: Case, program: Future, states: _States, tiny: bool) -> dict[str, Any]:
+def _time(rows: Rows, case: Case, states: _States, tiny: bool) -> dict[str, Any]:
     """The figures of one case."""
-    compiled, compile_secs = program.result()
+    compiled, compile_secs = compile_step(case)
     batch = models.example(case.config, case.batch)
     state, loss = compiled(states.copy(case), batch)
     first_loss = float(loss)

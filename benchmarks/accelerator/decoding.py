@@ -7,13 +7,11 @@ from that of many.
 import functools
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from benchmarks.accelerator import models
-from benchmarks.accelerator.cases import threads
 from benchmarks.accelerator.rows import Rows
 from benchmarks.accelerator.tables import Line, Table, number, ratio, stamp
 from odeformer import LM, LMConfig, generate
@@ -43,15 +41,9 @@ def names(tiny: bool = False) -> list[str]:
 
 
 def run(rows: Rows, tiny: bool) -> None:
-    """Measures the section's rows: all programs are compiled first, several at a time."""
-    due = {row: _Decoder(row, tiny) for row in names(tiny) if rows.is_due(row)}
-    for decoder in due.values():  # once, before the threads ask for them
-        decoder.variables()
-    with ThreadPoolExecutor(threads(tiny)) as pool:
-        compiled = {row: pool.submit(_compile, rows, decoder) for row, decoder in due.items()}
-    for row, decoder in due.items():
-        measure = functools.partial(_measure, decoder, compiled[row].result)
-        rows.measure(row, measure)
+    """Measures the section's rows, in order of worth."""
+    for row in names(tiny):
+        rows.measure(row, functools.partial(_measure, row, tiny))
 
 
 class _Decoder:
@@ -84,13 +76,8 @@ def prompts(config: LMConfig, batch: int, length: int) -> list[list[int]]:
     return rng.integers(0, config.vocabulary, (batch, length)).tolist()
 
 
-def _compile(rows: Rows, decoder: _Decoder) -> None:
-    rows.check_time()
-    decoder(decoder.few)
-
-
-def _measure(decoder: _Decoder, compiled: Callable[[], None]) -> dict[str, Any]:
-    compiled()
+def _measure(row: str, tiny: bool) -> dict[str, Any]:
+    decoder = _Decoder(row, tiny)
     return time_decoding(decoder, decoder.batch, decoder.few, decoder.many)
 
 

@@ -21,6 +21,8 @@ KILL_SECS = 5
 SHARE_OF_MEMORY = "0.9"  # of a device that nothing else uses; JAX takes 0.75 by itself
 # A rehearsal compiles far longer than it runs.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# Where nothing is timed, kernels need not be tried out: that is what takes long to compile.
+UNTUNED = "--xla_gpu_autotune_level=0"
 
 
 class Options(NamedTuple):
@@ -103,6 +105,8 @@ def _run_section(options: Options, name: str, limit: float) -> int | None:
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if options.rehearse:
         environment.setdefault("XLA_FLAGS", QUICK)
+    elif not SECTIONS[name].is_timed:
+        environment.setdefault("XLA_FLAGS", UNTUNED)
     if SECTIONS[name].framework == "torch":
         environment["JAX_PLATFORMS"] = "cpu"  # the device's memory is PyTorch's
     if SECTIONS[name].framework == "jax":

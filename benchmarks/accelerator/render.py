@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.accelerator import (
     card,
     decoding,
+    kernels,
     overhead,
     rivals,
     rows,
@@ -32,6 +33,7 @@ def markdown(lines: Iterable[dict[str, Any]]) -> str:
         "card": card.tables(of["card"]),
         "truth": truth.tables(of["truth"]),
         "overhead": overhead.tables(of["overhead"]),
+        "kernels": kernels.tables(of["kernels"]),
         "rivals": rivals.tables(of["rivals"], of["overhead"]),
         "utilisation": utilisation.tables(of["utilisation"], of["card"]),
         "decoding": decoding.tables(of["decoding"], of["static_cache"]),

@@ -3,8 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from odeformer.interop import gpt2, vit
-from odeformer.interop.checks import check_architecture, check_layers, check_writable
+from odeformer.errors import check_kind
+from odeformer.interop import dinov2, gpt2, llama, positions, timm_vit, vit
+from odeformer.interop.checks import (
+    Needs,
+    check_architecture,
+    check_layers,
+    check_writable,
+    plain_needs,
+)
 from odeformer.interop.layout import Layout
 from odeformer.interop.settings import Raw
 from odeformer.models.lm import LMConfig
@@ -20,6 +27,7 @@ class Family(NamedTuple):
       config: the class of its configs.
       read: config.json -> fields of the config, and 'layers'.
       write: the config -> config.json.
+      needs: the config -> by key, what the model has and what the layout accepts.
       layout: the config -> which tensors make up which parameters.
       stored_as: (a stored tensor's name, config) -> its name in the layout, None for no weight.
     """
@@ -27,29 +35,60 @@ class Family(NamedTuple):
     config: Callable[..., Any]
     read: Callable[[Raw], dict[str, Any]]
     write: Callable[[Any], Raw]
+    needs: Callable[[Any], Needs]
     layout: Callable[[Any], Layout]
     stored_as: Callable[[str, Any], str | None]
 
 
-_VIT = Family(ViTConfig, vit.read, vit.write, vit.layout, vit.stored_as)
-_GPT2 = Family(LMConfig, gpt2.read, gpt2.write, gpt2.layout, gpt2.stored_as)
+def _family(config: Callable[..., Any], room: Any, needs: Callable[[Any], Needs]) -> Family:
+    """The family whose functions a module of this room has."""
+    return Family(
+        config=config,
+        read=room.read,
+        write=room.write,
+        needs=needs,
+        layout=room.layout,
+        stored_as=room.stored_as,
+    )
+
+
+_VIT, _DINOV2 = _family(ViTConfig, vit, vit.needs), _family(ViTConfig, dinov2, dinov2.needs)
+_GPT2 = _family(LMConfig, gpt2, plain_needs)
+_LLAMA = _family(LMConfig, llama, llama.needs)
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(vit.DISTILLATION, _VIT),
+    **dict.fromkeys(dinov2.ARCHITECTURES, _DINOV2),
     gpt2.ARCHITECTURE: _GPT2,
+    **dict.fromkeys(llama.DEFAULTS, _LLAMA),
 }
 
 
-def read_family(
-    raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: str
-) -> tuple[Family, Any]:
-    """Returns the family that a config.json names, and the model's config.
+class Reading(NamedTuple):
+    """How the tensors of a folder make a model.
+
+    Attributes:
+      config: of the model.
+      layout: which tensors make up which parameters.
+      stored_as: a stored tensor's name -> its name in the layout, None for no weight.
+      resample: how its learned positions go to another grid of patches.
+    """
+
+    config: Any
+    layout: Layout
+    stored_as: Callable[[str], str | None]
+    resample: positions.Rule
+
+
+def read_family(raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: str) -> Reading:
+    """Returns how the model is made that a config.json describes.
 
     Raises:
       ValueError: an architecture or a value that the models do not have, or a depth of which the
         weights are not.
     """
-    family = FAMILIES[check_architecture(raw, FAMILIES)]
-    fields = family.read(raw)
+    is_timm = timm_vit.is_named(raw)
+    family = _VIT if is_timm else FAMILIES[check_architecture(raw, FAMILIES)]
+    fields = timm_vit.read(raw) if is_timm else family.read(raw)
     layers = fields.pop("layers")
 
     # A pre-norm transformer is a solve by Lie-Trotter, one step per layer.
@@ -58,7 +97,18 @@ def read_family(
         depth = {"layers": layers, "solver": "lie_trotter", **depth}
     depth = as_depth(depth)
     check_layers(depth, layers)
-    return family, family.config(**fields, dtype=dtype, depth=depth)
+    config = family.config(**fields, dtype=dtype, depth=depth)
+    if is_timm:
+        return Reading(config, timm_vit.layout(config, raw), str, positions.antialiased)
+
+    # Of transformers' models this one alone smooths, as timm does.
+    smooths = raw.get("model_type") == dinov2.WITH_REGISTERS
+    return Reading(
+        config,
+        family.layout(config),
+        stored_as=lambda name: family.stored_as(name, config),
+        resample=positions.antialiased if smooths else positions.plain,
+    )
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -67,5 +117,9 @@ def family_of(config: ModelConfig) -> Family:
     Raises:
       ValueError: a model that none of them is.
     """
-    check_writable(config)
-    return _VIT if isinstance(config, ViTConfig) else _GPT2
+    check_kind("save_pretrained", config, ViTConfig, LMConfig)
+    images = _DINOV2 if isinstance(config, ViTConfig) and dinov2.is_meant(config) else _VIT
+    text = _LLAMA if config.norm == "rms" else _GPT2
+    family = images if isinstance(config, ViTConfig) else text
+    check_writable(config, family.needs(config))
+    return family

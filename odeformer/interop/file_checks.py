@@ -27,7 +27,8 @@ def no_download(name: str, error: Exception) -> ValueError:
     return ValueError(
         f"there is no folder {name!r} here, and as a name on the Hugging Face Hub it cannot be "
         f"downloaded ({first}): give a folder, or a name while there is a network or the model is "
-        "in the Hub's cache already"
+        f"in the Hub's cache already; without one, run 'hf download {name} --local-dir FOLDER' on "
+        "a machine that has a network, copy FOLDER here, and give it"
     )
 
 

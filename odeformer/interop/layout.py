@@ -19,7 +19,8 @@ class Leaf(NamedTuple):
       theirs: the shape of each of them.
       view: the shape that tells their axes apart.
       axes: its order of these axes.
-      shape: its own.
+      shape: its own, with the padding.
+      padding: zeros before and after each axis of ours, which theirs lack; None: none.
     """
 
     names: tuple[str, ...]
@@ -27,14 +28,16 @@ class Leaf(NamedTuple):
     view: tuple[int, ...]
     axes: tuple[int, ...]
     shape: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...] | None = None
 
     def ours(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Makes our array from their tensors."""
         stacked = np.stack(tensors) if len(tensors) > 1 else tensors[0]
-        return stacked.reshape(self.view).transpose(self.axes).reshape(self.shape)
+        turned = stacked.reshape(self.view).transpose(self.axes)
+        return (np.pad(turned, self.padding) if self.padding else turned).reshape(self.shape)
 
     def tensors(self, ours: np.ndarray) -> list[np.ndarray]:
-        """Makes their tensors from our array: the inverse of `ours`."""
+        """Makes their tensors from our array: the inverse of `ours`, without padding."""
         turned = ours.reshape([self.view[axis] for axis in self.axes])
         stacked = turned.transpose(np.argsort(self.axes))
         stacked = stacked.reshape(len(self.names), *self.theirs)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from odeformer.interop.weights import open_weights, write_weights
+from odeformer.interop.weights import find_weights, write_weights
 
 
 def save_safetensors(variables: Any, path: str | os.PathLike[str]) -> None:
@@ -38,7 +38,6 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
       ImportError: the package safetensors is not installed.
       ValueError: a file that is missing, cut off, or no file of safetensors.
     """
-    with open_weights([pathlib.Path(path)]) as weights:
-        flat = {name: jnp.asarray(weights.read(name)) for name in weights.shapes}
-
+    weights = find_weights([pathlib.Path(path)])
+    flat = {name: jnp.asarray(weights.read(name)) for name in weights.shapes}
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,9 +1,10 @@
 """Pretrained transformers in the layout of the library transformers, read and written."""
 
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,26 +12,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 
-from odeformer.errors import check_name
+from odeformer.errors import check_kind, check_name
+from odeformer.interop.arrays import Rules, make_array, shapes_of, shardings_of
 from odeformer.interop.checks import check_tensors
-from odeformer.interop.families import family_of, read_family
+from odeformer.interop.families import Reading, family_of, read_family
 from odeformer.interop.hub import find_folder
-from odeformer.interop.layout import LAYERS, Layout, Leaf, tensors_of
-from odeformer.interop.weights import FILE, open_weights, read_json, weight_files, write_weights
-from odeformer.models.registry import make_model
+from odeformer.interop.layout import LAYERS, Layout, tensors_of
+from odeformer.interop.positions import resample_positions
+from odeformer.interop.weights import FILE, find_weights, read_json, weight_files, write_weights
+from odeformer.models.registry import ModelConfig, make_model
+from odeformer.models.vit import ViTConfig
 from odeformer.transformer.depth import DepthConfig
 
 CONFIG = "config.json"
 DTYPES = ("float32", "bfloat16")
 
 
+def load_config(
+    folder: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    depth: DepthConfig | Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> ModelConfig:
+    """Reads what model a folder holds, and none of its weights.
+
+    Args:
+      folder: as for `load_pretrained`, and so are the others.
+      image_size: of the images.
+      depth: how the weights are integrated.
+      dtype: of the matrix products.
+
+    Returns:
+      The config of the model that `load_pretrained` returns.
+
+    Raises:
+      ImportError, ValueError: as `load_pretrained` does, but for the weights.
+    """
+    check_name("dtype", dtype, DTYPES)
+    reading = read_family(read_json(find_folder(folder) / CONFIG), depth, dtype)
+    return _of_size(reading.config, image_size)
+
+
 def load_pretrained(
     folder: str | os.PathLike[str],
     *,
+    image_size: int | tuple[int, int] | None = None,
     depth: DepthConfig | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     param_dtype: str = "float32",
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Loads a pretrained transformer, whose layers are the steps of a solve.
 
@@ -42,10 +76,16 @@ def load_pretrained(
     Args:
       folder: with config.json and model.safetensors, or the shards of
         model.safetensors.index.json; or a name on the Hugging Face Hub, which is downloaded.
+      image_size: height and width of the images, if not those of the training; learned positions
+        are resampled as the library that trained the model does.
       depth: another way to integrate the same weights, a DepthConfig or fields of one such as
         {'solver': 'euler'}; None is what the weights were trained under.
       dtype: of the matrix products, 'float32' or 'bfloat16'.
       param_dtype: of the parameters, 'float32' or 'bfloat16'.
+      mesh: of devices that the parameters are split over, each of which is born where it lies;
+        None: they lie on the default device.
+      rules: the mesh's axes for names of axes, such as {'width': 'fsdp', 'heads': 'tensor'}; see
+        `odeformer.sharding`. What is not named is replicated.
 
     Returns:
       (model, variables): a `ViT` or an `LM`, for `model.apply(variables, ...)`. What a ViT's
@@ -54,46 +94,56 @@ def load_pretrained(
     Raises:
       ImportError: the package safetensors is not installed, or for a name huggingface_hub.
       ValueError: no such folder or name; an architecture, a value or tensors that are not those of
-        a model that is read; weights as a pickle; a file that is cut off.
+        a model that is read; weights as a pickle; a file that is cut off; a mesh that does not
+        divide an axis of a parameter, or rules that do not fit it.
     """
     check_name("dtype", dtype, DTYPES)
     check_name("param_dtype", param_dtype, DTYPES)
 
     path = find_folder(folder)
-    family, config = read_family(read_json(path / CONFIG), depth, dtype)
-    layout, layers = family.layout(config), config.depth.layers
+    reading = read_family(read_json(path / CONFIG), depth, dtype)
+    layout, layers = reading.layout, reading.config.depth.layers
+    shardings = shardings_of(shapes_of(layout, layers), mesh, rules)
 
-    with open_weights(weight_files(path)) as weights:
-        names = {name: family.stored_as(name, config) for name in weights.shapes}
-        stored = {ours: name for name, ours in names.items() if ours is not None}
-        shapes = {ours: weights.shapes[name] for ours, name in stored.items()}
-        check_tensors(str(path), tensors_of(layout, layers), shapes)
+    weights = find_weights(weight_files(path))
+    names = {name: reading.stored_as(name) for name in weights.shapes}
+    stored = {ours: name for name, ours in names.items() if ours is not None}
+    shapes = {ours: weights.shapes[name] for ours, name in stored.items()}
+    check_tensors(str(path), tensors_of(layout, layers), shapes)
 
-        # Array by array: at most one of them is in memory twice.
-        def read(name: str) -> np.ndarray:
-            return weights.read(stored[name])
+    flat = {
+        place: make_array(
+            leaf,
+            layers if place.startswith(LAYERS) else None,
+            dtype=jnp.dtype(param_dtype),
+            sharding=shardings[place],
+            read=lambda name: weights.read(stored[name]),
+        )
+        for place, leaf in layout.items()
+    }
+    sized = _of_size(reading.config, image_size)
+    if sized != reading.config and "positions" in flat:
+        flat["positions"] = _resampled(flat["positions"], reading, sized)
 
-        wanted = jnp.dtype(param_dtype)
-        flat = {
-            place: jnp.asarray(_assembled(place, leaf, layers, wanted, read))
-            for place, leaf in layout.items()
-        }
-
-    return make_model(config), {"params": traverse_util.unflatten_dict(flat, sep="/")}
+    return make_model(sized), {"params": traverse_util.unflatten_dict(flat, sep="/")}
 
 
-def _assembled(
-    place: str, leaf: Leaf, layers: int, dtype: Any, read: Callable[[str], np.ndarray]
-) -> np.ndarray:
-    """One of our arrays, that of all layers where it belongs to the depth."""
-    if not place.startswith(LAYERS):
-        return leaf.ours([read(name) for name in leaf.names]).astype(dtype)
+def _of_size(config: Any, image_size: int | tuple[int, int] | None) -> Any:
+    """The config for images of another size."""
+    if image_size is None:
+        return config
 
-    array = np.empty((layers, *leaf.shape), dtype)
-    for layer in range(layers):
-        array[layer] = leaf.ours([read(name.format(layer)) for name in leaf.names])
+    check_kind("image_size", config, ViTConfig)
+    return dataclasses.replace(config, image_size=image_size)
 
-    return array
+
+def _resampled(table: jax.Array, reading: Reading, sized: ViTConfig) -> jax.Array:
+    """Learned positions for images of another size, where they lay before."""
+    # Replicated, and so whole on any device.
+    places = resample_positions(
+        table.addressable_data(0), reading.config.grid, sized.grid, reading.resample
+    )
+    return jax.make_array_from_callback(places.shape, table.sharding, lambda index: places[index])
 
 
 def save_pretrained(
@@ -107,7 +157,9 @@ def save_pretrained(
 
     Args:
       model: a `ViT` or an `LM` of solver lie_trotter, share 1, one step per layer, terms attention
-        and mlp, no time, no centring, learned positions, and for a ViT a class token.
+        and mlp, no time, no centring, learned positions. For a ViT a class token, which the head
+        reads; or as DINOv2 has them layer scale, pool 'token_mean', registers or none, a head or
+        none. Models of timm are written as those of transformers.
       variables: its parameters; they are written in the dtype that they have.
       folder: is made if it is not there; files of these names are overwritten.
 
@@ -121,8 +173,9 @@ def save_pretrained(
     layout, layers = family.layout(config), config.depth.layers
 
     flat: Any = traverse_util.flatten_dict(variables["params"], sep="/")
-    shapes = {place: _whole(place, leaf, layers) for place, leaf in layout.items()}
-    check_tensors("the variables", shapes, {name: np.shape(x) for name, x in flat.items()})
+    check_tensors(
+        "the variables", shapes_of(layout, layers), {name: np.shape(x) for name, x in flat.items()}
+    )
 
     tensors = _disassembled(flat, layout)
     dtypes = sorted({tensor.dtype.name for tensor in tensors.values()})
@@ -132,10 +185,6 @@ def save_pretrained(
     path.mkdir(parents=True, exist_ok=True)
     write_weights(path / FILE, tensors, {"format": "pt"})
     (path / CONFIG).write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _whole(place: str, leaf: Leaf, layers: int) -> tuple[int, ...]:
-    return (layers, *leaf.shape) if place.startswith(LAYERS) else leaf.shape
 
 
 def _disassembled(flat: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:

@@ -3,12 +3,12 @@
 Sources: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
 """
 
-import math
 from typing import Any
 
-from odeformer.interop.checks import check_value
+from odeformer.interop import vision
+from odeformer.interop.checks import Needs, check_value, plain_needs
 from odeformer.interop.layout import Layout, Leaf, linear, norm, of_layers, same
-from odeformer.interop.settings import WRITTEN, Raw, activation
+from odeformer.interop.settings import WRITTEN, Raw, activation, labels, written_labels
 from odeformer.models.vit import ViTConfig
 
 DISTILLATION = {
@@ -26,7 +26,7 @@ def read(raw: Raw) -> dict[str, Any]:
         image_size=tuple(size) if isinstance(size, list) else size,
         patch_size=raw.get("patch_size", 16),
         channels=raw.get("num_channels", 3),
-        classes=raw.get("num_labels", len(raw.get("id2label") or {0: "", 1: ""})),
+        classes=labels(raw),
         width=raw.get("hidden_size", 768),
         heads=raw.get("num_attention_heads", 12),
         mlp=raw.get("intermediate_size", 3072),
@@ -37,10 +37,14 @@ def read(raw: Raw) -> dict[str, Any]:
     )
 
 
+def needs(config: ViTConfig) -> Needs:
+    """Returns what a model needs that is written as one of these."""
+    return {**plain_needs(config), "model.pool": (config.pool, "token")}
+
+
 def write(config: ViTConfig) -> Raw:
     """Returns the config.json of a model."""
     kinds = {distillation: name for name, distillation in DISTILLATION.items()}
-    labels = {str(label): f"LABEL_{label}" for label in range(config.classes)}
     size = config.image_size
     return {
         "architectures": [kinds[config.distillation]],
@@ -48,8 +52,7 @@ def write(config: ViTConfig) -> Raw:
         "image_size": list(size) if isinstance(size, tuple) else size,
         "patch_size": config.patch_size,
         "num_channels": config.channels,
-        "id2label": labels,
-        "label2id": {name: int(label) for label, name in labels.items()},
+        **written_labels(config.classes),
         "hidden_size": config.width,
         "num_hidden_layers": config.depth.layers,
         "num_attention_heads": config.heads,
@@ -68,18 +71,11 @@ def _prefix(config: ViTConfig) -> str:
 
 def layout(config: ViTConfig) -> Layout:
     """Returns which tensors make up the model's parameters."""
-    width, size, classes = config.width, config.patch_size, config.classes
-    model, tokens = _prefix(config), math.prod(config.grid) + config.extra_tokens
-    embeddings = f"{model}.embeddings"
-    patches, pixels = f"{embeddings}.patch_embeddings.projection", size * size * config.channels
-    kernel = (width, config.channels, size, size)
+    width, classes, model = config.width, config.classes, _prefix(config)
+    embeddings, tokens = f"{model}.embeddings", vision.placed_tokens(config)
 
     leaves = {
-        # Theirs convolves with [D, C, P, P]; ours is a product with pixels in the order P, P, C.
-        "patches/projection/kernel": Leaf(
-            (f"{patches}.weight",), kernel, kernel, (2, 3, 1, 0), (pixels, width)
-        ),
-        "patches/projection/bias": same(f"{patches}.bias", width),
+        **vision.patches(config, f"{embeddings}.patch_embeddings.projection"),
         "class_token": same(f"{embeddings}.cls_token", 1, 1, width),
         "positions": same(f"{embeddings}.position_embeddings", 1, tokens, width),
         **of_layers(_layer(config, f"{model}.encoder.layer.{{}}")),
@@ -96,29 +92,12 @@ def layout(config: ViTConfig) -> Layout:
 
 
 def _layer(config: ViTConfig, name: str) -> dict[str, Leaf]:
-    width, heads = config.width, config.heads
-    size = width // heads
-    inputs = [f"{name}.attention.attention.{part}" for part in ("query", "key", "value")]
-    weights = tuple(f"{part}.weight" for part in inputs)
-    biases = tuple(f"{part}.bias" for part in inputs)
-    out = f"{name}.attention.output.dense"
+    width, mixing = config.width, f"{name}.attention"
+    inputs = tuple(f"{mixing}.attention.{part}" for part in ("query", "key", "value"))
 
     return {
         **norm("attention_norm", f"{name}.layernorm_before", width),
-        "attention_layer/qkv/kernel": Leaf(
-            weights, (width, width), (3, heads, size, width), (3, 0, 1, 2), (width, 3, heads, size)
-        ),
-        "attention_layer/qkv/bias": Leaf(
-            biases, (width,), (3, heads, size), (0, 1, 2), (3, heads, size)
-        ),
-        "attention_layer/out/kernel": Leaf(
-            (f"{out}.weight",),
-            (width, width),
-            (width, heads, size),
-            (1, 2, 0),
-            (heads, size, width),
-        ),
-        "attention_layer/out/bias": same(f"{out}.bias", width),
+        **vision.attention(config, inputs, f"{mixing}.output.dense"),
         **norm("mlp_norm", f"{name}.layernorm_after", width),
         **linear("mlp_layer/up", f"{name}.intermediate.dense", width, config.mlp),
         **linear("mlp_layer/down", f"{name}.output.dense", config.mlp, width),

@@ -1,10 +1,9 @@
 """Tensors of safetensors files, read one by one and written at once."""
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,44 +21,47 @@ FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Weights(NamedTuple):
-    """Open files of tensors.
+    """Tensors in files.
 
     Attributes:
       shapes: of each tensor, by name.
-      files: the open file that holds it, by name.
+      files: the file that holds it, by name.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    files: dict[str, Any]
+    files: dict[str, pathlib.Path]
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor, and no other."""
-        return self.files[name].get_tensor(name)
+        # Opened again for each: an open file stays mapped, and what was read of it in memory.
+        with _opened(self.files[name]) as file:
+            return file.get_tensor(name)
 
 
-@contextlib.contextmanager
-def open_weights(paths: list[pathlib.Path]) -> Iterator[Weights]:
-    """Opens files of tensors, which are read when they are asked for.
+def find_weights(paths: list[pathlib.Path]) -> Weights:
+    """Returns the tensors of files, which are read when they are asked for.
 
     Raises:
       ValueError: a file that is missing, cut off or no file of safetensors, or a dtype that is not
         floating.
     """
-    safetensors = needed("safetensors")
     weights = Weights({}, {})
-    with contextlib.ExitStack() as stack:
-        for path in paths:
-            try:
-                file = stack.enter_context(safetensors.safe_open(str(path), framework="numpy"))
-            except (safetensors.SafetensorError, OSError) as error:
-                raise unreadable(path, error) from None
-
+    for path in paths:
+        with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_slice(name)
                 check_stored_dtype(path, name, tensor.get_dtype())
-                weights.shapes[name], weights.files[name] = tuple(tensor.get_shape()), file
+                weights.shapes[name], weights.files[name] = tuple(tensor.get_shape()), path
 
-        yield weights
+    return weights
+
+
+def _opened(path: pathlib.Path) -> Any:
+    safetensors = needed("safetensors")
+    try:
+        return safetensors.safe_open(str(path), framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise unreadable(path, error) from None
 
 
 def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -102,7 +104,11 @@ def write_weights(
     """Writes all tensors to a file, which is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     try:
+        # A new file's permissions, which safetensors would keep to its owner.
+        part.touch()
+        mode = part.stat().st_mode
         needed("safetensors.numpy").save_file(tensors, str(part), metadata=dict(metadata))
+        os.chmod(part, mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What the models accept: images, tokens, masks, layouts, and sizes that fit one another."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from odeformer.errors import check_positive_int
 from odeformer.ode.time_checks import concrete
 from odeformer.transformer.checks import check_backend, check_float64
 from odeformer.transformer.config import FieldConfig
+from odeformer.transformer.heads import heads_of
 
 Array = jax.Array | np.ndarray
 
@@ -120,19 +122,55 @@ def check_sincos(width: int) -> None:
 
 def check_distillation(distillation: str, pool: str) -> None:
     """Raises ValueError for a token of distillation where no class token precedes it."""
-    if distillation != "none" and pool != "token":
+    if distillation != "none" and pool == "mean":
         raise ValueError(
             f"distillation {distillation!r} adds a token after the class token, which pool "
             f"{pool!r} does not have: take pool 'token', or distillation 'none'"
         )
 
 
-def check_rotary(width: int, heads: int) -> None:
-    """Raises ValueError for heads of an odd size, whose entries make no pairs to rotate."""
-    if width // heads % 2:
+def check_rotary(config: Any) -> None:
+    """Raises ValueError for rotary settings without an effect, or that do not fit one another.
+
+    Args:
+      config: a `TokenConfig`.
+    """
+    turned, scaling = config.positions == "rotary", config.rotary_scaling
+    acts = dict.fromkeys(("base", "fraction", "scaling"), turned)
+    acts |= {"factor": turned and scaling != "none"}
+    acts |= dict.fromkeys(("low_turns", "high_turns", "length"), turned and scaling == "llama3")
+
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in (f"rotary_{name}" for name, does in acts.items() if not does):
+        if getattr(config, name) != defaults[name]:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} has no effect with positions="
+                f"{config.positions!r}, rotary_scaling={scaling!r}: leave it out, or change these"
+            )
+
+    if not turned:
+        return
+
+    size = heads_of(config).size
+    entries = config.rotary.turned(size)
+    if entries % 2 or not entries:
         raise ValueError(
-            f"positions 'rotary' rotate pairs of a head's {width // heads} entries (width={width} "
-            f"over heads={heads}), an odd number: take other heads, or positions 'learned'"
+            f"positions 'rotary' rotate pairs of {entries} of a head's {size} entries (width="
+            f"{config.width}, heads={config.heads}, rotary_fraction={config.rotary_fraction}), "
+            "which is no even number of them: take other heads, another head_size or fraction, or "
+            "positions 'learned'"
+        )
+
+    if scaling != "none" and config.rotary_factor is None:
+        raise ValueError(
+            f"rotary_scaling={scaling!r} lacks its rotary_factor: say how many times longer texts "
+            "are than those of training"
+        )
+
+    if config.rotary_low_turns >= config.rotary_high_turns:
+        raise ValueError(
+            f"rotary_low_turns={config.rotary_low_turns} is not less than rotary_high_turns="
+            f"{config.rotary_high_turns}: exchange them"
         )
 
 

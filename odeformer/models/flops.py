@@ -87,8 +87,9 @@ def evaluation(config: FieldConfig, tokens: int) -> tuple[int, ...]:
 
         attention = 8 N D^2 + 4 N^2 D,    mlp = 4 N D M,    conv = 6 N D^2,    damping = 0
 
-    Centring adds no products. The embedding of the time, which each term that has a norm computes,
-    is counted too.
+    With H heads of size K, and keys and values of J heads, attention = 4 N D (H + J) K +
+    4 N^2 H K; a gated MLP has 6 N D M. Centring adds no products. The embedding of the time, which
+    each term that has a norm computes, is counted too.
 
     Args:
       config: of a model.

@@ -59,11 +59,12 @@ def _block(config: TokenConfig) -> jax.ShapeDtypeStruct:
 
 def _vit_sizes(config: ViTConfig) -> ExampleSizes:
     patches = math.prod(config.grid)
+    read = (2 if config.pool == "token_mean" else 1) + (config.distillation == "mean")
     return ExampleSizes(
         tokens=patches + config.extra_tokens,
         patches=patches,
         patch_inputs=config.patch_size**2 * config.channels,
-        predictions=2 if config.distillation == "mean" else 1,
+        predictions=read if config.classes else 0,
         outputs=config.classes,
     )
 

@@ -11,16 +11,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.checks import COUNT, one_of, setting
+from odeformer.checks import COUNT, FRACTION, POSITIVE, one_of, setting
 from odeformer.models.checks import check_layout, check_rotary, check_tokens
 from odeformer.models.config import TransformerConfig
-from odeformer.transformer.attention import rotation
 from odeformer.transformer.context import Context
 from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthModule, ODEStack
 from odeformer.transformer.field import transformer_field
-from odeformer.transformer.layers import Dropout, layer_norm, param_dtype
+from odeformer.transformer.heads import heads_of
+from odeformer.transformer.layers import Dropout, param_dtype
 from odeformer.transformer.mesh import constrain, sample_numbers
+from odeformer.transformer.norms import make_norm
+from odeformer.transformer.rotary import SCALINGS, Rotary, rotation
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)
@@ -36,9 +38,18 @@ class TokenConfig(TransformerConfig):
       vocabulary: V, number of tokens that there are.
       block_size: the most tokens a sequence may have.
       positions: 'rotary', turned queries and keys, or 'learned', added to the embedded tokens.
+      rotary_base: the longest wavelength of rotary positions over 2 pi, in tokens.
+      rotary_fraction: of a head's entries that are turned, its first ones; rounded down.
+      rotary_scaling: 'none'; 'linear', all angles divided by rotary_factor; or 'llama3', those of
+        long waves.
+      rotary_factor: how many times longer texts are than those of training; with a scaling alone.
+      rotary_low_turns: under 'llama3' waves of fewer turns in rotary_length tokens are scaled.
+      rotary_high_turns: those of more turns are not; between the two, in part.
+      rotary_length: of the texts of training, in tokens.
 
     Raises:
-      ValueError: sizes that do not fit one another, or a name that is not accepted.
+      ValueError: sizes or rotary settings that do not fit one another, or a name that is not
+        accepted.
     """
 
     vocabulary: int = setting(COUNT, 257)
@@ -48,11 +59,30 @@ class TokenConfig(TransformerConfig):
     heads: int = 6
     mlp: int = 1536
     positions: str = setting(one_of(POSITIONS), "rotary")
+    rotary_base: float = setting(POSITIVE, 10_000.0)
+    rotary_fraction: float = setting(FRACTION, 1.0)
+    rotary_scaling: str = setting(one_of(SCALINGS), "none")
+    rotary_factor: float | None = setting(POSITIVE, None)
+    rotary_low_turns: float = setting(POSITIVE, 1.0)
+    rotary_high_turns: float = setting(POSITIVE, 4.0)
+    rotary_length: int = setting(COUNT, 8192)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.positions == "rotary":
-            check_rotary(self.width, self.heads)
+        check_rotary(self)
+
+    @property
+    def rotary(self) -> Rotary:
+        """How rotary positions turn."""
+        return Rotary(
+            base=self.rotary_base,
+            fraction=self.rotary_fraction,
+            scaling=self.rotary_scaling,
+            factor=1.0 if self.rotary_factor is None else self.rotary_factor,
+            low_turns=self.rotary_low_turns,
+            high_turns=self.rotary_high_turns,
+            length=self.rotary_length,
+        )
 
 
 Config = TypeVar("Config", bound=TokenConfig)
@@ -79,7 +109,7 @@ class TokenTransformer(DepthModule, Generic[Config]):
             self.position_embedding = nn.Embed(config.block_size, config.width, **options)
         self.dropout = Dropout()
         self.depth = ODEStack(config.depth, transformer_field(config))
-        self.norm = layer_norm(config.dtype, epsilon=config.norm_epsilon)
+        self.norm = make_norm(config.norm, config.dtype, config.norm_epsilon)
 
     def states(
         self,
@@ -145,5 +175,6 @@ class TokenTransformer(DepthModule, Generic[Config]):
         """What turns queries and keys at these positions; None where positions are learned."""
         if self.config.positions != "rotary":
             return None
-        size = self.config.width // self.config.heads
-        return rotation(positions_BN, size, param_dtype(self.config.dtype))
+        config = self.config
+        size, dtype = heads_of(config).size, param_dtype(config.dtype)
+        return rotation(positions_BN, size, dtype, config.rotary)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.checks import COUNT, one_of, setting
+from odeformer.checks import COUNT, COUNT_OR_ZERO, one_of, setting
 from odeformer.errors import check_kind
 from odeformer.models.checks import (
     SIDES,
@@ -23,12 +23,12 @@ from odeformer.transformer.layers import (
     Dropout,
     PatchEmbedding,
     grid_positions,
-    layer_norm,
     param_dtype,
 )
 from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.norms import make_norm
 
-POOLS = ("token", "mean")
+POOLS = ("token", "mean", "token_mean")
 POSITIONS = ("learned", "sincos")
 DISTILLATIONS = ("none", "token", "mean")
 
@@ -43,11 +43,14 @@ class ViTConfig(TransformerConfig):
       image_size: height and width in pixels, or a pair (height, width).
       patch_size: side of a patch in pixels; it divides the image's sides.
       channels: channels of an image.
-      classes: C, number of classes.
-      pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches.
+      classes: C, number of classes; 0 for a model without a head, which returns the normed tokens.
+      pool: 'token' reads the classes off a class token, 'mean' off the mean over the patches,
+        'token_mean' off both of them joined.
       positions: 'learned', or 'sincos': fixed sines and cosines.
       distillation: 'none'; 'token', a second token after the class token, which no head reads; or
         'mean', a second token with a head of its own: the logits are the mean of the two heads'.
+      registers: R, number of tokens that are read by attention and by no head, and that have no
+        place in the grid; they stand before the patches.
 
     Raises:
       ValueError: sizes that do not fit one another, or a name that is not accepted.
@@ -56,7 +59,7 @@ class ViTConfig(TransformerConfig):
     image_size: int | tuple[int, int] = setting(SIDES, 32)
     patch_size: int = setting(COUNT, 4)
     channels: int = setting(COUNT, 3)
-    classes: int = setting(COUNT, 10)
+    classes: int = setting(COUNT_OR_ZERO, 10)
     _: dataclasses.KW_ONLY
     width: int = 192
     heads: int = 3
@@ -64,6 +67,7 @@ class ViTConfig(TransformerConfig):
     pool: str = setting(one_of(POOLS), "token")
     positions: str = setting(one_of(POSITIONS), "learned")
     distillation: str = setting(one_of(DISTILLATIONS), "none")
+    registers: int = setting(COUNT_OR_ZERO, 0)
 
     def __post_init__(self):
         # JSON has no tuples; as a list the config could not be hashed.
@@ -77,9 +81,14 @@ class ViTConfig(TransformerConfig):
         check_distillation(self.distillation, self.pool)
 
     @property
+    def placed_tokens(self) -> int:
+        """How many tokens precede the patches and have positions: those that heads may read."""
+        return (self.pool != "mean") + (self.distillation != "none")
+
+    @property
     def extra_tokens(self) -> int:
         """How many tokens precede the patches."""
-        return (self.pool == "token") + (self.distillation != "none")
+        return self.placed_tokens + self.registers
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,7 +110,8 @@ class ViT(DepthModule):
     Attributes:
       config: its sizes and its depth.
 
-    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877.
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2012.12877;
+    registers: Darcet et al. 2023, arXiv 2309.16588.
 
     Examples:
       >>> import jax, odeformer
@@ -127,7 +137,8 @@ class ViT(DepthModule):
           train: whether dropout and drop-path act; then rngs={'dropout': key}.
 
         Returns:
-          Logits [B, C] float32, float64 with dtype float64. With mutable=['ode'] also the solve's
+          Logits [B, C] float32, float64 with dtype float64; with classes=0 the normed tokens
+          [B, N, D], the class token first. With mutable=['ode'] also the solve's
           counts, aux['ode'] with 'nfe' int32 [G, terms], 'accepted', 'rejected' and 'result' int32
           [G] (per sample [G, B, terms] and [G, B]); a result other than 0 marks a solve that did
           not reach its end.
@@ -150,16 +161,27 @@ class ViT(DepthModule):
         solution = ODEStack(config.depth, transformer_field(config), name="depth")(y_BND, train)
         sow_counts(self, solution)
 
-        y_BND = layer_norm(dtype, name="norm", epsilon=config.norm_epsilon)(solution.y1)
-        y_BD = y_BND[:, 0] if config.pool == "token" else y_BND.mean(axis=1)
-        logits = self._head(y_BD, "head")
+        y_BND = make_norm(config.norm, dtype, config.norm_epsilon, name="norm")(solution.y1)
+        if not config.classes:
+            return y_BND
+
+        logits = self._head(self._pooled(y_BND), "head")
         if config.distillation != "mean":
             return logits
 
         return (logits + self._head(y_BND[:, 1], "distillation_head")) / 2
 
+    def _pooled(self, y_BND: jax.Array) -> jax.Array:
+        """What the head reads, [B, D], and of two vectors joined [B, 2 D]."""
+        pool, first = self.config.pool, self.config.extra_tokens
+        if pool == "token":
+            return y_BND[:, 0]
+
+        mean_BD = (y_BND[:, first:] if first else y_BND).mean(axis=1)
+        return mean_BD if pool == "mean" else jnp.concatenate([y_BND[:, 0], mean_BD], axis=-1)
+
     def _head(self, y_BD: jax.Array, name: str) -> jax.Array:
-        """A token's logits, [B, C]."""
+        """The logits of what a head reads, [B, C]."""
         dtype = param_dtype(self.config.dtype)
         head = nn.Dense(
             self.config.classes,
@@ -171,7 +193,7 @@ class ViT(DepthModule):
         return head(y_BD).astype(dtype)
 
     def _embed_positions(self, y_BND: jax.Array) -> jax.Array:
-        """Prepends the class token, and that of distillation, if there are; adds positions."""
+        """Prepends the class token and the others that there are; adds positions."""
         config, init = self.config, nn.initializers.truncated_normal(0.02)
         batch, _, width = y_BND.shape
 
@@ -180,7 +202,7 @@ class ViT(DepthModule):
             positions = jnp.asarray(grid_positions(*config.grid, width), y_BND.dtype)
             y_BND = y_BND + positions[None]
 
-        names = ("class_token", "distillation_token")[: config.extra_tokens]
+        names = ("class_token", "distillation_token")[: config.placed_tokens]
         before = []
         for name in names:
             token = self.param(name, init, (1, 1, width), y_BND.dtype)
@@ -193,4 +215,11 @@ class ViT(DepthModule):
             positions = self.param("positions", init, (1, y_BND.shape[1], width), y_BND.dtype)
             y_BND = y_BND + positions.astype(y_BND.dtype)
 
-        return y_BND
+        if not config.registers:
+            return y_BND
+
+        shape = (1, config.registers, width)
+        tokens = self.param("registers", init, shape, y_BND.dtype).astype(y_BND.dtype)
+        tokens = jnp.broadcast_to(tokens, (batch, *shape[1:]))
+        placed, patches = jnp.split(y_BND, [config.placed_tokens], axis=1)
+        return jnp.concatenate([placed, tokens, patches], axis=1)

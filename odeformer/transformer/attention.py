@@ -1,7 +1,7 @@
-"""Multi-head attention: which tokens see which, rotary positions, cached keys and values.
+"""Multi-head attention: which tokens see which, heads that share keys, cached keys and values.
 
 Arrays carry their axes in their names: B batch, N tokens, C new tokens of a chunk, S places of a
-cache, D width, H heads, K head size.
+cache, D width, H heads, K head size. Keys and values may have fewer heads.
 """
 
 import math
@@ -15,19 +15,19 @@ from odeformer.errors import check_finite
 from odeformer.transformer.centring import means_after, subtract_means, visible_means
 from odeformer.transformer.checks import check_attention, check_backend
 from odeformer.transformer.context import Context
-from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
+from odeformer.transformer.heads import Heads, as_heads, as_rows, heads_of, mask_of_rows
+from odeformer.transformer.layers import EPSILON, Dtype, kernel_init, param_dtype
 from odeformer.transformer.mesh import constrain
-
-# The longest wavelength of rotary positions, over 2 pi.
-LONGEST_WAVE = 10_000.0
+from odeformer.transformer.norms import make_norm
+from odeformer.transformer.rotary import rotate
 
 
 class KeyValues(NamedTuple):
     """Keys and values of earlier tokens.
 
     Attributes:
-      k: keys, rotated where positions are rotary, [B, S, H, K].
-      v: values, [B, S, H, K].
+      k: keys, normed and rotated where the model does so, [B, S, H, K]; of the heads of keys.
+      v: values, as the keys.
       filled: int [B], how many of the S places hold a token; these come first.
       sums: the sum of these tokens' values, [B, H, K] float32 or float64, where attention is
         centred.
@@ -46,20 +46,30 @@ class Attention(nn.Module):
 
     Attributes:
       heads: number of heads.
-      width: size of the state's last axis; heads divide it.
+      width: size of the state's last axis; heads divide it, unless head_size is given.
       dtype: dtype of the matrix products.
       implementation: 'auto', 'xla' or 'cudnn', of `jax.nn.dot_product_attention`.
       causal: whether a token sees only itself and those before it.
       centre: how much of the mean of the visible values is subtracted; 1: the rows of the weights
         sum to 0.
+      kv_heads: heads of keys and values, each shared by heads / kv_heads successive heads; None: as
+        many as heads.
+      head_size: K; None: width / heads.
+      qk_norm: whether queries and keys are normed, each head by itself, before they are rotated.
+      norm: 'layer' or 'rms', of these norms.
+      norm_epsilon: what they add to the variance.
+      qkv_bias: whether the products of queries, keys and values have biases.
+      out_bias: whether the output's product has one.
 
     Raises:
-      ValueError: heads that do not divide the width, a centre that is not finite, or an
-        implementation that does not exist, does not take the dtype, or (when applied) is not
-        available on the device.
+      ValueError: heads that do not divide the width, or that kv_heads do not divide, a centre that
+        is not finite, or an implementation that does not exist, does not take the dtype, or (when
+        applied) is not available on the device.
 
     Source: Vaswani et al., 'Attention Is All You Need', 2017, arXiv 1706.03762; Ali et al.,
-    'Centered Self-Attention Layers', 2023, arXiv 2306.01610 (centre 1).
+    'Centered Self-Attention Layers', 2023, arXiv 2306.01610 (centre 1); Ainslie et al., 'GQA',
+    2023, arXiv 2305.13245 (kv_heads); Henry et al., 'Query-Key Normalization for Transformers',
+    2020, arXiv 2010.04245.
     """
 
     heads: int
@@ -68,9 +78,16 @@ class Attention(nn.Module):
     implementation: str = "auto"
     causal: bool = False
     centre: float = 0.0
+    kv_heads: int | None = None
+    head_size: int | None = None
+    qk_norm: bool = False
+    norm: str = "layer"
+    norm_epsilon: float = EPSILON
+    qkv_bias: bool = True
+    out_bias: bool = True
 
     def __post_init__(self):
-        check_attention(self.width, self.heads, self.dtype, self.implementation)
+        check_attention(self, self.implementation)
         check_finite(centre=self.centre)
         super().__post_init__()
 
@@ -78,22 +95,47 @@ class Attention(nn.Module):
         # Not in __post_init__: a config for a GPU can be made and read on any machine.
         check_backend(self.implementation)
 
-        size = self.width // self.heads
+        heads = self._sizes
         options = dict(
             dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
         )
-        self.qkv = nn.DenseGeneral((3, self.heads, size), **options)
-        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
+        inputs = dict(options, use_bias=self.qkv_bias)
+        if heads.shared:
+            self.q = nn.DenseGeneral((heads.queries, heads.size), **inputs)
+            self.kv = nn.DenseGeneral((2, heads.keys, heads.size), **inputs)
+        else:
+            self.qkv = nn.DenseGeneral((3, heads.queries, heads.size), **inputs)
+
+        if self.qk_norm:
+            self.q_norm = make_norm(self.norm, self.dtype, self.norm_epsilon)
+            self.k_norm = make_norm(self.norm, self.dtype, self.norm_epsilon)
+        self.out = nn.DenseGeneral(self.width, axis=(-2, -1), use_bias=self.out_bias, **options)
+
+    @property
+    def _sizes(self) -> Heads:
+        return heads_of(self)
 
     def __call__(self, x_BND: jax.Array, context: Context | None = None) -> jax.Array:
         """Attends among the N tokens: [B, N, D] -> [B, N, D] in the layer's dtype."""
-        return self.mix(self.qkv(x_BND), context)
+        if not self._sizes.shared:
+            return self.mix(self.qkv(x_BND), context)
+
+        q_BNHK = constrain(self.q(x_BND), ("batch", "tokens", "heads", None))
+        kv_BN2HK = constrain(self.kv(x_BND), ("batch", "tokens", None, "heads", None))
+        return self._among(q_BNHK, kv_BN2HK[:, :, 0], kv_BN2HK[:, :, 1], context)
 
     def mix(self, qkv_BN3HK: jax.Array, context: Context | None = None) -> jax.Array:
         """Attention after the input projection: [B, N, 3, H, K] -> [B, N, D]."""
-        context = context or Context()
         qkv_BN3HK = constrain(qkv_BN3HK, ("batch", "tokens", None, "heads", None))
-        q_BNHK, k_BNHK, v_BNHK = _split(qkv_BN3HK, context.rotation)
+        q_BNHK, k_BNHK, v_BNHK = (qkv_BN3HK[:, :, i] for i in range(3))
+        return self._among(q_BNHK, k_BNHK, v_BNHK, context)
+
+    def _among(
+        self, q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array, context: Context | None
+    ) -> jax.Array:
+        """Attention among the N tokens: their queries, keys and values -> [B, N, D]."""
+        context = context or Context()
+        q_BNHK, k_BNHK = self._turn(q_BNHK, k_BNHK, context.rotation)
 
         mask_BHNN = None
         if context.segments is not None:
@@ -127,23 +169,29 @@ class Attention(nn.Module):
         Args:
           x_BCD: the new tokens, [B, C, D].
           seen: keys and values of the earlier tokens.
-          rotation: of the new tokens' positions, [B, C, 2, K / 2], where positions are rotary.
+          rotation: of the new tokens' positions, see `rotary.rotation`, where these are rotary.
 
         Returns:
-          [B, C, D] in the layer's dtype, and the new keys and values, [B, C, H, K] each.
+          [B, C, D] in the layer's dtype, and the new keys and values, [B, C, H, K] each, of the
+          heads of keys.
         """
-        q_BCHK, k_BCHK, v_BCHK = _split(self.qkv(x_BCD), rotation)
+        q_BCHK, k_BCHK, v_BCHK = self._inputs(x_BCD)
+        q_BCHK, k_BCHK = self._turn(q_BCHK, k_BCHK, rotation)
+        heads, keys, _ = self._sizes
         new, places = x_BCD.shape[1], seen.k.shape[1]
+
+        # Heads that share keys are further rows: a cache is never copied for each of them.
+        rows = as_rows(q_BCHK, keys)
 
         # As in a pass over all tokens, scores and softmax are float32 whatever the products are.
         exact = param_dtype(q_BCHK.dtype)
 
         def scores(k: jax.Array, visible: jax.Array) -> jax.Array:
-            product = jnp.einsum("BCHK,BSHK->BHCS", q_BCHK, k, preferred_element_type=exact)
+            product = jnp.einsum("BCHK,BSHK->BHCS", rows, k, preferred_element_type=exact)
             return jnp.where(visible, product / math.sqrt(q_BCHK.shape[-1]), -jnp.inf)
 
         before = jnp.arange(places)[None, None, None] < seen.filled[:, None, None, None]
-        causal = jnp.tril(jnp.ones((new, new), bool))
+        causal = mask_of_rows(jnp.tril(jnp.ones((new, new), bool)), heads, keys)
         both = jnp.concatenate([scores(seen.k, before), scores(k_BCHK, causal)], axis=-1)
         weights = jax.nn.softmax(both).astype(q_BCHK.dtype)
 
@@ -151,6 +199,7 @@ class Attention(nn.Module):
         old, own = weights[..., :places], weights[..., places:]
         mixed_BCHK = jnp.einsum("BHCS,BSHK->BCHK", old, seen.v)
         mixed_BCHK += jnp.einsum("BHCS,BSHK->BCHK", own, v_BCHK)
+        mixed_BCHK = as_heads(mixed_BCHK, heads)
 
         if self.centre:
             assert seen.sums is not None
@@ -159,51 +208,27 @@ class Attention(nn.Module):
 
         return self.out(mixed_BCHK), (k_BCHK, v_BCHK)
 
+    def _inputs(self, x_BCD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries, keys and values."""
+        if self._sizes.shared:
+            kv_BC2HK = self.kv(x_BCD)
+            return self.q(x_BCD), kv_BC2HK[:, :, 0], kv_BC2HK[:, :, 1]
 
-def rotation(positions: jax.Array, size: int, dtype: Dtype = jnp.float32) -> jax.Array:
-    """Returns cosines and sines of rotary positions.
+        qkv_BC3HK = self.qkv(x_BCD)
+        return qkv_BC3HK[:, :, 0], qkv_BC3HK[:, :, 1], qkv_BC3HK[:, :, 2]
 
-        angle_i = position / 10000^(2 i / K),    i < K / 2
+    def _turn(
+        self, q_BNHK: jax.Array, k_BNHK: jax.Array, rotation: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys, normed and rotated where the model does so."""
+        if self.qk_norm:
+            exact = param_dtype(q_BNHK.dtype)
+            q_BNHK = self.q_norm(q_BNHK.astype(exact)).astype(q_BNHK.dtype)
+            k_BNHK = self.k_norm(k_BNHK.astype(exact)).astype(k_BNHK.dtype)
+        if rotation is not None:
+            q_BNHK, k_BNHK = rotate(q_BNHK, rotation), rotate(k_BNHK, rotation)
 
-    Args:
-      positions: int [B, N].
-      size: K, the size of a head; even.
-      dtype: of the result, float32 or float64.
-
-    Returns:
-      [B, N, 2, K / 2].
-
-    Source: Su et al., 'RoFormer: Enhanced Transformer with Rotary Position Embedding', 2021, arXiv
-    2104.09864.
-    """
-    waves = jnp.asarray(LONGEST_WAVE, dtype) ** (-jnp.arange(0, size, 2, dtype=dtype) / size)
-    angles = positions[..., None].astype(dtype) * waves[None, None]
-    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
-
-
-def rotate(x_BNHK: jax.Array, rotation: jax.Array) -> jax.Array:
-    """Rotates the pairs (x_i, x_{i + K/2}) of each head by their position's angles.
-
-    Args:
-      x_BNHK: queries or keys, [B, N, H, K].
-      rotation: [B, N, 2, K / 2].
-
-    Returns:
-      [B, N, H, K] of x's dtype, computed in the rotation's.
-    """
-    cos, sin = rotation[:, :, None, 0], rotation[:, :, None, 1]
-    first, second = jnp.split(x_BNHK.astype(rotation.dtype), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BNHK.dtype)
-
-
-def _split(
-    qkv_BN3HK: jax.Array, rotation: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    q_BNHK, k_BNHK, v_BNHK = (qkv_BN3HK[:, :, i] for i in range(3))
-    if rotation is not None:
-        q_BNHK, k_BNHK = rotate(q_BNHK, rotation), rotate(k_BNHK, rotation)
-    return q_BNHK, k_BNHK, v_BNHK
+        return q_BNHK, k_BNHK
 
 
 def _exceeds_jax(dtype: Dtype, implementation: str) -> bool:
@@ -222,13 +247,15 @@ def _attend(
     causal: bool,
 ) -> jax.Array:
     """Attention with its scores and softmax in float32, or in float64."""
-    exact = param_dtype(q_BNHK.dtype)
-    scores = jnp.einsum("BQHK,BNHK->BHQN", q_BNHK.astype(exact), k_BNHK.astype(exact))
+    exact, heads, keys = param_dtype(q_BNHK.dtype), q_BNHK.shape[2], k_BNHK.shape[2]
+    rows = as_rows(q_BNHK, keys)
+    scores = jnp.einsum("BQHK,BNHK->BHQN", rows.astype(exact), k_BNHK.astype(exact))
     scores /= math.sqrt(q_BNHK.shape[-1])
 
-    visible = jnp.ones((1, 1, *scores.shape[-2:]), bool)
+    visible = jnp.ones((1, 1, q_BNHK.shape[1], k_BNHK.shape[1]), bool)
     visible = jnp.tril(visible) if causal else visible
     visible = visible if mask_BHNN is None else visible & mask_BHNN
+    visible = mask_of_rows(visible, heads, keys)
 
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf)).astype(v_BNHK.dtype)
-    return jnp.einsum("BHQN,BNHK->BQHK", weights, v_BNHK)
+    return as_heads(jnp.einsum("BHQN,BNHK->BQHK", weights, v_BNHK), heads)

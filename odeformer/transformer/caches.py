@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from odeformer.transformer.attention import Attention, KeyValues
 from odeformer.transformer.convolution import Convolution
+from odeformer.transformer.heads import heads_of
 from odeformer.transformer.layers import param_dtype
 
 
@@ -38,7 +39,7 @@ class KeyCache(NamedTuple):
     """What attention keeps.
 
     Attributes:
-      k: keys, [B, S, H, K] of the matrix products' dtype.
+      k: keys, [B, S, H, K] of the matrix products' dtype; H are the heads of keys and values.
       v: values, as the keys.
       sums: the sums of all values so far, [B, H, K] float32 or float64, where it is centred.
     """
@@ -49,9 +50,9 @@ class KeyCache(NamedTuple):
 
 
 def _init_keys(config: Any, batch: int, places: int) -> KeyCache:
-    heads = (config.heads, config.width // config.heads)
-    k, v = (jnp.zeros((batch, places, *heads), config.dtype) for _ in range(2))
-    sums = jnp.zeros((batch, *heads), param_dtype(config.dtype)) if config.centre else None
+    _, keys, size = heads_of(config)
+    k, v = (jnp.zeros((batch, places, keys, size), config.dtype) for _ in range(2))
+    sums = jnp.zeros((batch, keys, size), param_dtype(config.dtype)) if config.centre else None
     return KeyCache(k, v, sums)
 
 

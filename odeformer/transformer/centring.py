@@ -14,7 +14,13 @@ from odeformer.transformer.layers import param_dtype
 
 
 def subtract_means(mixed_BNHK: jax.Array, means_BNHK: jax.Array, centre: float) -> jax.Array:
-    """Returns what attention mixed, less `centre` times the means, in its own dtype."""
+    """Returns what attention mixed, less `centre` times the means, in its own dtype.
+
+    The means may be of fewer heads, each that of successive heads which share its values.
+    """
+    shared = mixed_BNHK.shape[2] // means_BNHK.shape[2]
+    means_BNHK = means_BNHK if shared == 1 else jnp.repeat(means_BNHK, shared, axis=2)
+
     # A numpy float64 is no weak number to JAX, and would widen the product.
     centred_BNHK = mixed_BNHK.astype(means_BNHK.dtype) - float(centre) * means_BNHK
     return centred_BNHK.astype(mixed_BNHK.dtype)

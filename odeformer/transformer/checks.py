@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from odeformer.checks import Accepted
 from odeformer.errors import check_name, check_positive_int, unknown
+from odeformer.transformer.heads import heads_of
 
 ATTENTIONS = ("auto", "xla", "cudnn")
 DTYPES = ("float32", "bfloat16", "float64")
@@ -34,14 +35,27 @@ def check_float64() -> None:
         )
 
 
-def check_attention(width: int, heads: int, dtype: Any, implementation: str) -> None:
-    """Raises ValueError where these do not make a multi-head attention; see `Attention`."""
+def check_attention(config: Any, implementation: str) -> None:
+    """Raises ValueError where sizes do not make a multi-head attention; see `Attention`.
+
+    Args:
+      config: with its width, heads, kv_heads, head_size and dtype.
+      implementation: its name.
+    """
+    width, heads, dtype = config.width, config.heads, config.dtype
     check_positive_int(width=width, heads=heads)
-    if width % heads:
-        few = [str(n) for n in range(1, 33) if width % n == 0]
+    check_positive_int(kv_heads=config.kv_heads, head_size=config.head_size)
+    if width % heads and config.head_size is None:
         raise ValueError(
-            f"heads={heads} does not divide width={width}: take heads from {', '.join(few)}, or "
-            "another width"
+            f"heads={heads} does not divide width={width}: take heads from {_few(width)}, or "
+            "another width, or give head_size"
+        )
+
+    queries, keys, size = heads_of(config)
+    if queries % keys:
+        raise ValueError(
+            f"kv_heads={keys} does not divide heads={queries}, each of which reads the keys and "
+            f"values of one of them: take kv_heads from {_few(queries)}"
         )
 
     check_name("attention", implementation, ATTENTIONS)
@@ -54,13 +68,18 @@ def check_attention(width: int, heads: int, dtype: Any, implementation: str) -> 
             "that dtype, or attention 'auto' or 'xla'"
         )
 
-    size = width // heads
     if size % CUDNN_MULTIPLE or size > CUDNN_LARGEST:
+        divided = f"width={width} over heads={heads} makes {size}"
+        given = divided if config.head_size is None else f"head_size={size} was given"
         raise ValueError(
             f"attention 'cudnn' takes heads whose size is a multiple of {CUDNN_MULTIPLE}, at most "
-            f"{CUDNN_LARGEST}; width={width} over heads={heads} makes {size}: take other heads, or "
-            "attention 'auto' or 'xla'"
+            f"{CUDNN_LARGEST}; {given}: take other heads, or attention 'auto' or 'xla'"
         )
+
+
+def _few(number: int) -> str:
+    """Divisors of a number, the small ones."""
+    return ", ".join(str(n) for n in range(1, 33) if number % n == 0)
 
 
 def check_backend(implementation: str) -> None:

@@ -7,6 +7,7 @@ from odeformer.checks import COUNT, FINITE, FLAG, POSITIVE, RATE, Accepted, one_
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import ATTENTIONS, DTYPES, TIME
 from odeformer.transformer.layers import ACTIVATIONS, EPSILON
+from odeformer.transformer.norms import NORMS
 
 TERMS = ("attention", "mlp")
 _TERMS = Accepted(
@@ -21,7 +22,7 @@ class FieldConfig:
 
     Attributes:
       width: D, size of the state's last axis.
-      heads: number of attention heads; they divide the width.
+      heads: number of attention heads; they divide the width, unless head_size is given.
       mlp: M, the MLP's hidden size.
       dropout: rate of dropout on the embedded tokens and on each term's slope.
       drop_path: rate of stochastic depth at the last layer, growing from 0 at the first.
@@ -36,7 +37,19 @@ class FieldConfig:
       terms: what the field is the sum of, in the order of a splitting's sub-steps.
       activation: what stands between the MLP's two products: 'gelu_tanh', 'gelu' (exact), 'relu'
         or 'silu'.
-      norm_epsilon: what every norm adds to the variance.
+      gated: whether the MLP has a second input product, which is activated and multiplies the
+        first: SwiGLU with 'silu', GeGLU with 'gelu' or 'gelu_tanh'.
+      mlp_bias: whether the MLP's products have biases.
+      norm: 'layer', or 'rms', which subtracts no mean and has no bias; of every norm.
+      norm_epsilon: what every norm adds to the variance, or to the mean square.
+      kv_heads: heads of keys and values, each shared by heads / kv_heads successive heads; None: as
+        many as heads.
+      head_size: size of a head; None: width / heads.
+      qk_norm: whether queries and keys are normed, each head by itself.
+      qkv_bias: whether the products of queries, keys and values have biases.
+      out_bias: whether attention's output product has one.
+      layer_scale: what each channel of each term's slope is multiplied by at initialisation; the
+        factors are learnt. None: there are none.
     """
 
     width: int = setting(COUNT)
@@ -51,7 +64,16 @@ class FieldConfig:
     centre: float = setting(FINITE, 0.0)
     terms: tuple[str, ...] = setting(_TERMS, TERMS)
     activation: str = setting(one_of(tuple(ACTIVATIONS)), "gelu_tanh")
+    gated: bool = setting(FLAG, False)
+    mlp_bias: bool = setting(FLAG, True)
+    norm: str = setting(one_of(NORMS), "layer")
     norm_epsilon: float = setting(POSITIVE, EPSILON)
+    kv_heads: int | None = setting(COUNT, None)
+    head_size: int | None = setting(COUNT, None)
+    qk_norm: bool = setting(FLAG, False)
+    qkv_bias: bool = setting(FLAG, True)
+    out_bias: bool = setting(FLAG, True)
+    layer_scale: float | None = setting(POSITIVE, None)
 
     # Whether a token sees only itself and those before it: of a model, and no setting.
     causal: ClassVar[bool] = False

@@ -13,8 +13,8 @@ class Context(NamedTuple):
     Attributes:
       segments: int [B, N]; a token sees only tokens of its own number. Padding has a number too,
         by custom 0. None: each token sees all others of its sample.
-      rotation: [B, N, 2, K / 2], cosines and sines of each position; see `rotation`. None: queries
-        and keys are not rotated.
+      rotation: [B, N, 2, R / 2], cosines and sines of each position; see `rotary.rotation`. None:
+        queries and keys are not rotated.
       samples: int [B], each sample's number, from which its dropout masks follow. None: its index.
       source: [B, S, D], other tokens that a term may read, in the state's dtype: a term says so
         itself, by `inputs` of `terms.Term`. None: there are none.

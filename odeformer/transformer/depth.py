@@ -190,7 +190,7 @@ class ODEStack(DepthModule):
         if self.is_initializing() and output_is_dropped():
             return _unsolved(config, returned(state), len(field.terms))
 
-        keys, context = self._randomness(train, context, len(tokens(state)))
+        keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         scanned, of_group, at = weights_over_depth(config, theta, self.start)
         vector_field = make_vector_field(field, train, local=solves_locally(settings), at=at)

@@ -1,6 +1,7 @@
 """The vector field of a transformer: dy/dt = attention(norm(y)) + mlp(norm(y)), or other terms."""
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from odeformer.transformer.checks import check_attention, check_dtype
 from odeformer.transformer.config import TERMS, FieldConfig
 from odeformer.transformer.context import Context
 from odeformer.transformer.fused import fused_outputs
+from odeformer.transformer.layer_scale import LayerScale
 from odeformer.transformer.layers import EPSILON, Dropout, TimeEmbedding, layer_norm
 from odeformer.transformer.mesh import sample_numbers, without_batch
 from odeformer.transformer.streams import Y, filled, tokens
@@ -29,7 +31,7 @@ class TransformerField(nn.Module):
 
     Attributes:
       width: D, the size of the state's last axis.
-      heads: number of attention heads; they divide the width.
+      heads: number of attention heads; they divide the width, unless head_size is given.
       mlp: M, the MLP's hidden size.
       dropout: rate at which entries of a term's slope are dropped in training.
       drop_path: rate at which a sample's slope is dropped as a whole, at the last layer; it grows
@@ -46,7 +48,9 @@ class TransformerField(nn.Module):
       centre: how much of the mean of the visible values attention subtracts; see `Attention`.
       terms: names of `odeformer.terms`, in the order of a splitting's sub-steps.
       activation: 'gelu_tanh', 'gelu', 'relu' or 'silu', of the MLP.
-      norm_epsilon: what every norm adds to the variance.
+      norm_epsilon: what every norm adds to the variance, or to the mean square.
+      gated, mlp_bias, norm, kv_heads, head_size, qk_norm, qkv_bias, out_bias: see `FieldConfig`.
+      layer_scale: of each term's slope at initialisation, see `LayerScale`; None: not scaled.
 
     Raises:
       ValueError: a size, a rate, a number or a name that is not accepted, or terms that do not fit
@@ -68,6 +72,15 @@ class TransformerField(nn.Module):
     terms: tuple[str, ...] = TERMS
     activation: str = "gelu_tanh"
     norm_epsilon: float = EPSILON
+    gated: bool = False
+    mlp_bias: bool = True
+    norm: str = "layer"
+    kv_heads: int | None = None
+    head_size: int | None = None
+    qk_norm: bool = False
+    qkv_bias: bool = True
+    out_bias: bool = True
+    layer_scale: float | None = None
 
     def __post_init__(self):
         if isinstance(self.terms, list):
@@ -77,7 +90,7 @@ class TransformerField(nn.Module):
         check_dtype(self.dtype)
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
-        check_attention(self.width, self.heads, self.dtype, self.attention)
+        check_attention(self, self.attention)
         term_checks.check_field(terms.select(self.terms), self)
         super().__post_init__()
 
@@ -91,6 +104,7 @@ class TransformerField(nn.Module):
             if term.norm is not None:
                 setattr(self, f"{name}_norm", term.norm(self))
             setattr(self, f"{name}_layer", term.make(self))
+            setattr(self, f"{name}_scale", LayerScale(self.width, self.layer_scale, self.dtype))
 
         # A dropout of its own for each term, so that their masks are independent.
         self.drops = {name: (Dropout(), Dropout(whole=True)) for name in self.terms}
@@ -151,7 +165,7 @@ class TransformerField(nn.Module):
         cached: Any = terms.get(name).decoding
         layer = getattr(self, f"{name}_layer")
         out_BCD, new = cached.extend(layer, self._input(name, t, y_BCD), cache, filled_B, rotation)
-        return out_BCD.astype(y_BCD.dtype), new
+        return getattr(self, f"{name}_scale")(out_BCD.astype(y_BCD.dtype)), new
 
     def timed(self, t: jax.Array, x: jax.Array) -> jax.Array:
         """x, with the embedding of the time added to it if the field knows the time."""
@@ -192,7 +206,8 @@ class TransformerField(nn.Module):
         term_checks.check_slopes(name, output, term.moves)
 
         dtype = tokens(state).dtype
-        slopes = {stream: output[stream].astype(dtype) for stream in term.moves}
+        scale = getattr(self, f"{name}_scale")
+        slopes = {stream: scale(output[stream].astype(dtype)) for stream in term.moves}
         return self._dropped(name, t, slopes, context) if train else slopes
 
     def _dropped(
@@ -278,20 +293,7 @@ def make_vector_field(
 
 def transformer_field(config: FieldConfig) -> TransformerField:
     """Returns the unbound vector field of a model of that config."""
-    return TransformerField(
-        width=config.width,
-        heads=config.heads,
-        mlp=config.mlp,
-        dropout=config.dropout,
-        drop_path=config.drop_path,
-        time=config.time,
-        fused=config.fused,
-        dtype=jnp.dtype(config.dtype),
-        attention=config.attention,
-        centre=config.centre,
-        causal=config.causal,
-        terms=config.terms,
-        activation=config.activation,
-        norm_epsilon=config.norm_epsilon,
-        parent=None,
-    )
+    # Each field of a FieldConfig is an attribute of the module, under the same name.
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(FieldConfig)}
+    values["dtype"] = jnp.dtype(config.dtype)
+    return TransformerField(**values, causal=config.causal, parent=None)

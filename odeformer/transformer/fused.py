@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.transformer.context import Context
+from odeformer.transformer.heads import heads_of
 from odeformer.transformer.layers import param_dtype
 
 
@@ -25,8 +26,9 @@ def fused_outputs(
     x_BND = field.bare(y_BND).astype(field.dtype)
     z = x_BND @ kernel.astype(field.dtype) + bias.astype(field.dtype)[None, None]
 
-    qkv, hidden = jnp.split(z, [3 * field.width], axis=-1)
-    qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, field.heads, field.width // field.heads)
+    heads, _, size = heads_of(field)
+    qkv, hidden = jnp.split(z, [3 * heads * size], axis=-1)
+    qkv_BN3HK = qkv.reshape(*qkv.shape[:-1], 3, heads, size)
     return {
         "attention": field.attention_layer.mix(qkv_BN3HK, context),
         "mlp": field.mlp_layer.activate(hidden),
@@ -34,7 +36,7 @@ def fused_outputs(
 
 
 def _folded_input(field: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Kernel [D, 3 D + M] and bias [3 D + M] that act on the bare norm of the state."""
+    """Kernel [D, 3 H K + M] and bias [3 H K + M] that act on the bare norm of the state."""
     # Folded in float32 or above, whatever the parameters were cast to.
     exact = param_dtype(field.dtype)
     kernels, biases = [], []

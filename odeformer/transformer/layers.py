@@ -64,22 +64,30 @@ def layer_norm(
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between them.
+    """Two dense layers with an activation between them, or three, one of which gates.
+
+        down(activation(up(x))),    gated: down(activation(gate(x)) up(x))
 
     Attributes:
       width: size of the state's last axis.
       hidden: size of the hidden layer, M.
       dtype: dtype of the matrix products.
-      activation: 'gelu_tanh', 'gelu', 'relu' or 'silu'.
+      activation: 'gelu_tanh', 'gelu', 'relu' or 'silu'; gated, 'silu' makes it SwiGLU and a GELU
+        GeGLU.
+      gated: whether a second product, activated, multiplies the hidden layer.
+      bias: whether the products have biases.
 
     Source: Hendrycks, Gimpel, 'Gaussian Error Linear Units', 2016, arXiv 1606.08415 ('gelu' is
-    exact, 'gelu_tanh' its approximation).
+    exact, 'gelu_tanh' its approximation); Shazeer, 'GLU Variants Improve Transformer', 2020, arXiv
+    2002.05202.
     """
 
     width: int
     hidden: int
     dtype: Dtype = jnp.float32
     activation: str = "gelu_tanh"
+    gated: bool = False
+    bias: bool = True
 
     def __post_init__(self):
         check_name("activation", self.activation, ACTIVATIONS)
@@ -89,15 +97,23 @@ class MLP(nn.Module):
         options = dict(
             dtype=self.dtype, param_dtype=param_dtype(self.dtype), kernel_init=kernel_init
         )
+        options["use_bias"] = self.bias
+        if self.gated:
+            self.gate = nn.Dense(self.hidden, **options)
         self.up = nn.Dense(self.hidden, **options)
         self.down = nn.Dense(self.width, **options)
 
     def __call__(self, x_BND: jax.Array, context: Context | None = None) -> jax.Array:
         """[B, N, D] -> [B, N, D] in the layer's dtype; the context has no effect."""
-        return self.activate(self.up(x_BND))
+        if not self.gated:
+            return self.activate(self.up(x_BND))
+
+        axes = ("batch", "tokens", "mlp")
+        gate_BNM = ACTIVATIONS[self.activation](constrain(self.gate(x_BND), axes))
+        return self.down(gate_BNM * constrain(self.up(x_BND), axes))
 
     def activate(self, h_BNM: jax.Array) -> jax.Array:
-        """The MLP after its first matrix product: [B, N, M] -> [B, N, D]."""
+        """The plain MLP after its first matrix product: [B, N, M] -> [B, N, D]."""
         activation = ACTIVATIONS[self.activation]
         return self.down(activation(constrain(h_BNM, ("batch", "tokens", "mlp"))))
 

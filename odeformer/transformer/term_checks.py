@@ -99,6 +99,9 @@ def check_field(terms: Mapping[str, Any], config: Any) -> None:
             f"{tuple(terms)} was given: take fused=False"
         )
 
+    if config.fused:
+        _check_fused(config)
+
     if config.centre and "attention" not in terms:
         raise ValueError(
             f"centre={config.centre} acts in the term 'attention', which terms={tuple(terms)} "
@@ -110,6 +113,24 @@ def check_field(terms: Mapping[str, Any], config: Any) -> None:
             f"time={config.time!r} is added to a normed state, and no term of terms={tuple(terms)} "
             "norms it: take time='none', or a term with a norm"
         )
+
+
+def _check_fused(config: Any) -> None:
+    """Raises ValueError for a field whose input products are not one from one plain norm."""
+    keys = config.heads if config.kv_heads is None else config.kv_heads
+    for name, value, accepted in (
+        ("kv_heads", keys, config.heads),
+        ("gated", config.gated, False),
+        ("norm", config.norm, "layer"),
+        ("qkv_bias", config.qkv_bias, True),
+        ("mlp_bias", config.mlp_bias, True),
+    ):
+        if value != accepted:
+            raise ValueError(
+                f"fused=True joins the kernel of queries, keys and values with that of a plain "
+                f"MLP, each with a layer norm's scale and bias; {name}={value!r} does not fit: "
+                f"take fused=False, or {name}={accepted!r}"
+            )
 
 
 def check_sources(terms: Mapping[str, Any], config: Any) -> None:

@@ -20,14 +20,16 @@ from odeformer.transformer import term_checks
 from odeformer.transformer.attention import Attention
 from odeformer.transformer.caches import KEYS, TAIL, Cached
 from odeformer.transformer.convolution import Convolution
-from odeformer.transformer.layers import MLP, Damping, layer_norm
+from odeformer.transformer.heads import heads_of
+from odeformer.transformer.layers import MLP, Damping
+from odeformer.transformer.norms import make_norm
 from odeformer.transformer.streams import Y
 
 Axes = Mapping[tuple[str, str], tuple[str | None, ...]]
 
 
-def _layer_norm(config: Any) -> nn.Module:
-    return layer_norm(config.dtype, epsilon=config.norm_epsilon)
+def _norm(config: Any) -> nn.Module:
+    return make_norm(config.norm, config.dtype, config.norm_epsilon)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class Term:
     """
 
     make: Callable[[Any], nn.Module]
-    norm: Callable[[Any], nn.Module] | None = _layer_norm
+    norm: Callable[[Any], nn.Module] | None = _norm
     moves: tuple[str, ...] = (Y,)
     adds: tuple[str, ...] = ()
     axes: Axes = dataclasses.field(default_factory=dict)
@@ -91,12 +93,32 @@ def _attention(config: Any) -> nn.Module:
         implementation=config.attention,
         causal=config.causal,
         centre=config.centre,
+        kv_heads=config.kv_heads,
+        head_size=config.head_size,
+        qk_norm=config.qk_norm,
+        norm=config.norm,
+        norm_epsilon=config.norm_epsilon,
+        qkv_bias=config.qkv_bias,
+        out_bias=config.out_bias,
     )
 
 
 def _attention_flops(config: Any, tokens: int) -> int:
-    # Four products of D x D (query, key, value, output); scores, and their product with the values.
-    return 8 * tokens * config.width**2 + 4 * tokens**2 * config.width
+    # Four products of D x H K (query, key, value, output), keys and values of fewer heads; scores,
+    # and their product with the values.
+    heads, keys, size = heads_of(config)
+    return 4 * tokens * config.width * (heads + keys) * size + 4 * tokens**2 * heads * size
+
+
+def _mlp(config: Any) -> nn.Module:
+    return MLP(
+        width=config.width,
+        hidden=config.mlp,
+        dtype=config.dtype,
+        activation=config.activation,
+        gated=config.gated,
+        bias=config.mlp_bias,
+    )
 
 
 # Vectors are not listed, except for those along heads or mlp: gathering the others would take more
@@ -107,6 +129,10 @@ _TERMS: dict[str, Term] = {
         axes={
             ("qkv", "kernel"): ("width", None, "heads", None),
             ("qkv", "bias"): (None, "heads", None),
+            ("q", "kernel"): ("width", "heads", None),
+            ("q", "bias"): ("heads", None),
+            ("kv", "kernel"): ("width", None, "heads", None),
+            ("kv", "bias"): (None, "heads", None),
             ("out", "kernel"): ("heads", None, "width"),
         },
         flops=_attention_flops,
@@ -114,14 +140,18 @@ _TERMS: dict[str, Term] = {
         decoding=KEYS,
     ),
     "mlp": Term(
-        make=lambda config: MLP(config.width, config.mlp, config.dtype, config.activation),
+        make=_mlp,
         axes={
+            ("gate", "kernel"): ("width", "mlp"),
+            ("gate", "bias"): ("mlp",),
             ("up", "kernel"): ("width", "mlp"),
             ("up", "bias"): ("mlp",),
             ("down", "kernel"): ("mlp", "width"),
         },
-        # Two products of D x M.
-        flops=lambda config, tokens: 4 * tokens * config.width * config.mlp,
+        # Two products of D x M, and one that gates.
+        flops=lambda config, tokens: (
+            (6 if config.gated else 4) * tokens * config.width * config.mlp
+        ),
         causal=True,
         decoding="tokenwise",
     ),

@@ -19,6 +19,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("model.image_size", "model.patch_size", "model.channels"), _COUNT),
     **dict.fromkeys(("model.classes", "model.vocabulary", "model.block_size"), _COUNT),
     **dict.fromkeys(("model.width", "model.heads", "model.mlp"), _COUNT),
+    **dict.fromkeys(("model.kv_heads", "model.head_size", "model.rotary_length"), _COUNT),
     **dict.fromkeys(("depth.layers", "depth.share", "depth.steps", "depth.max_steps"), _COUNT),
     "depth.coefficients": _COUNT,
     **dict.fromkeys(("parallel.accumulate", "guard.max_consecutive", "eval.batch_size"), _COUNT),
@@ -33,7 +34,12 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("data.augment.mixup", "data.augment.cutmix"), (*_SIZE, 1e-38)),
     **dict.fromkeys(("optimizer.learning_rate", "optimizer.clip_norm", "guard.sigmas"), _POSITIVE),
     **dict.fromkeys(("depth.rtol", "depth.atol", "model.norm_epsilon"), _POSITIVE),
+    **dict.fromkeys(("model.layer_scale",), _POSITIVE),
+    **dict.fromkeys(("model.rotary_base", "model.rotary_factor"), _POSITIVE),
+    **dict.fromkeys(("model.rotary_low_turns", "model.rotary_high_turns"), _POSITIVE),
+    "model.rotary_fraction": (*_POSITIVE, 1.001),
     "seed": (-1, 2**32, 10**12),
+    "model.registers": (-1, 2**31, 10**12),
     "data.validation_examples": (-1,),
     "data.test_fraction": (-0.5, 1.0, 1 - 1e-9, 1.5, NAN, INF),
     "data.workers": (-1, 10**12),
@@ -46,15 +52,39 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "model.centre": (NAN, INF, -INF, 1e39, 10**400),
     "optimizer.warmup_steps": (-1, 2**31, 10**12),
     "optimizer.decay_steps": _COUNT,
+    "optimizer.layer_decay": (0.0, -0.5, 1.5, NAN, INF),
     "guard.max_rollbacks": (-1, 2**31),
 }
 WORDS = (
     *("model.dtype", "model.pool", "model.positions", "model.time", "model.attention"),
-    *("model.activation", "model.distillation", "depth.basis"),
+    *("model.activation", "model.distillation", "model.norm", "model.rotary_scaling"),
+    "depth.basis",
     *("depth.solver", "depth.adjoint", "depth.policy", "data.packing", "parallel.mode", "task"),
     *("checkpoint.best", "model.preset", "optimizer.name", "optimizer.schedule"),
 )
 WORDS_OF_DATA = ("data.name", "data.tokenizer", "data.label_key")
+
+# Fields whose input products are not joined.
+_UNFUSED: list[dict[str, Any]] = [
+    {"model.kv_heads": 1},
+    {"model.gated": True},
+    {"model.norm": "rms"},
+    {"model.qkv_bias": False},
+    {"model.mlp_bias": False},
+]
+_ROTARY: list[dict[str, Any]] = [
+    {"model.positions": "rotary", "model.width": 6, "model.heads": 2},
+    {"model.positions": "rotary", "model.head_size": 3},
+    {"model.rotary_fraction": 0.4, "model.head_size": 8},
+    {"model.rotary_fraction": 0.01},
+    {"model.rotary_scaling": "linear"},
+    {"model.rotary_factor": 4.0},
+    {"model.rotary_length": 4},
+    {"model.rotary_low_turns": 2.0, "model.rotary_scaling": "linear", "model.rotary_factor": 2.0},
+    {"model.rotary_low_turns": 4.0, "model.rotary_scaling": "llama3", "model.rotary_factor": 2.0},
+    {"model.rotary_base": 5e5, "model.positions": "learned"},
+    {"model.rotary_scaling": "linear", "model.rotary_factor": 2.0, "model.positions": "learned"},
+]
 
 # Each is refused for one of its keys' sake, the first; by tasks, None being all of them.
 CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
@@ -74,12 +104,28 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"depth.basis": "hat", "depth.coefficients": 1, "depth.share": 1},
         {"depth.basis": "fourier", "depth.coefficients": 2, "depth.share": 1},
         {"depth.basis": "legendre", "depth.coefficients": 3, "depth.share": 2, "depth.layers": 2},
+        {
+            "optimizer.layer_decay": 0.9,
+            "depth.basis": "legendre",
+            "depth.coefficients": 2,
+            "depth.share": 1,
+        },
         {"depth.refine_at": [3, 3]},
         {"depth.refine_at": [0]},
         {"depth.refine_at": [3, "4"]},
         {"depth.refine_at": [10**9]},
         {"depth.refine_at": [3], "depth.share": 1},
         {"depth.refine_at": [3], "depth.share": 2, "depth.layers": 2, "depth.steps": 3},
+        {"optimizer.layer_decay": 1e-30},
+        {"optimizer.freeze": [""]},
+        {"optimizer.freeze": ["head", 7]},
+        {"optimizer.rate_factors": ["head"]},
+        {"optimizer.rate_factors": ["head=0"]},
+        {"optimizer.rate_factors": ["head=-1"]},
+        {"optimizer.rate_factors": ["head=1e39"]},
+        {"init.include": ["head"]},
+        {"init.exclude": ["head"]},
+        {"init.exclude": ["head/"], "init.path": "/nowhere/at/all"},
         {"depth.atol": 1e-3},
         {"depth.max_steps": 10},
         {"depth.rtol": 0.1, "depth.solver": "rk4"},
@@ -93,6 +139,10 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"model.terms": ["mlp", 7]},
         {"model.terms": ["mlp", "mlp"]},
         {"model.fused": True, "model.terms": ["attention", "mlp", "conv"]},
+        *({"model.fused": True, **options} for options in _UNFUSED),
+        {"model.kv_heads": 3},
+        {"model.kv_heads": 2**31 - 1},
+        {"model.head_size": 12, "model.attention": "cudnn", "model.dtype": "bfloat16"},
         {"model.centre": 1.0, "model.terms": ["mlp"]},
         {"model.time": "additive", "model.terms": ["damping"]},
         {"model.attention": "cudnn", "model.dtype": "float32"},
@@ -120,13 +170,18 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
     ],
     "language": [
         {"depth.rtol": 0.1, "depth.solver": "tsit5", "depth.adjoint": "checkpoint"},
-        {"model.positions": "rotary", "model.width": 6, "model.heads": 2},
+        *_ROTARY,
     ],
-    "sentences": [{"model.positions": "rotary", "model.width": 6, "model.heads": 2}],
+    "sentences": _ROTARY,
 }
 # What only the devices or the data can refuse.
 CONTRADICTIONS_OF_DATA: dict[str | None, list[dict[str, Any]]] = {
     None: [
+        {"optimizer.freeze": ["no_such_name"]},
+        {"optimizer.freeze": ["**"]},
+        {"optimizer.rate_factors": ["no_such_name=2"]},
+        {"init.path": "/nowhere/at/all"},
+        {"init.path": "no_such_folder/of/anything"},
         {"mesh.data": 1009},
         {"mesh.fsdp": -1},
         {"mesh.tensor": 2**40},

@@ -17,6 +17,7 @@ SMALL = LMConfig(vocabulary=VOCABULARY, block_size=BLOCK, width=16, heads=2, mlp
 TOKENS = jax.random.randint(jax.random.key(0), (2, BLOCK), 0, VOCABULARY)
 SINGLE = dict(layers=2)
 SHARED = dict(layers=4, share=2, steps=3)
+SHARED_KEYS = dict(kv_heads=1, head_size=6, qk_norm=True, norm="rms", gated=True, centre=0.5)
 
 
 @functools.cache
@@ -104,12 +105,20 @@ def test_groups_of_a_layer(solver):
     ("solver", "changes"),
     [
         ("strang", dict(time="additive", positions="learned")),
-        ("midpoint", dict(time="additive", tied=False)),
+        ("midpoint", dict(time="additive", tied=False, layer_scale=0.5)),
         ("euler", dict(fused=True, positions="learned")),
+        ("heun", SHARED_KEYS),
     ],
 )
 def test_time_positions_and_head(solver, changes):
     compare(*make(SHARED | {"solver": solver}, **changes), *ONES)
+
+
+def test_a_cache_holds_the_heads_of_keys_alone():
+    config = dataclasses.replace(SMALL, depth=DepthConfig(**SINGLE), **SHARED_KEYS)
+    keys = jax.eval_shape(lambda: init_cache(config, 3, places=9)).terms["attention"]
+    assert keys.k.shape == keys.v.shape == (2, 1, 1, 3, 9, 1, 6)
+    assert keys.sums.shape == (2, 1, 1, 3, 1, 6)
 
 
 def test_bfloat16():

@@ -50,13 +50,29 @@ def test_a_token_of_distillation_is_counted(distillation):
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
+@pytest.mark.parametrize("pool", ["token", "mean", "token_mean"])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_registers_and_what_the_head_reads_are_counted(pool, classes):
+    depth = DepthConfig(layers=2, solver="lie_trotter", adjoint="store")
+    config, apply, variables = program(
+        pool=pool, classes=classes, registers=3, layer_scale=0.1, depth=depth
+    )
+    assert flops.count(apply, variables, IMAGES) == flops.forward(config)
+    assert flops.count(gradient(apply), variables, IMAGES) == flops.training(config)
+
+
 @pytest.mark.parametrize("solver", ["lie_trotter", "strang", "rk4"])
-@pytest.mark.parametrize("kind", ["tied", "untied", "text"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "text", "shared keys"])
 def test_text_counted_equals_calculated(kind, solver):
     sizes = dict(vocabulary=13, block_size=9, width=16, heads=2, mlp=24)
     depth = DepthConfig(layers=4, share=2, solver=solver, adjoint="store")
     if kind == "text":
         config = TextConfig(**sizes, classes=3, time="additive", depth=depth)
+    elif kind == "shared keys":
+        options = dict(kv_heads=1, head_size=6, qk_norm=True, gated=True, norm="rms", centre=1.0)
+        config = LMConfig(**sizes, **options, rotary_fraction=0.4, depth=depth)
+        attention = 4 * 9 * 16 * (2 + 1) * 6 + 4 * 9**2 * 2 * 6
+        assert flops.evaluation(config, 9) == (attention, 6 * 9 * 16 * 24)
     else:
         config = LMConfig(**sizes, tied=kind == "tied", depth=depth)
     model, inputs = make_model(config), example_inputs(config)

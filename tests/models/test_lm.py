@@ -30,9 +30,15 @@ def apply(model, variables, tokens=TOKENS, *args, **kwargs):
     return jax.jit(lambda v, x: model.apply(v, x, *args, **kwargs))(variables, tokens)
 
 
-def influence(depth, positions="rotary", **layout):
+# What Llama and Qwen need, and more at once.
+SHARED_KEYS = dict(kv_heads=1, head_size=6, qk_norm=True, norm="rms", gated=True, mlp_bias=False)
+SHARED_KEYS |= dict(qkv_bias=False, out_bias=False, rotary_fraction=0.7, rotary_scaling="linear")
+SHARED_KEYS |= dict(rotary_factor=2.0, centre=0.5)
+
+
+def influence(depth, positions="rotary", options=None, **layout):
     """Norm of the gradient of output i with respect to the embedding of place j, [N, N]."""
-    model, variables = make(depth=depth, positions=positions, tied=False)
+    model, variables = make(depth=depth, positions=positions, tied=False, **(options or {}))
     weights = jnp.linspace(-1, 1, 7)
 
     def output(table, place):
@@ -70,12 +76,21 @@ def test_causality_whatever_the_adjoint(adjoint):
     assert np.all(np.triu(matrix, 1) == 0.0) and np.all(np.diag(matrix) > 0.0)
 
 
-@pytest.mark.parametrize("solver", ["strang", "rk4"])
-def test_no_token_sees_another_document(solver):
+def test_causality_where_heads_share_keys():
+    matrix = influence(DepthConfig(layers=2, solver="lie_trotter"), options=SHARED_KEYS)
+    assert np.all(np.triu(matrix, 1) == 0.0)
+    assert np.all(np.tril(matrix)[np.tril_indices(7)] > 0.0)
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"), [("strang", {}), ("rk4", {}), ("euler", SHARED_KEYS)]
+)
+def test_no_token_sees_another_document(solver, options):
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0]])
     positions = jnp.array([[0, 1, 2, 0, 1, 0, 1]])
     depth = DepthConfig(layers=2, solver=solver)
-    matrix = influence(depth, segments_BN=segments, positions_BN=positions)
+    layout = dict(segments_BN=segments, positions_BN=positions)
+    matrix = influence(depth, options=options, **layout)
     same = np.asarray(segments[0][:, None] == segments[0])
     assert np.all(matrix[~np.tril(same)] == 0.0) and np.all(matrix[np.tril(same)] > 0.0)
 

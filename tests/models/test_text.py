@@ -58,6 +58,17 @@ def test_a_text_alone_and_padded_in_a_batch(pool, positions):
         np.testing.assert_allclose(logits[n], alone(model, variables, n), atol=1e-5)
 
 
+def test_embeddings_are_scaled_by_the_root_of_the_width():
+    """By arXiv 1706.03762, as learned positions are added to them."""
+    model, variables = make(positions="learned")
+    params = variables["params"]
+    expected = 4.0 * params["embedding"]["embedding"][TOKENS]
+    expected += params["position_embedding"]["embedding"][: TOKENS.shape[1]]
+    positions = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
+    found = model.apply(variables, TOKENS, positions, method=model.embed)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 ADAPTIVE = DepthConfig(layers=2, share=2, solver="bosh3", rtol=1e-2, per_sample=True)
 
 

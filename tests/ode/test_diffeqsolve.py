@@ -275,3 +275,30 @@ def test_weights_of_one_for_all_samples():
     )
     light, heavy = solve(jnp.array([1.0, 0.0])), solve(jnp.array([1.0, 1.0]))
     assert light.accepted.shape == (3,) and int(light.accepted[0]) < int(heavy.accepted[0])
+
+
+def test_the_first_step_is_the_books():
+    """Of y' = -y the first step is (0.01 rtol)^(1 / 5): Hairer, Norsett, Wanner 1993, II.4."""
+    solve = jax.jit(
+        lambda t1: integrate(
+            lambda t, y, p: -y, jnp.ones(1), None, t1=t1, solver="tsit5", rtol=1e-4, atol=1e-30
+        )
+    )
+    first = (0.01 * 1e-4) ** (1 / 5)
+    taken = [int(solve(length * first).accepted) for length in (0.97, 1.03, 1.5)]
+    assert taken == [1, 2, 2]
+
+
+def test_samples_draw_on_their_own():
+    """One key each under per_sample, and the same answers for the same key."""
+    term = lambda t, y, p, key: jax.random.normal(key, y.shape)
+    solve = jax.jit(
+        lambda key: (
+            integrate(
+                term, jnp.zeros((3, 2)), None, solver="bosh3", rtol=1e-2, per_sample=True, key=key
+            ).y1
+        )
+    )
+    drawn = solve(jax.random.key(0))
+    assert len(np.unique(np.asarray(drawn))) == 6
+    np.testing.assert_array_equal(drawn, solve(jax.random.key(0)))

@@ -159,6 +159,28 @@ def test_muon_takes_each_matrix_of_each_group_alone():
     jax.tree.map(np.testing.assert_array_equal, found, others)
 
 
+def test_muon_takes_queries_and_shared_keys_and_gates():
+    """Each matrix as the kernel 'up' of a dense layer, which the test above holds."""
+    optimizer = make_optimizer(options_of(name="muon", weight_decay=0.0, warmup_steps=0), STEPS)
+    shapes = {"q": (G, D, H, K), "kv": (G, D, 2, 1, K), "gate": (G, D, M)}
+    zeros = {name: {"kernel": jnp.zeros(shape)} for name, shape in shapes.items()}
+
+    def matrices(tree):
+        """By name, in the form of dense layers; keys and values apart."""
+        q, kv, gate = (tree[name]["kernel"] for name in shapes)
+        cut = {"q": q.reshape(G, D, H * K), "k": kv[:, :, 0, 0], "v": kv[:, :, 1, 0], "gate": gate}
+        return {name: {"up": {"kernel": matrix}} for name, matrix in cut.items()}
+
+    @jax.jit
+    def update(tree):
+        return optimizer.update(tree, optimizer.init(tree), tree)[0]
+
+    gradients = noisy(zeros, 1.0)
+    found, expected = matrices(update(gradients)), update(matrices(gradients))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    jax.tree.map(close, found, expected)
+
+
 MESH = AbstractMesh((1, 2, 2), ("data", "fsdp", "tensor"))
 
 

@@ -78,7 +78,8 @@ def test_every_key_that_is_a_path_is_expanded():
     words = {"task", "data.name", "data.text_key", "data.label_key", "data.packing"}
     words |= {"parallel.mode", "checkpoint.best", "depth.solver", "depth.adjoint", "depth.policy"}
     words |= {f"model.{key}" for key in ("dtype", "pool", "positions", "time", "attention")}
-    words |= {f"model.{key}" for key in ("preset", "activation", "distillation")}
+    words |= {f"model.{key}" for key in ("preset", "activation", "distillation", "norm")}
+    words |= {"model.rotary_scaling"}
     words |= {"optimizer.name", "optimizer.schedule"}
     for task in TASKS:
         settings = settings_for(task)

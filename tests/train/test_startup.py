@@ -10,8 +10,18 @@ from tests.helpers.checkout import ROOT
 from train import startup
 from train.devices.cluster import is_first
 
-PROGRAMS = ("train", "evaluate", "predict", "generate", "inspect", "project", "aot", "prepare")
-PROGRAMS += ("study",)
+PROGRAMS = (
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "inspect",
+    "project",
+    "aot",
+    "export",
+    "prepare",
+    "study",
+)
 FIRST = "importing JAX and the trainer ...\n"
 
 

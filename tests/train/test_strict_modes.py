@@ -47,6 +47,7 @@ EVERY_OPTION = dict(
 )
 # The sum that is fused is of the default terms alone.
 TERMS = dict(EVERY_OPTION, fused=False, terms=("attention", "mlp", "conv", "damping"))
+SHARED_KEYS = dict(TERMS, kv_heads=1, head_size=6, qk_norm=True, norm="rms", gated=True, centre=0.5)
 FIXED = DepthConfig(layers=2, share=2, solver="rk4")
 ADAPTIVE = DepthConfig(layers=2, share=2, solver="bosh3", rtol=1e-3, per_sample=True)
 PIXELS = jax.ShapeDtypeStruct((2, 8, 12, 3), jnp.float32)
@@ -98,6 +99,10 @@ def test_language_model(positions):
     trace(config, TOKENS, TOKENS, TOKENS)
     trace(dataclasses.replace(config, tied=False, dtype="float32"), TOKENS)
     trace(dataclasses.replace(config, **TERMS), TOKENS, TOKENS, TOKENS)
+    trace(dataclasses.replace(config, **SHARED_KEYS), TOKENS, TOKENS, TOKENS)
+    scaled = dict(rotary_scaling="llama3", rotary_factor=2.0, rotary_fraction=0.7)
+    if positions == "rotary":
+        trace(dataclasses.replace(config, **SHARED_KEYS, **scaled), TOKENS, TOKENS, TOKENS)
 
 
 @pytest.mark.parametrize(("pool", "depth"), [("mean", ADAPTIVE), ("first", FIXED)])
@@ -106,11 +111,12 @@ def test_text_classifier(pool, depth):
 
 
 @pytest.mark.parametrize("solver", ["lie_trotter", "euler", "rk4"])
-@pytest.mark.parametrize("terms", [("attention", "mlp"), TERMS["terms"]])
-def test_generation(solver, terms):
+@pytest.mark.parametrize("changes", [{}, dict(terms=TERMS["terms"]), SHARED_KEYS])
+def test_generation(solver, changes):
     program = importlib.import_module("odeformer.models.generate")._read_and_sample
     depth = DepthConfig(layers=2, share=2, solver=solver)
-    config = LMConfig(7, 8, time="additive", dtype="bfloat16", terms=terms, depth=depth, **SIZES)
+    options = SIZES | dict(time="additive", dtype="bfloat16") | changes
+    config = LMConfig(7, 8, depth=depth, **options)
     model = LM(config)
     with strictly():
         variables = jax.eval_shape(model.init, jax.random.key(0), TOKENS)

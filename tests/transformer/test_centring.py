@@ -13,9 +13,10 @@ from odeformer import (
     VectorField,
     integrate,
 )
-from odeformer.transformer.attention import Attention, rotation
+from odeformer.transformer.attention import Attention
 from odeformer.transformer.centring import visible_means
 from odeformer.transformer.context import Context
+from odeformer.transformer.rotary import rotation
 from tests.helpers.trees import relative_error
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 7, 8, 2

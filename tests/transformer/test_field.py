@@ -25,7 +25,12 @@ def setup(field):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"time": "none"}, {"time": "additive"}, {"activation": "gelu", "norm_epsilon": 0.1}],
+    [
+        {"time": "none"},
+        {"time": "additive"},
+        {"activation": "gelu", "norm_epsilon": 0.1},
+        {"head_size": 6, "qk_norm": True, "out_bias": False, "kv_heads": 2},
+    ],
 )
 def test_fused_sum_equals_the_unfused(changes):
     plain, fused = (BASE.clone(**changes, fused=fused) for fused in (False, True))
@@ -139,6 +144,17 @@ def test_drop_path_drops_whole_samples_and_grows_with_time():
         (dict(activation="gelu_new"), "unknown activation 'gelu_new'; accepted: gelu_tanh, gelu, "),
         (dict(norm_epsilon=0.0), "norm_epsilon is greater than 0, also as float32; 0.0 was given"),
         (dict(norm_epsilon=1e-60), "greater than 0, also as float32; 1e-60 was given"),
+        (dict(norm="batch"), "unknown norm 'batch'; accepted: layer, rms"),
+        (dict(kv_heads=3), "kv_heads=3 does not divide heads=2"),
+        (dict(qk_norm="no"), "qk_norm is True or False; 'no' was given"),
+        (dict(fused=True, kv_heads=1), "kv_heads=1 does not fit: take fused=False, or kv_heads=2"),
+        (dict(fused=True, gated=True), "gated=True does not fit: take fused=False, or gated=False"),
+        (
+            dict(fused=True, norm="rms"),
+            "norm='rms' does not fit: .* or norm='layer'",
+        ),
+        (dict(fused=True, qkv_bias=False), "qkv_bias=False does not fit"),
+        (dict(fused=True, mlp_bias=False), "mlp_bias=False does not fit"),
         (dict(dtype=jnp.float16), "unknown dtype 'float16'; accepted: float32, bfloat16, float64"),
     ],
 )

@@ -24,8 +24,10 @@ def advise(config: RunConfig, mesh: Mesh, num_slices: int) -> list[str]:
                 f"mesh.fsdp={max(sizes)} (and mesh.data={rest}) splits the state over more chips"
             )
 
-        # Heads and MLP must divide over the tensor axis; fused kernels join what it would split.
-        sizes = [n for n in divisors if n > tensor and not (model.heads % n or model.mlp % n)]
+        # Heads (kv_heads divide heads) and MLP must divide over the tensor axis; fused kernels join
+        # what it would split.
+        keys = model.kv_heads or model.heads
+        sizes = [n for n in divisors if n > tensor and not (keys % n or model.mlp % n)]
         if sizes and not model.fused:
             split = math.gcd(fsdp, chips // sizes[0])
             rest = mesh.size // (split * sizes[0])

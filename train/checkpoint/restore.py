@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import flax.linen as nn
 import jax
@@ -229,10 +229,7 @@ def load_weights(
     else:
         restored = _restore_only(workdir, step, restore, config.checkpoint.best)
 
-    if restored is None:
-        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-
-    return restored
+    return restored or _none(workdir)
 
 
 def _restore_refined(
@@ -247,6 +244,20 @@ def _restore_refined(
 
     check_refined(weights, target, checkpoint_folder(workdir) / str(step))
     return jax.tree.map(lambda w, t: jax.device_put(w, t.sharding), weights, target), metadata
+
+
+def restore_newest_weights(workdir: str | epath.Path, target: Any) -> tuple[Any, Metadata]:
+    """Returns what `restore_weights` does, of the newest sound checkpoint.
+
+    Raises:
+      BadInput: no sound checkpoint, or one that does not fit the target.
+    """
+    found = newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
+    return found or _none(workdir)
+
+
+def _none(workdir: str | epath.Path) -> NoReturn:
+    raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
 
 def _restore_only(

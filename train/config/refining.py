@@ -30,8 +30,17 @@ def at_step(config: Any, step: int) -> Any:
 
 
 def check_refine_at(config: Any) -> None:
-    """Raises BadInput for refinements after a run's end, or of what cannot be refined as often."""
+    """Raises BadInput for refinements after a run's end, or of what cannot be refined as often.
+
+    And for rates by layer, where the weights are not those of layers.
+    """
     depth, steps = config.model.depth, config.train_steps
+    if depth.basis != "constant" and config.optimizer.layer_decay is not None:
+        raise BadInput(
+            f"config.optimizer.layer_decay={config.optimizer.layer_decay} goes by layers, which "
+            f"the coefficients of config.depth.basis={depth.basis!r} are not: leave either out"
+        )
+
     if depth.refine_at and depth.refine_at[-1] >= steps:
         raise BadInput(
             f"config.depth.refine_at={list(depth.refine_at)} does not lie below train_steps="

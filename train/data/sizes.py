@@ -69,7 +69,11 @@ def with_sizes(
     given = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
     values = flatten(given) | dict(changes)
     name, files = values.get("data.name"), values.get("data.files")
-    if name not in _KEYS or not isinstance(files, str) or _KEYS[name] <= values.keys():
+    if not isinstance(name, str) or name not in _KEYS or not isinstance(files, str):
+        return dict(changes)
+
+    open_keys = {key for key in _KEYS[name] - values.keys() if not _is_given(given, key)}
+    if not open_keys:
         return dict(changes)
 
     try:
@@ -87,7 +91,16 @@ def with_sizes(
 
     if values.get("model.preset") is not None:
         found = {key: v for key, v in found.items() if key not in _SAID_BY_PRESETS}
-    return {key: value for key, value in found.items() if key not in values} | dict(changes)
+    return {key: value for key, value in found.items() if key in open_keys} | dict(changes)
+
+
+def _is_given(given: Any, key: str) -> bool:
+    """Whether a nested config has a key, also one whose value is a mapping or no group is."""
+    group, _, rest = key.partition(".")
+    if not isinstance(given, Mapping):
+        return True
+
+    return group in given and (not rest or _is_given(given[group], rest))
 
 
 def _of_images(listing: Listing, values: Mapping[str, Any]) -> dict[str, Any]:

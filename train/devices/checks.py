@@ -84,6 +84,15 @@ def check_model_fits(model: ModelConfig, mesh: Mesh) -> None:
                 f"mesh.{axis} from the divisors of {size}"
             )
 
+    # A device has its own heads of queries, and needs the keys and values that these read.
+    keys, parts = model.kv_heads or model.heads, mesh.shape["tensor"]
+    if keys % parts:
+        raise BadInput(
+            f"config.model.kv_heads={keys} does not divide over mesh.tensor={parts} devices: each "
+            "would need a part of a head of keys and values, which no other device could use "
+            f"without a copy; take mesh.tensor from the divisors of {keys}"
+        )
+
     if model.fused and mesh.shape["tensor"] > 1:
         raise BadInput(
             f"config.model.fused=True joins kernels that mesh.tensor={mesh.shape['tensor']} "

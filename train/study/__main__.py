@@ -37,7 +37,6 @@ from train.programs import Programs
 from train.study import report
 from train.study.folders import (
     DIVERGED,
-    check_same_study,
     declare,
     is_finished,
     ordered_runs,
@@ -49,6 +48,7 @@ from train.study.plot import plot
 from train.study.results import FILE, declaration, read_results, run_line, trial_line
 from train.study.rows import Row
 from train.study.tuning import Choice, choose, unfinished_trials
+from train.study.workdir_checks import check_same_study
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the study.", FLAGS)

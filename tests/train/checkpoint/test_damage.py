@@ -122,6 +122,13 @@ def probe(workdir, saved, scratch, case, goes_on):
     return step
 
 
+@pytest.mark.parametrize("before, step", [(None, 6), (7, 6), (6, 4), (5, 4), (4, 2), (2, 6)])
+def test_checkpoints_before_a_step_are_preferred(run, before, step):
+    """That step's own is not one of them: it may hold what is to be undone."""
+    found = restore_newest(run[0], make_target(), before)
+    assert found is not None and found[1].position.step == step
+
+
 def work(connection, *given):
     """Probes each case that comes, and sends back the step, or the error's text."""
     connection.send("ready")

@@ -180,6 +180,11 @@ def test_old_names_are_refused_with_the_new_one(old, new):
         ("depth.solver", Heun(), r"depth.solver takes str; Heun\(.*config.json holds no objects"),
         ("model.terms", ("mlp", "convv"), "config.model: terms=.*'convv'.*Did you mean 'conv'"),
         ("model.heads", 3, "config.model: heads=3 does not divide width=16"),
+        (
+            "model.classes",
+            0,
+            "config.model.classes=0 is a model without a head, which gives no class",
+        ),
         ("optimizer.ema_decay", 1.0, r"optimizer.ema_decay is in \[0, 1\); 1.0"),
         ("optimizer.warmup_steps", 6, "shorten the warm-up or train longer"),
         ("data", 3, "config.data is a group of keys; 3"),

@@ -53,8 +53,17 @@ OF_EVERY_TASK = {
     "model.fused": Change(True, views.gradient),
     "model.attention": Change("cudnn", views.gradient, {"model.dtype": "bfloat16"}, refused=True),
     "model.centre": Change(1.0, views.gradient),
+    "model.norm": Change("rms", views.state),
+    "model.gated": Change(True, views.state),
+    "model.mlp_bias": Change(False, views.state),
+    "model.kv_heads": Change(1, views.state),
+    "model.head_size": Change(4, views.state),
+    "model.qk_norm": Change(True, views.state),
+    "model.qkv_bias": Change(False, views.state),
+    "model.out_bias": Change(False, views.state),
     "model.norm_epsilon": Change(1e-3, views.gradient),
     "model.activation": Change("relu", views.gradient),
+    "model.layer_scale": Change(0.1, views.state),
     "depth.solver": Change("midpoint", views.gradient),
     "depth.steps": Change(3, views.gradient),
     "depth.rtol": Change(0.1, views.forward, {"depth.solver": "heun"}),
@@ -69,6 +78,10 @@ OF_EVERY_TASK = {
     "depth.coefficients": Change(5, views.state, HAT),
     "depth.refine_at": Change((4,), views.refined, HAT | {"depth.steps": 2}),
     "model.terms": Change(("attention",), views.state),
+    # tests/train/checkpoint/test_initial.py shows what they do.
+    "init.path": Change("/nowhere/at/all", views.initial, refused=True),
+    "init.include": Change(("head",), views.initial, refused=True),
+    "init.exclude": Change(("head",), views.initial, refused=True),
     "optimizer.name": Change("lion", views.optimizer),
     "optimizer.schedule": Change("linear", views.optimizer),
     "optimizer.decay_steps": Change(2, views.optimizer, {"optimizer.schedule": "wsd"}),
@@ -80,6 +93,9 @@ OF_EVERY_TASK = {
     "optimizer.clip_norm": Change(0.5, views.optimizer),
     "optimizer.ema_decay": Change(0.5, views.step),
     "optimizer.label_smoothing": Change(0.3, views.gradient),
+    "optimizer.freeze": Change(("bias",), views.optimizer),
+    "optimizer.rate_factors": Change(("bias=0.5",), views.optimizer),
+    "optimizer.layer_decay": Change(0.5, views.optimizer),
     "mesh.data": Change(4, views.mesh, {"mesh.data": 2, "mesh.fsdp": -1}),
     "mesh.fsdp": Change(2, views.mesh),
     "mesh.tensor": Change(2, views.mesh),
@@ -95,6 +111,17 @@ OF_EVERY_TASK = {
     "eval.metrics": Change(("no_such_metric",), views.state, refused=True),
     "eval.batch_size": Change(64, views.read),
     "log.every_steps": Change(2, views.logged),
+}
+LINEAR = {"model.rotary_scaling": "linear", "model.rotary_factor": 4.0}
+LLAMA3 = LINEAR | {"model.rotary_scaling": "llama3"}
+OF_ROTARY = {
+    "model.rotary_base": Change(5e5, views.forward),
+    "model.rotary_fraction": Change(0.5, views.forward),
+    "model.rotary_scaling": Change("llama3", views.forward, LINEAR),
+    "model.rotary_factor": Change(2.0, views.forward, LINEAR),
+    "model.rotary_low_turns": Change(0.5, views.forward, LLAMA3),
+    "model.rotary_high_turns": Change(8.0, views.forward, LLAMA3),
+    "model.rotary_length": Change(64, views.forward, LLAMA3),
 }
 SET = {"data.name": "dots/whole", "data.data_dir": "ONE", "data.test_fraction": 0.3}
 SET |= {"data.validation_examples": 10}
@@ -138,6 +165,7 @@ OF_TASK = {
         "model.pool": Change("token", views.state, {"model.pool": "mean"}),
         "model.positions": Change("sincos", views.state),
         "model.distillation": Change("token", views.state, {"model.pool": "token"}),
+        "model.registers": Change(2, views.state),
         "optimizer.label_smoothing": Change(0.3, views.prepare),
     },
     "language": {
@@ -151,6 +179,7 @@ OF_TASK = {
         "model.vocabulary": Change(290, views.state),
         "model.block_size": Change(16, views.batches),
         "model.positions": Change("learned", views.state),
+        **OF_ROTARY,
         "model.tied": Change(False, views.state),
         # A causal field takes no adaptive steps.
         "depth.rtol": Change(0.1, views.forward, refused=True),
@@ -169,6 +198,7 @@ OF_TASK = {
         "model.vocabulary": Change(270, views.state),
         "model.block_size": Change(10, views.batches),
         "model.positions": Change("learned", views.state),
+        **OF_ROTARY,
         "model.classes": Change(3, views.state),
         "model.pool": Change("first", views.gradient),
     },
@@ -183,7 +213,8 @@ CASES = []
 for _task in TASKS:
     for _key in settings_for(_task):
         if _key not in APART:
-            _again = _task != "images" and _key not in {*OF_TASK[_task], *OF_ITS_OWN}
+            _own = OF_TASK[_task].keys() - (OF_ROTARY if _task == "sentences" else {})
+            _again = _task != "images" and _key not in {*_own, *OF_ITS_OWN}
             CASES.append(pytest.param(_task, _key, marks=[pytest.mark.slow] if _again else []))
 
 

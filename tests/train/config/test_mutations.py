@@ -159,6 +159,8 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "data.augment.mixup": (0.0, 1e-6, LARGEST),
     "data.augment.cutmix": (0.0, 1e-6, LARGEST),
     "model.norm_epsilon": (1e-30, 1e-12, 1, LARGEST),
+    "model.layer_scale": (None, 1e-30, 1, LARGEST),
+    "model.registers": (0, 2**31 - 1),
     "optimizer.learning_rate": (1e-30, 1, LARGEST),
     "optimizer.warmup_steps": (0, 5),
     "optimizer.decay_steps": (1, 4),  # of 6, 2 of which warm up
@@ -166,6 +168,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
     "optimizer.ema_decay": (None, 0.0, 0.999999),
+    "optimizer.layer_decay": (None, 1e-12, 1, 1.0),
     "optimizer.clip_norm": (None, 1e-30, LARGEST),
     "optimizer.label_smoothing": (0.0, 0.9999),
     "mesh.data": (-1, 1, 2**20),
@@ -190,6 +193,10 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "model.block_size": (1, 2**31 - 1),
     "model.width": (8, 2**31 - 8),
     "model.heads": (1, 8),
+    "model.kv_heads": (None, 1, 2),
+    "model.head_size": (None, 2, 2**31 - 2),
+    "model.rotary_base": (1e-30, 1, LARGEST),
+    "model.rotary_fraction": (0.5, 1, 1.0),
     "model.mlp": (1, 2**31 - 1),
     "model.dropout": (0.0, 0, 0.999999),
     "model.drop_path": (0.0, 0.999999),
@@ -239,6 +246,6 @@ def test_every_key_has_its_mutations():
     numbers = {key for key, kinds in keys.items() if kinds & {int, float}}
     assert numbers - mutations.OUT_OF_RANGE.keys() == {"data.fold"}  # which the data refuse
     words = {key for key, kinds in keys.items() if str in kinds}
-    free = {"data.data_dir", "data.files", "data.text_key"}
+    free = {"data.data_dir", "data.files", "data.text_key", "init.path"}
     assert words - free == {*mutations.WORDS, *mutations.WORDS_OF_DATA}
     assert mutations.OUT_OF_RANGE.keys() <= keys.keys() and set(mutations.WORDS) <= keys.keys()

@@ -165,6 +165,22 @@ def test_every_optimizer_trains_on_eight_devices_as_on_one(name):
 
 
 @pytest.mark.slow
+def test_a_fine_tuned_run_is_the_same_on_eight_devices_as_on_one():
+    """Its weights and what comes of them, with frozen ones and rates by name and by layer."""
+    names = dict(freeze=["patches", "**/qkv"], rate_factors=["head=3"], layer_decay=0.8)
+    same = dict(depth=dict(solver="euler"), optimizer=names)
+    meshes = (dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map")), dict(mesh=LAYOUTS[3]))
+    one, *split, equal = train_cases(
+        [dict(devices=1, **same), *(mesh | same for mesh in meshes), "initial"]
+    )
+    for found in split:
+        check_same(found["losses"], one["losses"])
+        np.testing.assert_allclose(found["norms"], one["norms"], rtol=1e-4)
+        assert found["kept"]
+    assert all(equal) and len(equal) > 60
+
+
+@pytest.mark.slow
 def test_one_device_equals_eight_everywhere():
     """Solvers, adjoints and policies under each layout, dropout and all; text, too."""
     depths = [dict(solver=s) for s in SOLVERS]
@@ -184,6 +200,32 @@ def test_one_device_equals_eight_everywhere():
 def test_centred_attention_on_one_device_equals_eight(kind):
     common = dict(kind=kind, depth=dict(solver="euler"), model=dict(centre=1.0))
     cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (0, 3))]
+    reference, *results = train_cases(cases)
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
+
+
+SHARED_KEYS = dict(kv_heads=2, head_size=8, qk_norm=True, norm="rms", gated=True, centre=0.5)
+SHARED_KEYS |= dict(qkv_bias=False, out_bias=False, mlp_bias=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "language"])
+def test_heads_that_share_keys_on_one_device_equal_eight(kind):
+    common = dict(kind=kind, depth=dict(solver="lie_trotter"), model=SHARED_KEYS)
+    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (1, 3))]
+    reference, *results = train_cases(cases)
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
+
+
+@pytest.mark.slow
+def test_registers_and_layer_scale_on_one_device_equal_eight():
+    model = dict(pool="token_mean", registers=3, layer_scale=0.5)
+    common = dict(depth=dict(solver="lie_trotter"), model=model)
+    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (1, 3))]
     reference, *results = train_cases(cases)
     for result in results:
         check_same(result["losses"], reference["losses"])
@@ -219,8 +261,10 @@ def test_checksums_do_not_depend_on_the_layout(trained):
     [
         *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
         ViT(presets.vit("deit_ti", distillation="mean")),
+        ViT(presets.vit("deit_ti", pool="token_mean", registers=4, layer_scale=1e-5)),
         LM(presets.lm("gpt_small", tied=False, time="additive")),
         TextClassifier(presets.text("text_small", positions="learned")),
+        LM(presets.lm("gpt_nano", kv_heads=2, gated=True, qk_norm=True, norm="rms")),
     ],
 )
 def test_every_kernel_and_embedding_has_names(model):
@@ -240,12 +284,28 @@ def test_every_kernel_and_embedding_has_names(model):
     assert names <= set(RULES)
 
 
+def axes_of(**changes):
+    config = presets.lm("gpt_nano", **changes)
+    shapes = jax.eval_shape(LM(config).init, jax.random.key(0), *example_inputs(config))
+    return parameter_axes(shapes["params"])
+
+
+def test_the_axes_where_heads_share_keys():
+    """Queries and the keys that they read lie on the same device."""
+    layer = axes_of(kv_heads=2, gated=True, qk_norm=True)["depth"]["groups"]
+    attention, mlp = layer["attention_layer"], layer["mlp_layer"]
+    assert attention["q"]["kernel"] == PartitionSpec(None, "width", "heads", None)
+    assert attention["q"]["bias"] == PartitionSpec(None, "heads", None)
+    assert attention["kv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
+    assert attention["kv"]["bias"] == PartitionSpec(None, None, "heads", None)
+    assert attention["k_norm"]["scale"] == PartitionSpec(None, None)
+    assert mlp["gate"]["kernel"] == PartitionSpec(None, "width", "mlp")
+    assert mlp["gate"]["bias"] == PartitionSpec(None, "mlp")
+
+
 def test_the_axes_that_products_sum_over():
     """Into heads and the MLP each device computes its own columns; out of them it sums its rows."""
-    config = presets.lm("gpt_nano", tied=False, time="additive", positions="learned")
-    model = LM(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(config))["params"]
-    axes = parameter_axes(shapes)
+    axes = axes_of(tied=False, time="additive", positions="learned")
     layer = axes["depth"]["groups"]
     attention, mlp = layer["attention_layer"], layer["mlp_layer"]
     assert attention["qkv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
@@ -289,6 +349,11 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
         ({"batch_size": 36}, dict(data=8), "batch_size=36 does not divide .* multiple of 8"),
         ({"parallel.accumulate": 3}, dict(data=2), "accumulate=3 .* multiple of 6"),
         ({"model.heads": 1}, dict(tensor=2), "model.heads=1 does not divide over mesh.tensor=2"),
+        (
+            {"model.heads": 4, "model.kv_heads": 1},
+            dict(tensor=2),
+            "model.kv_heads=1 does not divide over mesh.tensor=2 .* part of a head of keys and",
+        ),
         ({"model.mlp": 31}, dict(tensor=2), "model.mlp=31 .* divisors of 31"),
         ({}, dict(fsdp=32), "model.width=16 does not divide over mesh.fsdp=32"),
         ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
