@@ -87,7 +87,10 @@ def test_functions_are_held_beyond_the_ends_and_follow_the_dtype(basis):
     np.testing.assert_allclose(found, functions(basis, 3, 6, TIMES), atol=2e-6)
 
 
-@pytest.mark.parametrize("basis", DEPTHS)
+@pytest.mark.parametrize(
+    "basis",
+    ["legendre", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hat", "fourier"))],
+)
 def test_each_stage_has_the_weights_of_its_own_time(basis):
     """Strang and midpoint by hand: f_2 at t and t + h / 2, f_1 at t; the sum at t and t + h / 2."""
     y, params = state(), make_params(basis)
@@ -190,8 +193,8 @@ def test_order_of_convergence_with_smooth_weights(float64, name):
     [
         dict(solver="rk4", steps=2, adjoint="checkpoint"),
         dict(solver="strang", steps=2, adjoint="store"),
-        dict(solver="rk4", steps=2, adjoint="recursive"),
-        dict(solver="midpoint", steps=2, adjoint="direct"),
+        pytest.param(dict(solver="rk4", steps=2, adjoint="recursive"), marks=pytest.mark.slow),
+        pytest.param(dict(solver="midpoint", steps=2, adjoint="direct"), marks=pytest.mark.slow),
         dict(solver="rk4", steps=64, adjoint="backsolve"),
         dict(solver="bosh3", rtol=1e-7, atol=1e-7, max_steps=256, adjoint="checkpoint"),
         pytest.param(
@@ -218,7 +221,8 @@ def test_gradients_are_those_of_finite_differences(float64, settings):
     assert sum(jax.tree.leaves(slopes)) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("basis", ["legendre", pytest.param("hat", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["legendre", "hat"])
 def test_checkpoint_recomputes_theta(basis):
     """3 more steps in each of 4 groups: their states are stored, and not their weights.
 
@@ -238,7 +242,12 @@ def test_checkpoint_recomputes_theta(basis):
 
 
 @pytest.mark.parametrize(
-    ("basis", "solver"), [("hat", "rk4"), ("legendre", "lie_trotter"), ("fourier", "strang")]
+    ("basis", "solver"),
+    [
+        ("legendre", "lie_trotter"),
+        pytest.param("hat", "rk4", marks=pytest.mark.slow),
+        pytest.param("fourier", "strang", marks=pytest.mark.slow),
+    ],
 )
 def test_counted_flops_equal_calculated(basis, solver):
     """Sums of coefficients are no matrix products."""
