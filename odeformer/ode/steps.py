@@ -11,7 +11,15 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
-from odeformer.ode.problem import FAILED, SUCCESS, Problem, Solution, State, Times
+from odeformer.ode.problem import (
+    FAILED,
+    SUCCESS,
+    Problem,
+    Solution,
+    SolveSettings,
+    State,
+    Times,
+)
 from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
 
 # The name by which policies of `jax.checkpoint` know the state before each step.
@@ -96,13 +104,22 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
     else:
         y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
 
+    counts = count_fixed_steps(settings, len(field.terms), times)
+    return counts._replace(y1=y1, ys=states_at(problem.y0, saved, indices))
+
+
+def count_fixed_steps(settings: SolveSettings, terms: int, times: Times) -> Solution:
+    """Returns a solution with the counts of fixed steps, its states left to the caller."""
+    steps = times.shape[0] - 1
+
     # Known before tracing, the result is a constant of the program.
     finite = all_finite(times)
     result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
+    unknown: Any = None
     return Solution(
-        y1=y1,
-        ys=None if indices is None else _at(problem.y0, saved, indices),
-        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms))),
+        y1=unknown,
+        ys=None,
+        nfe=jnp.asarray(steps * settings.evaluations(terms)),
         accepted=jnp.int32(steps),
         rejected=jnp.int32(0),
         result=jnp.asarray(result, jnp.int32),
@@ -138,8 +155,11 @@ def _make_step(problem: Problem, steps: int):
     return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
 
 
-def _at(y0: State, saved: Any, indices: np.ndarray) -> State:
-    """The states at some of the times between the steps."""
+def states_at(y0: State, saved: Any, indices: np.ndarray | None) -> State | None:
+    """Returns the states at some of the times between the steps, of those after each step."""
+    if indices is None:
+        return None
+
     return jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
 
 
@@ -167,17 +187,18 @@ def unrolled_step(
     Returns:
       The state at t1. Stages that only the error estimate reads are not evaluated.
     """
+    return advance(y0, t1 - t0, tableau.b_sol, unrolled_slopes(tableau, evaluate, t0, t1, y0))
+
+
+def unrolled_slopes(
+    tableau: diffrax.ButcherTableau,
+    evaluate: Callable[[int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+) -> list[State]:
+    """Returns the slopes k_i of the stages of `unrolled_step`, which takes the same arguments."""
     h = t1 - t0
-
-    def advance(weights: np.ndarray, slopes: list[State]) -> State:
-        # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
-        used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
-        factors = [w for w, _ in used]
-
-        def leaf(y: jax.Array, *ks: jax.Array) -> jax.Array:
-            return y + h * sum(w * k for w, k in zip(factors, ks, strict=True))
-
-        return jax.tree.map(leaf, y0, *(k for _, k in used))
 
     # A stage that only the error estimate reads is left out, as fixed steps have no error.
     slopes = [evaluate(0, t0, y0)]
@@ -186,9 +207,25 @@ def unrolled_step(
 
         # t0 + h can differ from t1 in its last digit.
         t = t1 if c == 1 else t0 + float(c) * h
-        slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
+        y = advance(y0, h, tableau.a_lower[stage - 1], slopes)
+        slopes.append(evaluate(stage, t, y))
 
-    return advance(tableau.b_sol, slopes)
+    return slopes
+
+
+def advance(y0: State | None, h: jax.Array, weights: np.ndarray, slopes: list[State]) -> State:
+    """Returns y0 + h sum_i w_i k_i; without y0 the increment alone."""
+    # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
+    used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
+    factors = [w for w, _ in used]
+
+    def increment(*ks: jax.Array) -> jax.Array:
+        return h * sum(w * k for w, k in zip(factors, ks, strict=True))
+
+    if y0 is None:
+        return jax.tree.map(increment, *(k for _, k in used))
+
+    return jax.tree.map(lambda y, *ks: y + increment(*ks), y0, *(k for _, k in used))
 
 
 def staged_step(

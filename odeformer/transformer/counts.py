@@ -1,4 +1,7 @@
-"""The counts of a model's solves: nfe, accepted, rejected, result; of one stack or of several."""
+"""The counts of a model's solves: nfe, accepted, rejected, result; of one stack or of several.
+
+And the gap of a reversible pair, which is not a count.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +18,8 @@ def sow_counts(
     module: nn.Module, *solutions: Solution, terms: Sequence[tuple[str, ...]] = ()
 ) -> None:
     """Records the counts of a model's stacks in its collection 'ode', where that is mutable.
+
+    A reversible pair's gap [B] is among them, of several pairs the widest.
 
     Those of several stacks are joined along the groups, in order. Their nfe is int32 [G, terms]:
     G is the sum of the stacks' groups, the terms are the union of theirs in the order in which they
@@ -36,6 +41,12 @@ def sow_counts(
     for name in ("nfe", "accepted", "rejected", "result"):
         # The default of `sow` would append to a tuple.
         module.sow("ode", name, getattr(joined, name), reduce_fn=lambda _, new: new)
+
+    # Of the stacks that are solved by a reversible pair, each sample's widest gap.
+    gaps: Any = [solution.gap for solution in solutions if solution.gap is not None]
+    if gaps:
+        widest: Any = jnp.stack(gaps).max(axis=0)
+        module.sow("ode", "gap", widest, reduce_fn=lambda _, new: new)
 
 
 def _join(solutions: Sequence[Solution], terms: Sequence[tuple[str, ...]]) -> Solution:

@@ -1,9 +1,7 @@
 """Weights over depth: L layers in G groups, scanned, each group solved as an ODE of its own."""
 
-import contextlib
-import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 from odeformer.checks import COUNT, setting
 from odeformer.ode.integrate import solve
 from odeformer.ode.problem import Solution, SolveSettings, State, VectorField
+from odeformer.ode.problem_checks import warn_of_order
 from odeformer.ode.solvers import Solver
 from odeformer.transformer.checks import (
     check_causal,
@@ -28,6 +27,8 @@ from odeformer.transformer.field import (
     make_vector_field,
 )
 from odeformer.transformer.mesh import sample_numbers
+from odeformer.transformer.module import DepthModule, output_is_dropped
+from odeformer.transformer.pairs import Depth, through_groups
 from odeformer.transformer.sharding import by_shard, solves_locally
 from odeformer.transformer.streams import begin, tokens
 
@@ -55,6 +56,7 @@ class DepthConfig(SolveSettings):
     def __post_init__(self):
         super().__post_init__()
         check_shared_layers(self.layers, self.share)
+        warn_of_order(self.reversible, self.solver)
 
     @property
     def groups(self) -> int:
@@ -90,38 +92,9 @@ def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
     return DepthConfig(**depth)
 
 
-# The collection of a stack's states along depth, kept where it is mutable.
-STATES = "states"
-
-
-class DepthModule(nn.Module):
-    """A module that integrates over depth; its `init` creates parameters without solving.
-
-    `init_with_output` solves, and so does the `init` of another module that holds this one.
-    """
-
-    @nn.nowrap
-    def init(self, *args: Any, capture_intermediates: Any = False, **kwargs: Any) -> Any:
-        """Returns the variables: only parameters, without a solve's counts; see flax."""
-        kwargs["capture_intermediates"] = capture_intermediates
-
-        # Captured intermediates are outputs too, and so need the solve.
-        with contextlib.nullcontext() if capture_intermediates else _without_output():
-            return super().init(*args, **kwargs)
-
-
-# A context variable: flax hands no argument from `init` down to the stack inside a model.
-_output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
-
-
-@contextlib.contextmanager
-def _without_output() -> Iterator[None]:
-    """A context in which a stack that is being initialised need not trace its solve."""
-    token = _output_is_dropped.set(True)
-    try:
-        yield
-    finally:
-        _output_is_dropped.reset(token)
+# The collection of a stack's states along depth, kept where it is mutable; and that of the error
+# with which a reversible pair, run backwards, recovers the state before the first group.
+STATES, RECOVERED = "states", "recovered"
 
 
 class ODEStack(DepthModule):
@@ -177,8 +150,10 @@ class ODEStack(DepthModule):
         Returns:
           A Solution: y1 the state after the last group, y alone where y alone was given; nfe int32
           [G, terms], and accepted, rejected, result int32 [G] ([G, B, terms] and [G, B] per
-          sample). With mutable=['states'] also the states before the first and after each group,
-          [G + 1, B, N, D], as 'y'.
+          sample). Of a reversible pair also its gap at the end, [B]. With mutable=['states'] also
+          the states before the first and after each group, [G + 1, B, N, D], as 'y'; with
+          mutable=['recovered'] of a pair |y_0' - y_0| / |y_0| of the state y_0' that is recovered
+          backwards, [], as 'error'.
 
         Raises:
           ValueError: a state that does not have the streams of the field's terms, or no source
@@ -189,17 +164,23 @@ class ODEStack(DepthModule):
         returned: Any = (lambda state: state) if isinstance(state, Mapping) else tokens
         state, weights = self._streams(state), self._streams(weights)
         theta = self.param("groups", self._init_groups, field, state, context)
-        if self.is_initializing() and _output_is_dropped.get():
+        if self.is_initializing() and output_is_dropped.get():
             return _unsolved(config, returned(state), len(field.terms))
 
         keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
+        offsets = config.share * jnp.arange(config.groups, dtype=tokens(state).dtype)
+        offsets = self.start + offsets if self.start else offsets
+        groups = (theta, offsets, keys)
+        if config.reversible is not None:
+            pairs = Depth(vector_field, settings, float(config.share), groups, context)
+            return self._solve_pairs(pairs, state, returned)
+
         solve_group = make_solve(vector_field, settings, float(config.share))
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
-        y0_BND, dtype = tokens(state), tokens(state).dtype
-        kept = self.is_mutable_collection(STATES) and not self.is_initializing()
+        y0_BND, kept = tokens(state), self._keeps(STATES)
         solve_group, state, inputs, merge = by_shard(solve_group, state, inputs, settings)
 
         def through_group(state, xs) -> Any:
@@ -207,14 +188,30 @@ class ODEStack(DepthModule):
             y1_BND = merge(tokens(solution.y1)) if kept else None
             return solution.y1, solution._replace(y1=y1_BND)
 
-        offsets = config.share * jnp.arange(config.groups, dtype=dtype)
-        offsets = self.start + offsets if self.start else offsets
-        y1, solutions = jax.lax.scan(through_group, state, (theta, offsets, keys))
+        y1, solutions = jax.lax.scan(through_group, state, groups)
         if kept:
-            states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
-            self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
+            self._keep_states(y0_BND, solutions.y1)
 
         return solutions._replace(y1=returned(merge(y1)))
+
+    def _solve_pairs(self, pairs: Depth, state: State, returned: Callable) -> Solution:
+        """The same of a reversible pair."""
+        kept = self._keeps(STATES)
+        solution, recovered = through_groups(pairs, state, kept)
+        if kept:
+            self._keep_states(tokens(state), recovered.states)
+        if self._keeps(RECOVERED):
+            error: Any = recovered.error()
+            self.sow(RECOVERED, "error", error, reduce_fn=lambda _, new: new)
+
+        return solution._replace(y1=returned(solution.y1))
+
+    def _keeps(self, collection: str) -> bool:
+        return self.is_mutable_collection(collection) and not self.is_initializing()
+
+    def _keep_states(self, first_BND: jax.Array, others_GBND: Any) -> None:
+        states: Any = jnp.concatenate([first_BND[None], others_GBND])
+        self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
 
     def _streams(self, state: Any) -> Any:
         """A state, or weights, of the field's streams; what is no dict is that of each stream."""

@@ -120,6 +120,35 @@ def by_shard(
     return solve_shards, state, inputs, lambda state: jax.tree.map(_merge_batch, state)
 
 
+def pull_by_shard(
+    pull: Callable[..., tuple[Any, Any, Any, Any]], settings: SolveSettings
+) -> Callable[..., tuple[Any, Any, Any, Any]]:
+    """Returns the backward pass of one group of a pair, independently per shard of the batch.
+
+    As in the gradient of `by_shard` each shard gathers the parameters once per group, and gradients
+    are summed over the shards once per group.
+
+    Args:
+      pull: (theta, offset, key, pair, cotangent, context) -> the pair before the group, and the
+        cotangents of that pair, of theta and of the context.
+      settings: of the solve.
+
+    Returns:
+      The same of pairs and contexts [S, B / S, ...]; without a mesh, unchanged.
+    """
+    axes = _solve_axes(settings)
+    if not axes:
+        return pull
+
+    def pull_shards(theta, offset, key, pair, cotangent, context):
+        copies, sum_up = jax.vjp(lambda theta: _replicate(theta, axes), theta)
+        each = jax.vmap(pull, in_axes=(0, None, None, 0, 0, 0), spmd_axis_name=axes)
+        pair, cotangent, g_copies, g_context = each(copies, offset, key, pair, cotangent, context)
+        return pair, cotangent, *sum_up(g_copies), g_context
+
+    return pull_shards
+
+
 def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:
     """The mesh axes over whose shards a solve is split."""
     # Adaptive steps share one error norm over the batch, and so cannot be split.

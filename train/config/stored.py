@@ -88,6 +88,10 @@ def _depth_for_evaluation(values: Mapping[str, Any], changes: Mapping[str, Any])
     """The keys of depth that evaluation sets, whatever the run had."""
     depth: dict[str, Any] = {"depth.adjoint": "checkpoint", "depth.policy": None}
     tolerances = ("depth.rtol", "depth.atol", "depth.max_steps")
+
+    # A reversible pair has fixed steps.
+    if changes.get("depth.rtol") is not None and changes.get("depth.reversible") is None:
+        depth["depth.reversible"] = None
     asked = {key for key, value in changes.items() if value is not None}
 
     solver = values["depth.solver"]
