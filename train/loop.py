@@ -64,6 +64,7 @@ class Run:
     init_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
+    recover: Callable[[Any, Split, int], dict[str, float]]
 
 
 def train(
@@ -151,6 +152,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
                 init_state=programs.init(config, optimizer, mesh),
                 train_step=programs.train_step(config, optimizer, task, mesh),
                 eval_step=programs.eval_step(config, task, mesh),
+                recover=programs.recovery(config, task, mesh),
             )
 
 
@@ -253,7 +255,11 @@ def _validate(
     log.write_pending()
     scores = _score(run, "validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
-    return log.validation(step, summarise(run.task, scores), warnings)
+
+    # Whether a reversible pair comes back: one batch, run backwards.
+    split = run.splits["validation"]
+    recovered = run.recover(state.eval_params, split, run.config.batch_size)
+    return log.validation(step, summarise(run.task, scores) | recovered, warnings)
 
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:

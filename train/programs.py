@@ -13,8 +13,9 @@ from train.config.optimizer import InitConfig
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
+from train.data.split import Split
 from train.data.text.tokenizer import Tokenizer
-from train.scores import jit_eval_step, make_eval_step
+from train.scores import jit_eval_step, jit_recovery, make_eval_step, make_recovery
 from train.state import TrainState, jit_init
 from train.step import jit_train_step, make_train_step
 from train.tasks.task import Batch, Metrics, Task
@@ -70,6 +71,17 @@ class Programs:
         key += (_without_fold(config.data),)
         jitted = self._keep(key, lambda: jit_eval_step(config.model, task, mesh))
         return make_eval_step(config.model, task, mesh, jitted)
+
+    def recovery(
+        self, config: RunConfig, task: Task, mesh: Mesh
+    ) -> Callable[[Any, Split, int], dict[str, float]]:
+        """Returns a run's check of its reversible pair, as `make_recovery` does."""
+        if config.model.depth.reversible is None:
+            return make_recovery(config.model, task, mesh)
+
+        key = ("recovery", config.task, config.model, config.mesh, _without_fold(config.data))
+        jitted = self._keep(key, lambda: jit_recovery(config.model, task, mesh))
+        return make_recovery(config.model, task, mesh, jitted)
 
     def _keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:

@@ -46,8 +46,9 @@ def make_train_step(
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
       float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
       (evaluations of all terms in one forward pass) and failed_solves (groups whose solve did not
-      reach its end), means over the parts or shards of a batch that has several; and int32 scalars:
-      skipped, batches so far, and skipped_in_a_row.
+      reach its end), of a reversible pair reversible_gap (|y - z| / |y|), means over the parts or
+      shards of a batch that has several; and int32 scalars: skipped, batches so far, and
+      skipped_in_a_row.
     """
     step = jit_train_step(config, optimizer, task, mesh) if jitted is None else jitted
     constants = _constants(config, task)
@@ -186,6 +187,8 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
             "nfe": evaluations(aux["ode"]).mean(),
             "failed_solves": failures(aux["ode"]).sum().astype(jnp.float32),
         }
+        if "gap" in aux["ode"]:
+            counts["reversible_gap"] = gaps(aux["ode"]).mean()
         return loss, {"loss": loss, **counts, **metrics}
 
     is_partial = bool(config.optimizer.freeze)
@@ -287,6 +290,11 @@ def _by_shard(gradient: Gradient, task: Task) -> Gradient:
 def failures(ode: Mapping[str, jax.Array]) -> jax.Array:
     """Returns which solves did not reach their end: bool [G], or [G, B] per sample."""
     return jnp.not_equal(ode["result"], 0)
+
+
+def gaps(ode: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns |y - z| / |y| of a reversible pair at depth's end: float32 [B]."""
+    return ode["gap"].astype(jnp.float32)
 
 
 def evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:

@@ -71,6 +71,7 @@ OF_EVERY_TASK = {
     "depth.per_sample": Change(True, views.forward, ADAPTIVE),
     "depth.adjoint": Change("store", views.gradient),
     "depth.policy": Change("dots_saveable", views.gradient),
+    "depth.reversible": Change(0.99, views.gradient),
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
     "model.terms": Change(("attention",), views.state),

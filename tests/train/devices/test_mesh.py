@@ -178,6 +178,21 @@ def test_one_device_equals_eight_everywhere():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "language"])
+def test_a_reversible_pair_on_one_device_equals_eight(kind):
+    """Its backward pass gathers and sums over the shards as the plain one does."""
+    common = dict(kind=kind, depth=dict(solver="midpoint", reversible=0.99, adjoint="reversible"))
+    layouts = [dict(mesh=LAYOUTS[i]) for i in (0, 3)]
+    layouts.append(dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map")))
+    reference, *results = train_cases(
+        [dict(devices=1, **common), *(layout | common for layout in layouts)]
+    )
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "language"])
 def test_centred_attention_on_one_device_equals_eight(kind):
     common = dict(kind=kind, depth=dict(solver="euler"), model=dict(centre=1.0))
     cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (0, 3))]
