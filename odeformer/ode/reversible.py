@@ -125,8 +125,8 @@ def staged_increment(
     """Returns the increment of a step of any solver; the arguments are those of `staged_step`."""
     method, table = solvers.get(solver), solvers.tableau(solver)
     if table is not None:
-        slopes = unrolled_slopes(table, lambda n, t, y: evaluate(None, n, t, y), t0, t1, y0)
-        return advance(None, t1 - t0, table.b_sol, slopes)
+        h, slopes = unrolled_slopes(table, lambda n, t, y: evaluate(None, n, t, y), t0, t1, y0)
+        return advance(None, h, table.b_sol, slopes)
 
     if not isinstance(method, solvers.Splitting):
         return jax.tree.map(lambda dy: (t1 - t0) * dy, evaluate(None, 0, t0, y0))
@@ -174,10 +174,11 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
     recompute = settings.adjoint == "checkpoint"
     policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
 
-    # Stages are recomputed one at a time, as those of a plain step are, also by 'reversible'.
-    stored = settings.adjoint == "store"
-    functions = [field, *field.terms]
-    slopes = functions if stored else [jax.checkpoint(f, policy=policy) for f in functions]
+    # Stages are recomputed one at a time, as those of a plain step are. Not by 'reversible': it
+    # evaluates an increment once, and holds its stages until they are pulled back.
+    slopes: list[Any] = [field, *field.terms]
+    if recompute:
+        slopes = [jax.checkpoint(f, policy=policy) for f in slopes]
 
     def increments(n, params, key) -> Increment:
         # One key per step, shared by both halves and all stages.
@@ -241,14 +242,14 @@ _REVERSE_MODE_ONLY = (
 )
 
 
-def run_reversibly(step: Callable, pull: Callable, keep: Callable, *args: Any) -> tuple[Pair, Any]:
-    """Calls `reversible_scan` on (pair, xs, shared); derivatives that it lacks are refused.
+def run_reversibly(scan: Callable, *args: Any) -> tuple[Pair, Any]:
+    """Calls a `reversible_scan` on (pair, xs, shared); derivatives that it lacks are refused.
 
     Raises:
       ValueError: forward mode or second derivatives, when they are taken.
     """
     try:
-        return reversible_scan(step, pull, keep)(*reverse_mode_only(args, _REVERSE_MODE_ONLY))
+        return scan(*reverse_mode_only(args, _REVERSE_MODE_ONLY))
     except TypeError as error:
         # JAX's own words for forward mode do not say what to do.
         if "forward-mode" not in str(error):
@@ -273,7 +274,8 @@ def scan_pairs(problem: Problem, times: Times, indices: np.ndarray | None) -> So
 
     shared, xs = (problem.params, problem.key), step_inputs(times)
     if settings.adjoint == REVERSIBLE:
-        pair, saved = run_reversibly(forth, pull, keep, begin(y0), xs, shared)
+        scan = reversible_scan(forth, pull, keep)
+        pair, saved = run_reversibly(scan, begin(y0), xs, shared)
     else:
         pair, saved = scan_steps(forth, begin(y0), xs, shared, keep)
 

@@ -187,7 +187,8 @@ def unrolled_step(
     Returns:
       The state at t1. Stages that only the error estimate reads are not evaluated.
     """
-    return advance(y0, t1 - t0, tableau.b_sol, unrolled_slopes(tableau, evaluate, t0, t1, y0))
+    h, slopes = unrolled_slopes(tableau, evaluate, t0, t1, y0)
+    return advance(y0, h, tableau.b_sol, slopes)
 
 
 def unrolled_slopes(
@@ -196,8 +197,8 @@ def unrolled_slopes(
     t0: jax.Array,
     t1: jax.Array,
     y0: State,
-) -> list[State]:
-    """Returns the slopes k_i of the stages of `unrolled_step`, which takes the same arguments."""
+) -> tuple[jax.Array, list[State]]:
+    """Returns h and the slopes k_i of `unrolled_step`, which takes the same arguments."""
     h = t1 - t0
 
     # A stage that only the error estimate reads is left out, as fixed steps have no error.
@@ -210,7 +211,7 @@ def unrolled_slopes(
         y = advance(y0, h, tableau.a_lower[stage - 1], slopes)
         slopes.append(evaluate(stage, t, y))
 
-    return slopes
+    return h, slopes
 
 
 def advance(y0: State | None, h: jax.Array, weights: np.ndarray, slopes: list[State]) -> State:

@@ -25,7 +25,7 @@ from odeformer.ode.reversible import (
     run_reversibly,
     step_inputs,
 )
-from odeformer.ode.scans import Pair, scan_back, scan_pull, scan_steps
+from odeformer.ode.scans import Pair, reversible_scan, scan_back, scan_pull, scan_steps
 from odeformer.ode.steps import count_fixed_steps, step_times
 from odeformer.transformer.context import Context
 from odeformer.transformer.field import FieldParams
@@ -96,12 +96,13 @@ def through_groups(depth: Depth, y0: Any, kept: bool) -> tuple[Solution, Recover
         return tokens(pair.y) if kept else None
 
     def pull_group(pair, g_pair, x, context):
-        pair, g_pair, g_theta, g_context = pull(*x, pair, g_pair, context)
+        pair, g_pair, g_theta, g_context = pull(*x, (pair, g_pair), context)
         return pair, g_pair, (g_theta, None, None), g_context
 
     groups = depth.groups
     if depth.settings.adjoint == REVERSIBLE:
-        last, states = run_reversibly(through, pull_group, keep, pair, groups, context)
+        scan = reversible_scan(through, pull_group, keep)
+        last, states = run_reversibly(scan, pair, groups, context)
     else:
         # As many groups as there are stay in a scan, like those of a plain state.
         last, states = scan_steps(through, pair, groups, context, keep)
@@ -140,8 +141,9 @@ class _Group:
         shared, xs = (FieldParams(theta, offset, context), key), step_inputs(self._times)
         return self._solution(scan_back(self._steps.back, pair, xs, shared))
 
-    def pull(self, theta, offset, key, pair, g_pair, context) -> tuple[Pair, Pair, Any, Any]:
+    def pull(self, theta, offset, key, pairs, context) -> tuple[Pair, Pair, Any, Any]:
         """The pair before the group; the cotangents of it, of theta and of the context."""
+        pair, g_pair = pairs
         shared, xs = (FieldParams(theta, offset, context), key), step_inputs(self._times)
         cotangents = g_pair, None
         pair, g_pair, _, (g_params, _) = scan_pull(

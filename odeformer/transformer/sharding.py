@@ -129,7 +129,7 @@ def pull_by_shard(
     are summed over the shards once per group.
 
     Args:
-      pull: (theta, offset, key, pair, cotangent, context) -> the pair before the group, and the
+      pull: (theta, offset, key, (pair, cotangent), context) -> the pair before the group, and the
         cotangents of that pair, of theta and of the context.
       settings: of the solve.
 
@@ -140,10 +140,10 @@ def pull_by_shard(
     if not axes:
         return pull
 
-    def pull_shards(theta, offset, key, pair, cotangent, context):
+    def pull_shards(theta, offset, key, pairs, context):
         copies, sum_up = jax.vjp(lambda theta: _replicate(theta, axes), theta)
-        each = jax.vmap(pull, in_axes=(0, None, None, 0, 0, 0), spmd_axis_name=axes)
-        pair, cotangent, g_copies, g_context = each(copies, offset, key, pair, cotangent, context)
+        each = jax.vmap(pull, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
+        pair, cotangent, g_copies, g_context = each(copies, offset, key, pairs, context)
         return pair, cotangent, *sum_up(g_copies), g_context
 
     return pull_shards

@@ -46,7 +46,7 @@ def test_counted_equals_calculated(solver, share):
 
 @pytest.mark.parametrize("share", [1, 4])
 def test_a_reversible_pair_is_counted(share):
-    """Twice the evaluations; 'reversible' repeats each to recover, and most of it to pull back."""
+    """Twice the evaluations; 'reversible' repeats each once, to recover the states."""
     depth = DepthConfig(layers=4, share=share, solver="midpoint", reversible=0.99, adjoint="store")
     config, apply, variables = program(depth=depth)
     assert flops.evaluations(config).tolist() == [16, 16]
@@ -54,7 +54,7 @@ def test_a_reversible_pair_is_counted(share):
     assert flops.count(gradient(apply), variables, IMAGES) == flops.training(config)
     solved = sum(16 * cost for cost in flops.evaluation(config, 17))
     depth = dataclasses.replace(depth, adjoint="reversible")
-    assert solved < flops.recomputed(dataclasses.replace(config, depth=depth)) < 2 * solved
+    assert flops.recomputed(dataclasses.replace(config, depth=depth)) == solved
 
 
 @pytest.mark.parametrize("distillation", ["token", "mean"])
