@@ -44,7 +44,7 @@ def test_counted_equals_calculated(solver, share):
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
-@pytest.mark.parametrize("share", [1, 4])
+@pytest.mark.parametrize("share", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_reversible_pair_is_counted(share):
     """Twice the evaluations; 'reversible' repeats each once, to recover the states."""
     depth = DepthConfig(layers=4, share=share, solver="midpoint", reversible=0.99, adjoint="store")
