@@ -20,6 +20,8 @@ Times = np.ndarray | jax.Array
 
 ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
 
+SUMS = KINETIC, ERROR = ("kinetic", "error")
+
 # Some of jax.checkpoint_policies are no policies but make one from arguments, which a name lacks.
 _POLICY_MAKERS = ("save_", "offload_")
 POLICIES = tuple(
@@ -170,6 +172,7 @@ class Problem(NamedTuple):
     params_axes: Any = None
     weights: State | None = None
     prevent_cse: bool = True
+    sums: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -187,6 +190,8 @@ class Solution(NamedTuple):
       accepted: int32 [], accepted steps.
       rejected: int32 [], rejected steps.
       result: int32 [], 0 success, 1 ran out of max_steps, 2 any other failure.
+      sums: what was asked for of 'kinetic' and 'error', by name, each [B] of the state's dtype, B
+        being the state's leading axis; None without.
     """
 
     y1: State
@@ -195,3 +200,4 @@ class Solution(NamedTuple):
     accepted: jax.Array
     rejected: jax.Array
     result: jax.Array
+    sums: dict[str, jax.Array] | None = None

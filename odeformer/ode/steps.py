@@ -11,7 +11,17 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
-from odeformer.ode.problem import FAILED, SUCCESS, Problem, Solution, State, Times
+from odeformer.ode.problem import (
+    ERROR,
+    FAILED,
+    KINETIC,
+    SUCCESS,
+    Problem,
+    Solution,
+    State,
+    Times,
+)
+from odeformer.ode.sums import of_slopes, of_states
 from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
 
 # The name by which policies of `jax.checkpoint` know the state before each step.
@@ -76,7 +86,7 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
       indices: of the times at which states are returned, int [n]; None if none are.
     """
     field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
-    step = _make_step(problem, steps)
+    step, error = _make_step(problem, steps), ERROR in problem.sums
 
     def body(y, xs):
         n, t0, t1 = xs
@@ -86,8 +96,8 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
 
         # One key per step, shared by its stages: within a step the field is one function.
         keys = () if problem.key is None else (jax.random.fold_in(problem.key, n),)
-        y = step(y, t0, t1, problem.params, *keys)
-        return y, None if indices is None else y
+        y, added = step(y, t0, t1, problem.params, *keys)
+        return y, (None if indices is None else y, added)
 
     grid = jnp.asarray(times)
     if steps == 1:
@@ -97,20 +107,24 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
         y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
 
     # Known before tracing, the result is a constant of the program.
-    finite = all_finite(times)
+    (ys, added), finite = saved, all_finite(times)
     result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
     return Solution(
         y1=y1,
-        ys=None if indices is None else _at(problem.y0, saved, indices),
-        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms))),
+        ys=None if indices is None else _at(problem.y0, ys, indices),
+        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms), error)),
         accepted=jnp.int32(steps),
         rejected=jnp.int32(0),
         result=jnp.asarray(result, jnp.int32),
+        sums={name: x.sum(axis=0) for name, x in added.items()} if problem.sums else None,
     )
 
 
 def _make_step(problem: Problem, steps: int):
-    """Returns (y0, t0, t1, params, *key) -> y1, recomputed in the backward pass if asked for."""
+    """Returns (y0, t0, t1, params, *key) -> y1 and what it adds to the sums.
+
+    The step is recomputed in the backward pass if asked for.
+    """
     field, settings = problem.field, problem.settings
     method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
     terms = solvers.ode_terms(settings.solver, field)
@@ -126,10 +140,17 @@ def _make_step(problem: Problem, steps: int):
             y1, *_ = method.step(
                 terms, t0=t0, t1=t1, y0=y, args=args, solver_state=None, made_jump=False
             )
-            return y1
+            if not problem.sums:
+                return y1, {}
+            return y1, {KINETIC: of_states(problem.weights, t1 - t0, y, y1)}
 
         # diffrax's own step loops over stages: no forward mode, no strict shard_map.
-        return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
+        y1, slopes = _stages(
+            tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y, error=ERROR in problem.sums
+        )
+
+        # Here and not inside the recomputed field: its gradient would need its last product too.
+        return y1, of_slopes(problem, tableau, t1 - t0, slopes) if problem.sums else {}
 
     if not recompute:
         return step
@@ -167,6 +188,20 @@ def unrolled_step(
     Returns:
       The state at t1. Stages that only the error estimate reads are not evaluated.
     """
+    y1, _ = _stages(tableau, evaluate, t0, t1, y0)
+    return y1
+
+
+def _stages(
+    tableau: diffrax.ButcherTableau,
+    evaluate: Callable[[int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+    *,
+    error: bool = False,
+) -> tuple[State, list[State]]:
+    """The state after an unrolled step, and the slopes of its stages, the error's too if asked."""
     h = t1 - t0
 
     def advance(weights: np.ndarray, slopes: list[State]) -> State:
@@ -179,16 +214,16 @@ def unrolled_step(
 
         return jax.tree.map(leaf, y0, *(k for _, k in used))
 
-    # A stage that only the error estimate reads is left out, as fixed steps have no error.
+    # A stage that only the error estimate reads is left out where nobody asks for the error.
     slopes = [evaluate(0, t0, y0)]
-    for stage in range(1, solvers.stages(tableau)):
+    for stage in range(1, solvers.stages(tableau, error)):
         c = tableau.c[stage - 1]
 
         # t0 + h can differ from t1 in its last digit.
         t = t1 if c == 1 else t0 + float(c) * h
         slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
 
-    return advance(tableau.b_sol, slopes)
+    return advance(tableau.b_sol, slopes), slopes
 
 
 def staged_step(

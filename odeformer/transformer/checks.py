@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_name, check_positive_int, unknown
+from odeformer.errors import check_finite, check_name, check_positive_int, unknown
 from odeformer.transformer.heads import heads_of
 
 ATTENTIONS = ("auto", "xla", "cudnn")
@@ -118,6 +118,19 @@ def check_stacks(stacks: int, terms: Sequence[tuple[str, ...]]) -> None:
         raise ValueError(
             f"the counts of {stacks} stacks are recorded with as many tuples of terms' names; "
             f"{len(terms)} were given: add terms=(first.field.terms, second.field.terms)"
+        )
+
+
+def check_end_time(end_time: Any, share: int | None = None) -> None:
+    """Raises ValueError for an end time that is no length, or not less than that of a group."""
+    check_finite(end_time=end_time)
+    if end_time < 0:
+        raise ValueError(f"end_time is 0 or more; {end_time!r} was given")
+
+    if share is not None and end_time >= share:
+        raise ValueError(
+            f"end_time={end_time} is less than the length of the last group, share={share} layers, "
+            "so that its flow ends after its start: give less, or share more layers"
         )
 
 

@@ -83,7 +83,7 @@ def by_shard(
     'checkpoint' the backward pass gathers the parameters again instead of storing them.
 
     Args:
-      solve: (theta, offset, key, state, inputs) -> Solution.
+      solve: (theta, place, key, state, inputs) -> Solution.
       state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
@@ -99,14 +99,15 @@ def by_shard(
     if not axes:
         return solve, state, inputs, lambda state: state
 
-    def solve_shards(theta, offset, key, state, inputs) -> Solution:
+    def solve_shards(theta, place, key, state, inputs) -> Solution:
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
-        solution = each(_replicate(theta, axes), offset, key, state, inputs)
+        solution = each(_replicate(theta, axes), place, key, state, inputs)
 
         # All shards take the same number of fixed steps; per sample, each lists its own samples.
         merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
-        counts = jax.tree.map(merge, solution._replace(y1=None))
-        return counts._replace(y1=solution.y1)
+        counts = jax.tree.map(merge, solution._replace(y1=None, sums=None))
+        sums = jax.tree.map(_merge_batch, solution.sums)
+        return counts._replace(y1=solution.y1, sums=sums)
 
     # Without this the gathered parameters of every group would be stored for the backward pass.
     if settings.adjoint == "checkpoint":

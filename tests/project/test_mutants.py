@@ -26,6 +26,7 @@ WITHOUT = {
     *("odeformer/models/config.py", "odeformer/models/flops.py", "odeformer/models/presets.py"),
     *("odeformer/models/generate.py", "odeformer/models/registry.py"),
     *(f"odeformer/transformer/{name}.py" for name in ("config", "context", "counts", "streams")),
+    "odeformer/transformer/regularised.py",
     *("train/augment/operations.py", "train/tasks/measured.py"),
 }
 

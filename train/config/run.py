@@ -8,6 +8,7 @@ from typing import Any
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.config.modules import are_names
+from train.config.regularise import RegulariseConfig, regularised
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
@@ -220,6 +221,7 @@ class RunConfig:
     data: DataConfig
     model: ModelConfig
     optimizer: OptimizerConfig
+    regularise: RegulariseConfig
     mesh: MeshConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
@@ -229,6 +231,7 @@ class RunConfig:
 
     def __post_init__(self):
         _check_solver(self.model)
+        regularised(self.model, self.regularise)
         _check_warmup(self)
         _check_decay(self)
         _check_best(self)
