@@ -38,7 +38,7 @@ COSTS = (
 WEIGHTS: dict[str, dict[str, float]] = {
     "plain": {},
     "kinetic 0.05": dict(kinetic=0.05),
-    "error 3": dict(error=3.0),
+    "error 30": dict(error=30.0),
     "end_time 1": dict(end_time=1.0),
 }
 COLOURS = ("#57606a", "#1f6feb", "#d1242f", "#16a34a")
@@ -119,7 +119,7 @@ def picture(options: argparse.Namespace) -> None:
 def _digits(regularise: dict[str, float], steps: int) -> common.Config:
     """A run of the digits whose steps a tolerance chooses."""
     config = common.get_digits(layers=2, share=2, solver="bosh3", rtol=1e-2, atol=1e-3)
-    config.train_steps = steps
+    config.train_steps, config.batch_size = steps, 32
     config.model.update(width=32, heads=2, mlp=64)
     config.regularise.update(regularise)
     config.checkpoint.update(every_steps=steps, keep=1)
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--layers", type=positive, default=4)
     parser.add_argument("--pairs", type=positive, default=21)
-    parser.add_argument("--steps", type=positive, default=600, help="of the picture's runs")
+    parser.add_argument("--steps", type=positive, default=400, help="of the picture's runs")
     parser.add_argument("--out", default="regularised.svg", help="of the picture")
     options = parser.parse_args(arguments)
 
