@@ -54,10 +54,10 @@ def cost(options: argparse.Namespace) -> None:
         stacks = [_stack(solver, options.layers, sums) for sums in ((name,), ())]
         y_BND = jax.random.normal(jax.random.key(1), (options.batch, 65, 192))
         params = jax.jit(stacks[0].init)(jax.random.key(0), y_BND)
-        programs = [measure.compile_program(_step(stack), params, y_BND) for stack in stacks]
+        summed, plain = (measure.compile_program(_step(stack), params, y_BND) for stack in stacks)
 
-        ratio, _ = measure.time_ratio(*programs, params, y_BND, options.pairs)
-        memory = measure.temporary_bytes(programs[0]) / measure.temporary_bytes(programs[1])
+        ratio, _ = measure.time_ratio(summed, plain, params, y_BND, options.pairs)
+        memory = measure.temporary_bytes(summed) / measure.temporary_bytes(plain)
         table.add_row(
             solver,
             name,
@@ -79,7 +79,7 @@ def _step(stack: ODEStack):
     """One step of plain gradient descent, (params, y) -> (params, loss)."""
 
     def loss(params: Any, y_BND: jax.Array) -> jax.Array:
-        solution = stack.apply(params, y_BND)
+        solution: Any = stack.apply(params, y_BND)
         sums = sum(x.sum(axis=0).mean() for x in (solution.sums or {}).values())
         return jnp.mean(jnp.square(solution.y1)) + 0.01 * sums
 
@@ -132,7 +132,7 @@ SECTIONS = {"cost": cost, "picture": picture}
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sections", default="cost", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--batch", type=positive, default=16)
     parser.add_argument("--layers", type=positive, default=4)

@@ -121,16 +121,16 @@ def check_stacks(stacks: int, terms: Sequence[tuple[str, ...]]) -> None:
         )
 
 
-def check_end_time(end_time: Any, share: int | None = None) -> None:
+def check_end_time(end_time: Any, length: float | None = None) -> None:
     """Raises ValueError for an end time that is no length, or not less than that of a group."""
     check_finite(end_time=end_time)
     if end_time < 0:
         raise ValueError(f"end_time is 0 or more; {end_time!r} was given")
 
-    if share is not None and end_time >= share:
+    if length is not None and end_time >= length:
         raise ValueError(
-            f"end_time={end_time} is less than the length of the last group, share={share} layers, "
-            "so that its flow ends after its start: give less, or share more layers"
+            f"end_time is less than the length of the last group, {length:g} layers, so that its "
+            f"flow ends after its start; {end_time} was given: give less, or share more layers"
         )
 
 

@@ -64,6 +64,11 @@ class DepthConfig(SolveSettings):
         return self.layers // self.share
 
     @property
+    def length(self) -> float:
+        """Of a group, in layers."""
+        return self.layers / self.groups
+
+    @property
     def fixed_steps(self) -> int | None:
         """Number of fixed steps per group; None under adaptive steps."""
         # One step per layer, so that Euler with share = 1 is the plain parallel stack.
@@ -202,7 +207,7 @@ class ODEStack(DepthModule):
         keys, context = self._randomness(train, context, len(tokens(state)))
         inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
-        solve_group = make_solve(vector_field, settings, float(config.share), config.flow.sums)
+        solve_group = make_solve(vector_field, settings, config.length, config.flow.sums)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
         y0_BND, dtype = tokens(state), tokens(state).dtype
@@ -216,10 +221,7 @@ class ODEStack(DepthModule):
 
         offsets = config.share * jnp.arange(config.groups, dtype=dtype)
         offsets = self.start + offsets if self.start else offsets
-
-        # Drawn after the masks of dropout, which so are those of a stack that ends in time.
-        lengths = random_lengths(config, self.make_rng, dtype) if train else None
-        places = Place(offsets, lengths)
+        places = Place(offsets, random_lengths(config, self.make_rng, dtype) if train else None)
         y1, solutions = jax.lax.scan(through_group, state, (theta, places, keys))
         if kept:
             states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
@@ -273,7 +275,7 @@ def make_solve(
     Args:
       field: of `make_vector_field`.
       settings: of a group.
-      length: of a group, in layers, where its place does not say another one.
+      length: of a group, in layers, unless its place says another one.
       sums: of `integrate`.
     """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]

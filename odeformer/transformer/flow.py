@@ -48,5 +48,6 @@ def random_lengths(
     if not end_time:
         return None
 
+    # A stack draws it after the masks of dropout, which so are those of a flow that ends in time.
     shift = jax.random.uniform(make_rng("dropout"), (), dtype, -end_time, end_time)
-    return jnp.full(depth.groups, depth.share, dtype).at[-1].add(shift)
+    return jnp.full(depth.groups, depth.length, dtype).at[-1].add(shift)

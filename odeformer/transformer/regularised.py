@@ -32,9 +32,9 @@ class RegularisedDepth(DepthConfig):
       sums: what is summed: 'kinetic', the integral of mean(f^2) over a sample's tokens and width
         (padding of a `TextClassifier` excepted), and 'error', the sum over steps of |h| times the
         root mean square of the error estimate; see `integrate`.
-      end_time: b, in layers, less than `share`: in training the last group, of length T = share,
-        ends at U(T - b, T + b) instead, in as many steps, by the rng stream 'dropout'; the whole
-        batch ends there. 0: it ends at T.
+      end_time: b, in layers, less than the length T of a group: in training the last group ends at
+        U(T - b, T + b) instead, in as many steps, by the rng stream 'dropout'; the whole batch ends
+        there. 0: it ends at T.
 
     Raises:
       ValueError: a value, a name or a combination that is not accepted.
@@ -50,7 +50,7 @@ class RegularisedDepth(DepthConfig):
 
         super().__post_init__()
         check_sums_of(self, self.sums)
-        check_end_time(self.end_time, self.share)
+        check_end_time(self.end_time, self.length)
 
     @property
     def flow(self) -> Flow:

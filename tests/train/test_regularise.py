@@ -88,7 +88,7 @@ def test_a_run_is_evaluated_without_it():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(end_time=2.0), "config.regularise: end_time=2.0 is less than .* share=2 layers"),
+        (dict(end_time=2.0), "config.regularise: end_time is less than .* 2 layers, .*; 2.0 was"),
         (dict(error=0.1), "config.regularise: solver 'rk4' has no error estimate, so there is no"),
         (dict(kinetic=-1.0), "config.regularise.kinetic is 0 or more; -1.0 was given"),
     ],

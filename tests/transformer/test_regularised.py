@@ -147,7 +147,10 @@ def test_stacks_with_and_without_sums_are_joined():
 @pytest.mark.parametrize(
     ("depth", "message"),
     [
-        (dict(end_time=1.0), "end_time=1.0 is less than the length of the last group, share=1"),
+        (
+            dict(end_time=1.0),
+            "end_time is less than the length of the last group, 1 layers.*; 1.0 was",
+        ),
         (dict(layers=4, share=2, end_time=-0.5), "end_time is 0 or more; -0.5 was given"),
         (dict(end_time=float("nan")), "end_time is a finite number"),
         (dict(sums=("error",)), "solver 'euler' has no error estimate, so there is no sum 'error'"),
