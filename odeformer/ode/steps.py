@@ -21,7 +21,7 @@ from odeformer.ode.problem import (
     State,
     Times,
 )
-from odeformer.ode.sums import of_slopes, of_states
+from odeformer.ode.sums import SUMMED, of_slopes, of_states
 from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
 
 # The name by which policies of `jax.checkpoint` know the state before each step.
@@ -132,7 +132,8 @@ def _make_step(problem: Problem, steps: int):
     # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
     # so twice the memory.
     recompute = settings.adjoint == "checkpoint"
-    policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
+    policies: Any = jax.checkpoint_policies
+    policy = getattr(policies, settings.policy) if settings.policy else None
     slope = jax.checkpoint(field, policy=policy) if recompute else field
 
     def step(y, t0, t1, *args):
@@ -154,6 +155,11 @@ def _make_step(problem: Problem, steps: int):
 
     if not recompute:
         return step
+
+    # What sums read last is kept: else their gradient would evaluate a step's last stages again.
+    if problem.sums:
+        kept = policies.save_only_these_names(SUMMED)
+        policy = policies.save_from_both_policies(kept, policy) if policy else kept
 
     # In a scan's body XLA has no first computation that it could merge the second one with.
     return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)

@@ -9,12 +9,14 @@ Pal et al., 'Opening the blackbox', 2021, arXiv 2105.03918 (error estimate).
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
 from odeformer.ode.problem import (
@@ -28,6 +30,9 @@ from odeformer.ode.problem import (
     Times,
     VectorField,
 )
+
+# The name by which policies of `jax.checkpoint` know what the sums of a step read last.
+SUMMED = "ode_summed"
 
 # Where the state lies among the sums that a solver carries beside it.
 _STATE = "state"
@@ -48,9 +53,16 @@ def of_slopes(
     """
     added: dict[str, jax.Array] = {}
     if KINETIC in problem.sums:
-        parts = zip(tableau.b_sol, slopes, strict=False)
-        means_B = [float(b) * mean_square(k, problem.weights) for b, k in parts if b != 0]
-        added[KINETIC] = jnp.abs(h) * sum(means_B[1:], means_B[0])
+        weighted = [(float(b), k) for b, k in zip(tableau.b_sol, slopes, strict=False) if b != 0]
+        factors, (*ks, last) = zip(*weighted, strict=True)
+
+        # Summed over the stages first: one pass over the state reads them all.
+        energy = jax.tree.map(
+            lambda *ks: sum(b * jnp.square(k) for b, k in zip(factors, ks, strict=True)),
+            *ks,
+            checkpoint_name(last, SUMMED),
+        )
+        added[KINETIC] = jnp.abs(h) * mean(energy, problem.weights)
 
     if ERROR in problem.sums:
         used = [(float(e), k) for e, k in zip(tableau.b_error, slopes, strict=False) if e != 0]
@@ -59,6 +71,7 @@ def of_slopes(
             lambda *ks: h * sum(e * k for e, k in zip(factors, ks, strict=True)),
             *(k for _, k in used),
         )
+        error = checkpoint_name(error, SUMMED)
         added[ERROR] = jnp.abs(h) * _root(mean_square(error, problem.weights))
 
     return added
@@ -75,22 +88,22 @@ def of_states(weights: State | None, h: jax.Array, y0: State, y1: State) -> jax.
 
 def mean_square(state: State, weights: State | None) -> jax.Array:
     """Returns the mean of the squares over all but the leading axis, weighted if asked, [B]."""
+    return mean(jax.tree.map(jnp.square, state), weights)
 
-    def total(x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0], -1).sum(axis=1)
+
+def mean(state: State, weights: State | None) -> jax.Array:
+    """Returns the mean over all but the leading axis, weighted if asked, [B]."""
+
+    def total(tree: State) -> jax.Array:
+        totals_B = [x.reshape(x.shape[0], -1).sum(axis=1) for x in jax.tree.leaves(tree)]
+        return functools.reduce(jnp.add, totals_B)
 
     if weights is None:
-        squares_B = [total(jnp.square(leaf)) for leaf in jax.tree.leaves(state)]
-        return sum(squares_B[1:], squares_B[0]) / sum(
-            math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(state)
-        )
-
-    squares = jax.tree.map(lambda w, x: total(w * jnp.square(x)), weights, state)
-    squares_B, weights_B = jax.tree.leaves(squares), jax.tree.leaves(jax.tree.map(total, weights))
+        return total(state) / sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(state))
 
     # An entry that is padding throughout has no mean: it counts as standing still.
-    whole_B = sum(weights_B[1:], weights_B[0])
-    return sum(squares_B[1:], squares_B[0]) / jnp.where(whole_B > 0, whole_B, 1)
+    whole_B = total(weights)
+    return total(jax.tree.map(jnp.multiply, weights, state)) / jnp.where(whole_B > 0, whole_B, 1)
 
 
 def carry(problem: Problem) -> Problem:

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from odeformer.ode.problem import Solution, SolveSettings, State
 from odeformer.ode.steps import STATE
+from odeformer.ode.sums import SUMMED
 from odeformer.transformer import terms
 from odeformer.transformer.checks import check_shards
 from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
@@ -112,7 +113,7 @@ def by_shard(
     # Without this the gathered parameters of every group would be stored for the backward pass.
     if settings.adjoint == "checkpoint":
         policies: Any = jax.checkpoint_policies
-        kept = policies.save_only_these_names(STATE)
+        kept = policies.save_only_these_names(STATE, SUMMED)
         if settings.policy:
             kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
         solve_shards = jax.checkpoint(solve_shards, policy=kept, prevent_cse=False)

@@ -17,6 +17,7 @@ from odeformer import (
     VectorField,
     ViTConfig,
     example_inputs,
+    flops,
     integrate,
     make_model,
     make_vector_field,
@@ -75,6 +76,24 @@ def test_sums_of_groups_are_those_of_their_solves(theta):
         )(states[group])
         for name in BOTH:
             np.testing.assert_allclose(solution.sums[name][group], alone.sums[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("solver", "name", "most"), [("rk4", "kinetic", 1.0), ("tsit5", "error", 1.18)]
+)
+def test_what_the_gradient_of_a_sum_computes_again(theta, solver, name, most):
+    """No stage for the kinetic energy; for the error the stage that it alone reads, 1 / 6."""
+
+    def products(sums):
+        stack = ODEStack(RegularisedDepth(layers=4, share=2, solver=solver, sums=sums), FIELD)
+
+        def loss(theta):
+            solution = stack.apply({"params": theta}, Y)
+            return solution.y1.sum() + sum(x.sum() for x in (solution.sums or {}).values())
+
+        return flops.count(jax.grad(loss), theta)
+
+    assert products((name,)) <= most * products(())
 
 
 def test_the_last_group_ends_at_random_in_training(theta):
