@@ -67,7 +67,16 @@ def check_confusion(asked: bool, task: str, names: Sequence[str]) -> None:
     if asked and task == "language":
         raise BadInput("--confusion: a language model has no classes: leave the flag out")
     if asked and names:
-        raise BadInput("--confusion is drawn for one solver: leave out --solvers")
+        raise BadInput("--confusion is drawn for one solver: leave out --solvers and --steps")
+
+
+def check_steps(steps: Sequence[str]) -> None:
+    """Refuses numbers of steps that are no whole numbers from 1 on."""
+    for number in steps:
+        if not number.isdecimal() or int(number) < 1:
+            raise BadInput(
+                f"--steps are whole numbers, 1 or more, separated by commas; {number!r} was given"
+            )
 
 
 def no_language(workdir: str, task: str) -> BadInput:

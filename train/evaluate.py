@@ -1,13 +1,16 @@
-"""Evaluates the weights of a run on a split, under any solver or tolerance.
+"""Evaluates the weights of a run, or pretrained ones, on a split, under any solver or tolerance.
 
 python -m train.evaluate --workdir=runs/digits --config.depth.solver=tsit5 --config.depth.rtol=1e-3
-python -m train.evaluate --workdir=runs/digits --solvers=all
+python -m train.evaluate --workdir=runs/digits --solvers=all --steps=1,2,4,8
 python -m train.evaluate --workdir=runs/digits --confusion
+python -m train.evaluate --init=FOLDER --config=FILE.py --solvers=all --steps=1,2,4,8
+
+--init is a pretrained model in the layout of transformers, which says how its inputs are prepared.
 """
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from train.startup import announce, note
@@ -23,10 +26,11 @@ from rich.table import Table
 from odeformer import DepthConfig, solvers
 from odeformer.errors import unknown
 from train import command_line
-from train.checkpoint import restore
+from train.checkpoint import pretrained, restore
+from train.checkpoint.pretrained_checks import check_alone
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
-from train.checks import check_confusion
+from train.checks import check_confusion, check_steps
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
@@ -59,6 +63,11 @@ _CAPTION = (
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
+command_line.define_path(
+    "init",
+    "Folder of a pretrained model, or its name on the Hugging Face Hub; with --config=FILE.py.",
+    FLAGS,
+)
 command_line.define_step(FLAGS)
 flags.DEFINE_string("split", "test", f"One of {', '.join(SPLITS)}.", flag_values=FLAGS)
 flags.DEFINE_list(
@@ -67,7 +76,12 @@ flags.DEFINE_list(
     "Solvers to compare, comma-separated, or 'all'; by default the config's own.",
     flag_values=FLAGS,
 )
-
+flags.DEFINE_list(
+    "steps",
+    [],
+    "Numbers of fixed steps per group to compare, comma-separated; by default the config's own.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool(
     "confusion",
     False,
@@ -76,13 +90,19 @@ flags.DEFINE_bool(
 )
 
 
-def depths(config: DepthConfig, names: Sequence[str], adaptive: bool = True) -> list[DepthConfig]:
+def depths(
+    config: DepthConfig,
+    names: Sequence[str],
+    adaptive: bool = True,
+    steps: Sequence[int | None] = (),
+) -> list[DepthConfig]:
     """Returns the depth under each named solver: with fixed steps, then with adaptive ones.
 
     Args:
       config: the run's depth.
       names: the solvers.
       adaptive: whether to add adaptive steps, where a solver has them; a causal model refuses them.
+      steps: numbers of fixed steps per group, each of which gets a row; none for the run's own.
     """
     # What belongs to the run's own solver: its adjoint may refuse another one, and no gradient is
     # taken here.
@@ -96,7 +116,11 @@ def depths(config: DepthConfig, names: Sequence[str], adaptive: bool = True) -> 
         per_sample=False,
     )
 
-    fixed = [dataclasses.replace(plain, solver=name) for name in names]
+    fixed = [
+        dataclasses.replace(plain, solver=name, steps=number)
+        for name in names
+        for number in steps or (plain.steps,)
+    ]
     if not adaptive:
         return fixed
 
@@ -183,7 +207,9 @@ def _table(
         table.add_column(column, justify="right")
 
     for depth, values in zip(rows, metrics, strict=True):
-        is_own = depth.solver == own.solver and depth.rtol == own.rtol
+        is_own = all(
+            getattr(depth, name) == getattr(own, name) for name in ("solver", "rtol", "fixed_steps")
+        )
         table.add_row(
             solvers.name_of(depth.solver) + (" *" if is_own else ""),
             _steps(depth),
@@ -202,24 +228,50 @@ def _steps(depth: DepthConfig) -> str:
     return f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
 
 
-def main(argv: Sequence[str]) -> None:
+def _open_run(argv: Sequence[str]) -> tuple[RunConfig, Callable[[], tuple[Any, Any]]]:
+    """The config of --workdir, and what reads its weights and its data."""
     workdir, config = command_line.parse_run(argv, FLAGS, verified_config)
-    _check_flags(FLAGS.split, FLAGS.solvers)
-    check_confusion(FLAGS.confusion, config.task, FLAGS.solvers)
+    _check_flags()
+    check_confusion(FLAGS.confusion, config.task, [*FLAGS.solvers, *FLAGS.steps])
+
+    def read() -> tuple[Any, Any]:
+        note(f"reading the data, {config.data.name}")
+        splits = load_splits(config, read_tokenizer(workdir))
+        mesh = device_mesh(config.mesh)
+        check_model_fits(config.model, mesh)
+
+        note(f"restoring the weights of {workdir}")
+        return restore.load_params(workdir, config, mesh, FLAGS.step), splits
+
+    return config, read
+
+
+def _open_pretrained(argv: Sequence[str]) -> tuple[RunConfig, Callable[[], tuple[Any, Any]]]:
+    """The config of --init and --config, and what reads the data."""
+    config, changes = pretrained.parse_pretrained(argv, FLAGS)
+    _check_flags()
+    check_alone(FLAGS.init, FLAGS.workdir, FLAGS.step, FLAGS.confusion)
+
+    note(f"reading the weights of {FLAGS.init}")
+    loaded = pretrained.load(FLAGS.init, config, changes)
+    check_model_fits(loaded.config.model, device_mesh(loaded.config.mesh))
+    return loaded.config, lambda: (loaded.params, pretrained.load_data(loaded))
+
+
+def main(argv: Sequence[str]) -> None:
+    is_pretrained = command_line.flag_value(argv, "init") is not None
+    config, read = (_open_pretrained if is_pretrained else _open_run)(argv)
 
     rows = [config.model.depth]
-    if FLAGS.solvers:
-        names = solvers.NAMES if FLAGS.solvers == ["all"] else FLAGS.solvers
+    if FLAGS.solvers or FLAGS.steps:
+        chosen = list(solvers.NAMES) if FLAGS.solvers == ["all"] else FLAGS.solvers
+        steps = [int(number) for number in FLAGS.steps]
         # Adaptive steps are chosen by the whole block: an answer would depend on later tokens.
-        rows = depths(rows[0], names, adaptive=not config.model.causal)
+        adaptive = bool(chosen) and not config.model.causal
+        rows = depths(rows[0], chosen or [solvers.name_of(rows[0].solver)], adaptive, steps)
 
-    note(f"reading the data, {config.data.name}")
-    splits = load_splits(config, read_tokenizer(workdir))
-    mesh = device_mesh(config.mesh)
-    check_model_fits(config.model, mesh)
-
-    note(f"restoring the weights of {workdir}")
-    params, data = restore.load_params(workdir, config, mesh, FLAGS.step), splits[FLAGS.split]
+    params, splits = read()
+    data = splits[FLAGS.split]
     scores, console = score_depths(params, config, data, rows), Console()
     _print_comparison(config, data, rows, scores, console)
 
@@ -227,11 +279,13 @@ def main(argv: Sequence[str]) -> None:
     if len(rows) == 1 and "predicted" in scores[0]:
         print_classes(scores[0], class_names(data), console)
     if FLAGS.confusion:
-        path = plot_confusion(workdir, FLAGS.split, scores[0], class_names(data))
+        path = plot_confusion(FLAGS.workdir, FLAGS.split, scores[0], class_names(data))
         console.print(f"confusion matrix: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_flags(split: str, names: Sequence[str]) -> None:
+def _check_flags() -> None:
+    split, names = FLAGS.split, FLAGS.solvers
+    check_steps(FLAGS.steps)
     if split not in SPLITS:
         raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
     if names == ["all"]:

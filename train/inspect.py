@@ -103,6 +103,10 @@ def _print_checkpoints(workdir: str, config: RunConfig, console: Console) -> Non
         if entry.reason:
             _print(console, f"{entry.name} is {entry.state}: {entry.reason}")
 
+    if newest and newest.metadata and newest.metadata.initial:
+        for line in newest.metadata.initial.lines(is_new=True):
+            _print(console, line)
+
     if newest and newest.metadata and (other := other_versions(newest.metadata)):
         _print(console, f"step {newest.step} was saved with {', '.join(other)}")
 

@@ -11,6 +11,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
+from train.checkpoint.initial import check_initial, load_initial
+from train.checkpoint.parameters import check_optimizer_names
 from train.checkpoint.restore import count_parameters, restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.sizes import complete
@@ -116,12 +118,14 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
     """Makes what a run needs, inside its locked workdir."""
     mesh = device_mesh(config.mesh)
     check_run_fits(config, mesh)
+    check_optimizer_names(config)
 
     path = check_workdir(workdir, config)
     note(f"reading the data, {config.data.name}")
     splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
+    check_initial(path, config, splits["train"])
 
     with StopSignals() as signals, locked(path):
         check_workdir(path, config)  # another trainer may have written while the data were read
@@ -132,7 +136,7 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
         barrier("the run is recorded")
 
         any_process = AnyProcess()
-        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
         with Saver(path, config, len(splits["train"])) as saver:
             yield Run(
                 config=config,
@@ -157,9 +161,14 @@ def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]
 
     if restored is None:
         state, start = run.init_state(), BEGINNING
+        if run.config.init.path is not None:
+            note(f"reading the first weights, {run.config.init.path}")
+            state, run.saver.initial = load_initial(
+                run.path, run.config, run.optimizer, run.mesh, state
+            )
     else:
         state, record = restored
-        start = record.position
+        start, run.saver.initial = record.position, record.initial
         check_origin(record, run.path, len(run.splits["train"]))
         if before is None and is_primary():
             warn_of_learning_rate(run.path, config=run.config, metadata=record)
@@ -179,6 +188,8 @@ def _train_from(
 
     with log:
         log.start(run.mesh, count_parameters(state.params), start.step, run.splits)
+        if run.saver.initial is not None:
+            log.note(run.saver.initial.lines(is_new=start.step == 0))
         monitor = SkipMonitor(config.guard, log.skipped)
         if run.stop_requested():
             raise Stopped(f"{run.path} is at step {start.step}; the same command resumes it")

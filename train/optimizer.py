@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from odeformer import sharding
+from train.config.patterns import factor_of, factors, matches_any
 from train.config.run import OptimizerConfig
 from train.config.tables import OPTIMIZERS, SCHEDULES
 
@@ -30,6 +33,10 @@ _MATRICES = {
 }
 
 
+# Parameters that follow the depth, by the first part of their names; all others precede it.
+_AFTER_DEPTH = ("norm", "head", "distillation_head")
+
+
 def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
     """Returns the learning rate by step: linear warm-up, then what config.schedule names."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
@@ -37,14 +44,79 @@ def make_schedule(config: OptimizerConfig, train_steps: int) -> optax.Schedule:
     return _promoting(optax.join_schedules([warmup, after], [config.warmup_steps]))
 
 
-def make_optimizer(config: OptimizerConfig, train_steps: int) -> optax.GradientTransformation:
-    """Returns clipping by the global norm, then the optimiser that config.name names."""
+def make_optimizer(
+    config: OptimizerConfig, train_steps: int, layers: int | None = None
+) -> optax.GradientTransformation:
+    """Returns clipping by the global norm, then the optimiser that config.name names.
+
+    Frozen parameters have no part in the norm, no update, no decay and no state.
+
+    Args:
+      config: of the optimiser.
+      train_steps: of the run.
+      layers: of the model's depth, over which config.layer_decay goes; where only the state's
+        shapes matter it may be left out.
+    """
     clip = optax.identity()
     if config.clip_norm is not None:
         clip = optax.clip_by_global_norm(config.clip_norm)
 
-    chain = optax.chain(clip, OPTIMIZERS[config.name](config, make_schedule(config, train_steps)))
-    return chain._replace(update=_promoting(chain.update))
+    chain = [clip, OPTIMIZERS[config.name](config, make_schedule(config, train_steps))]
+    if config.rate_factors or config.layer_decay is not None:
+        chain.append(optax.stateless(functools.partial(_scaled, config, layers)))
+    optimizer = optax.chain(*chain)
+
+    if config.freeze:
+        parts: dict[Any, Any] = {"trained": optimizer, "frozen": optax.set_to_zero()}
+        optimizer = optax.partition(parts, functools.partial(_labels, config))
+    return optimizer._replace(update=_promoting(optimizer.update))
+
+
+def _labels(config: OptimizerConfig, params: Any) -> Any:
+    return jax.tree.map(lambda f: "frozen" if f else "trained", frozen_mask(config, params))
+
+
+def frozen_mask(config: OptimizerConfig, params: Any) -> Any:
+    """Returns a tree of bools: True for the parameters that are not trained."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: matches_any(parameter_name(path), config.freeze), params
+    )
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """Returns a parameter's name, such as 'head/kernel', for its path."""
+    return "/".join(key.key for key in path)
+
+
+def _scaled(config: OptimizerConfig, layers: int | None, updates: Any, params: Any) -> Any:
+    """The updates, and the decay in them, times the factors of their learning rates."""
+    by_pattern = factors(config.rate_factors)
+
+    def scaled(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        factor: Any = factor_of(parameter_name(path), by_pattern)
+        if config.layer_decay is not None:
+            assert layers is not None, "layer_decay goes over the layers of a depth"
+            factor *= config.layer_decay ** _layers_above(path, update, layers)
+        return update * jnp.asarray(factor, update.dtype)
+
+    return jax.tree_util.tree_map_with_path(scaled, updates)
+
+
+def _layers_above(path: tuple[Any, ...], leaf: jax.Array, layers: int) -> Any:
+    """How many steps a parameter lies below the head; of a stacked one per group, [G, 1, ...].
+
+    The last layer lies one step below it, the first one `layers`, and what precedes the depth one
+    more. A group lies where its last layer does.
+
+    Source: Bao et al., 'BEiT', 2021, arXiv 2106.08254.
+    """
+    names = parameter_name(path).split("/")
+    if sharding.GROUPS in names:
+        groups = leaf.shape[0]
+        above = layers // groups * np.arange(groups)[::-1] + 1
+        return above.reshape(-1, *[1] * (leaf.ndim - 1))
+
+    return 0 if names[0] in _AFTER_DEPTH else layers + 1
 
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:

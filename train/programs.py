@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from train.config.data import ImageDataConfig
+from train.config.optimizer import InitConfig
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
@@ -56,7 +57,8 @@ class Programs:
         self, config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
     ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
         """Returns a run's train step, as `make_train_step` does."""
-        key = ("train", dataclasses.replace(config, seed=0, data=_without_fold(config.data)))
+        alike = dict(seed=0, init=InitConfig(), data=_without_fold(config.data))
+        key = ("train", dataclasses.replace(config, **alike))
         jitted = self._keep(key, lambda: jit_train_step(config, optimizer, task, mesh))
         return make_train_step(config, optimizer, task, mesh, jitted)
 

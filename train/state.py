@@ -67,17 +67,23 @@ def make_init(
     def init(seed: int | jax.Array) -> TrainState:
         inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(config.model)]
         params = model.init(jax.random.key(seed), *inputs)["params"]
-
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=optimizer.init(params),
-            # A copy: the step donates its state, and no buffer can be donated twice.
-            ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
-            guard=init_guard(),
-        )
+        return make_state(config, optimizer, params)
 
     return init
+
+
+def make_state(
+    config: RunConfig, optimizer: optax.GradientTransformation, params: Any
+) -> TrainState:
+    """Returns the state of a run that begins with these weights."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        # A copy: the step donates its state, and no buffer can be donated twice.
+        ema=None if config.optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+        guard=init_guard(),
+    )
 
 
 def abstract_state(
@@ -154,7 +160,9 @@ def _without_axes(
 
 def expected_state(config: RunConfig, mesh: Mesh) -> TrainState:
     """Returns the abstract state of a run as its config alone says: what its checkpoints hold."""
-    return abstract_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
+    layers = config.model.depth.layers
+    optimizer = make_optimizer(config.optimizer, config.train_steps, layers)
+    return abstract_state(config, optimizer, mesh)
 
 
 def state_shardings(

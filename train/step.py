@@ -15,7 +15,7 @@ from odeformer import make_model, sharding
 from train.config.regularise import regularised
 from train.config.run import RunConfig
 from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
-from train.optimizer import make_schedule, update_ema
+from train.optimizer import frozen_mask, make_schedule, update_ema
 from train.state import TrainState, abstract_state, judge, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
@@ -108,6 +108,11 @@ def jit_train_step(
         if decay is not None:
             ema = update_ema(decay, state.step, ema, params)
 
+        # Else rounding would move the average of what does not move.
+        if config.optimizer.freeze:
+            mask = frozen_mask(config.optimizer, params)
+            params, ema = (_where(mask, state.params, params), _where(mask, state.ema, ema))
+
         return TrainState(state.step + 1, params, opt_state, ema, state.guard)
 
     def train_step(
@@ -189,13 +194,52 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
         penalties = [weight * sums[_SUMS[name]] for name, weight in weights.items()]
         return sum(penalties, loss), {"loss": loss, **counts, **sums, **metrics}
 
-    gradient = jax.grad(loss_fn, has_aux=True)
+    is_partial = bool(config.optimizer.freeze)
+    mask = functools.partial(frozen_mask, config.optimizer)
+    gradient = _of_trained(loss_fn, mask) if is_partial else jax.grad(loss_fn, has_aux=True)
     if config.parallel.accumulate > 1:
         gradient = _in_parts(gradient, task, config.parallel.accumulate, bool(weights))
 
     if config.parallel.mode == "shard_map":
-        return _by_shard(gradient, task, bool(weights))
+        gradient = _by_shard(gradient, task, bool(weights))
+    return _with_zeros(gradient, mask) if is_partial else gradient
+
+
+def _of_trained(loss_fn: Callable[..., Any], mask: Callable[[Any], Any]) -> Gradient:
+    """The gradient that has None for what is frozen: it is neither computed nor communicated."""
+
+    def gradient(params, *args):
+        frozen = mask(params)
+        trained = jax.tree.map(lambda is_frozen, x: None if is_frozen else x, frozen, params)
+
+        def loss(trained):
+            return loss_fn(_where(frozen, params, trained), *args)
+
+        return jax.grad(loss, has_aux=True)(trained)
+
     return gradient
+
+
+def _with_zeros(gradient: Gradient, mask: Callable[[Any], Any]) -> Gradient:
+    """The gradient with zeros in place of None."""
+
+    def completed(params, *args):
+        grads, metrics = gradient(params, *args)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return _where(mask(params), zeros, grads), metrics
+
+    return completed
+
+
+def _where(mask: Any, chosen: Any, other: Any) -> Any:
+    """The leaves of a tree where a mask is True, and of another one elsewhere; None of None."""
+    if chosen is None:
+        return None
+
+    pairs = zip(jax.tree.leaves(mask), jax.tree.leaves(chosen), strict=True)
+    rest = jax.tree.leaves(other, is_leaf=lambda x: x is None)
+    leaves = [a if is_chosen else b for (is_chosen, a), b in zip(pairs, rest, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(chosen), leaves)
 
 
 # The sums along the flow, and the metrics that they are.

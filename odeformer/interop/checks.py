@@ -190,3 +190,13 @@ def check_writable(config: Any, needs: Needs) -> None:
                 f"a model of {key}={given!r} is none of the layout's architectures, which have "
                 f"{key}={accepted!r}: write it by save_safetensors, under our own names"
             )
+
+
+def check_grid(places: int, grid: tuple[int, int]) -> None:
+    """Raises ValueError for a table that has fewer places than the grid has patches."""
+    rows, columns = grid
+    if places < rows * columns:
+        raise ValueError(
+            f"a table of {places} positions is no grid of {rows} x {columns} patches: give the "
+            "grid that it was trained on"
+        )

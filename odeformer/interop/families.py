@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from odeformer.errors import check_kind
-from odeformer.interop import dinov2, gpt2, llama, timm_vit, vit
+from odeformer.interop import dinov2, gpt2, llama, positions, timm_vit, vit
 from odeformer.interop.checks import (
     Needs,
     check_architecture,
@@ -70,11 +70,13 @@ class Reading(NamedTuple):
       config: of the model.
       layout: which tensors make up which parameters.
       stored_as: a stored tensor's name -> its name in the layout, None for no weight.
+      resample: how its learned positions go to another grid of patches.
     """
 
     config: Any
     layout: Layout
     stored_as: Callable[[str], str | None]
+    resample: positions.Rule
 
 
 def read_family(raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: str) -> Reading:
@@ -97,9 +99,16 @@ def read_family(raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: 
     check_layers(depth, layers)
     config = family.config(**fields, dtype=dtype, depth=depth)
     if is_timm:
-        return Reading(config, timm_vit.layout(config, raw), str)
+        return Reading(config, timm_vit.layout(config, raw), str, positions.antialiased)
 
-    return Reading(config, family.layout(config), lambda name: family.stored_as(name, config))
+    # Of transformers' models this one alone smooths, as timm does.
+    smooths = raw.get("model_type") == dinov2.WITH_REGISTERS
+    return Reading(
+        config,
+        family.layout(config),
+        stored_as=lambda name: family.stored_as(name, config),
+        resample=positions.antialiased if smooths else positions.plain,
+    )
 
 
 def family_of(config: ModelConfig) -> Family:

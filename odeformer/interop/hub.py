@@ -11,6 +11,7 @@ from odeformer.interop.packages import needed
 FILES = (
     "config.json",
     "preprocessor_config.json",
+    "tokenizer.json",
     "model*.safetensors",
     "model.safetensors.index.json",
 )

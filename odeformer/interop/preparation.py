@@ -55,6 +55,21 @@ class ImagePreparation:
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
+def has_preparation(folder: str | os.PathLike[str]) -> bool:
+    """Returns whether a pretrained model's folder says how its images are prepared.
+
+    Args:
+      folder: as for `load_pretrained`.
+
+    Raises:
+      ImportError: a name on the Hugging Face Hub, without the package huggingface_hub.
+      ValueError: no folder, or a config.json that is no JSON.
+    """
+    place = find_folder(folder)
+    config = place / "config.json"
+    return (place / FILE).exists() or (config.exists() and timm_vit.is_named(read_json(config)))
+
+
 def load_preparation(folder: str | os.PathLike[str]) -> ImagePreparation:
     """Reads how a pretrained model's images are prepared.
 

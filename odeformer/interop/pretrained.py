@@ -1,5 +1,6 @@
 """Pretrained transformers in the layout of the library transformers, read and written."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,23 +14,52 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from odeformer.errors import check_name
+from odeformer.errors import check_kind, check_name
 from odeformer.interop.arrays import Rules, make_array, shapes_of, shardings_of
 from odeformer.interop.checks import check_tensors
-from odeformer.interop.families import family_of, read_family
+from odeformer.interop.families import Reading, family_of, read_family
 from odeformer.interop.hub import find_folder
 from odeformer.interop.layout import LAYERS, Layout, tensors_of
+from odeformer.interop.positions import resample_positions
 from odeformer.interop.weights import FILE, find_weights, read_json, weight_files, write_weights
-from odeformer.models.registry import make_model
+from odeformer.models.registry import ModelConfig, make_model
+from odeformer.models.vit import ViTConfig
 from odeformer.transformer.depth import DepthConfig
 
 CONFIG = "config.json"
 DTYPES = ("float32", "bfloat16")
 
 
+def load_config(
+    folder: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    depth: DepthConfig | Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> ModelConfig:
+    """Reads what model a folder holds, and none of its weights.
+
+    Args:
+      folder: as for `load_pretrained`, and so are the others.
+      image_size: of the images.
+      depth: how the weights are integrated.
+      dtype: of the matrix products.
+
+    Returns:
+      The config of the model that `load_pretrained` returns.
+
+    Raises:
+      ImportError, ValueError: as `load_pretrained` does, but for the weights.
+    """
+    check_name("dtype", dtype, DTYPES)
+    reading = read_family(read_json(find_folder(folder) / CONFIG), depth, dtype)
+    return _of_size(reading.config, image_size)
+
+
 def load_pretrained(
     folder: str | os.PathLike[str],
     *,
+    image_size: int | tuple[int, int] | None = None,
     depth: DepthConfig | Mapping[str, Any] | None = None,
     dtype: str = "float32",
     param_dtype: str = "float32",
@@ -46,6 +76,8 @@ def load_pretrained(
     Args:
       folder: with config.json and model.safetensors, or the shards of
         model.safetensors.index.json; or a name on the Hugging Face Hub, which is downloaded.
+      image_size: height and width of the images, if not those of the training; learned positions
+        are resampled as the library that trained the model does.
       depth: another way to integrate the same weights, a DepthConfig or fields of one such as
         {'solver': 'euler'}; None is what the weights were trained under.
       dtype: of the matrix products, 'float32' or 'bfloat16'.
@@ -89,7 +121,29 @@ def load_pretrained(
         )
         for place, leaf in layout.items()
     }
-    return make_model(reading.config), {"params": traverse_util.unflatten_dict(flat, sep="/")}
+    sized = _of_size(reading.config, image_size)
+    if sized != reading.config and "positions" in flat:
+        flat["positions"] = _resampled(flat["positions"], reading, sized)
+
+    return make_model(sized), {"params": traverse_util.unflatten_dict(flat, sep="/")}
+
+
+def _of_size(config: Any, image_size: int | tuple[int, int] | None) -> Any:
+    """The config for images of another size."""
+    if image_size is None:
+        return config
+
+    check_kind("image_size", config, ViTConfig)
+    return dataclasses.replace(config, image_size=image_size)
+
+
+def _resampled(table: jax.Array, reading: Reading, sized: ViTConfig) -> jax.Array:
+    """Learned positions for images of another size, where they lay before."""
+    # Replicated, and so whole on any device.
+    places = resample_positions(
+        table.addressable_data(0), reading.config.grid, sized.grid, reading.resample
+    )
+    return jax.make_array_from_callback(places.shape, table.sharding, lambda index: places[index])
 
 
 def save_pretrained(

@@ -104,7 +104,11 @@ def write_weights(
     """Writes all tensors to a file, which is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     try:
+        # A new file's permissions, which safetensors would keep to its owner.
+        part.touch()
+        mode = part.stat().st_mode
         needed("safetensors.numpy").save_file(tensors, str(part), metadata=dict(metadata))
+        os.chmod(part, mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -204,7 +204,7 @@ class ODEStack(DepthModule):
         if self.is_initializing() and _output_is_dropped.get():
             return unsolved(config.groups, returned(state), len(field.terms))
 
-        keys, context = self._randomness(train, context, len(tokens(state)))
+        keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
         solve_group = make_solve(vector_field, settings, config.length, config.flow.sums)

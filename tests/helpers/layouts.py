@@ -29,6 +29,7 @@ from tests.helpers.tiny import make_tiny, make_tiny_language
 from tests.helpers.trees import relative_error
 from train.aot import compiled
 from train.checkpoint.checksums import checksums
+from train.checkpoint.initial import load_initial
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
 from train.config.border import from_config_dict
@@ -73,7 +74,7 @@ def case(devices=8, steps=10, **changes):
     mesh = device_mesh(config.mesh, jax.devices()[:devices])
     check_run_fits(config, mesh)
     data = load_splits(config)["train"]
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
     state = init_state(config, optimizer, mesh)
     before = shardings(state)
     step = make_train_step(config, optimizer, make_task(config, data), mesh)
@@ -173,6 +174,27 @@ def checkpoint():
     return same
 
 
+def initial():
+    """Begins with a stored run's weights on one device and on eight: whether they are the same."""
+    cfg = make_tiny()
+    cfg.depth.solver, cfg.model.mlp = "heun", 16
+    cfg.model.update(classes=4, image_size=12)
+    cfg.init.path = str(pathlib.Path(__file__).parents[1] / "data/workdir_0")
+    states = []
+    for sizes, devices in ((ONE, 1), (dict(data=2, fsdp=2, tensor=2), 8)):
+        cfg.mesh.update(sizes)
+        config = from_config_dict(cfg)
+        mesh = device_mesh(config.mesh, jax.devices()[:devices])
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        state = init_state(config, optimizer, mesh)
+        before = shardings(state)
+        state, _ = load_initial(epath.Path("/nowhere"), config, optimizer, mesh, state)
+        assert shardings(state) == before
+        states.append(jax.device_get(state))
+    pairs = zip(*map(jax.tree.leaves, states), strict=True)
+    return [bool(np.array_equal(a, b)) for a, b in pairs]
+
+
 def sums():
     """The checksums of arrays of any bits, split over the devices in several ways."""
     rng, arrays = np.random.default_rng(0), {}
@@ -214,6 +236,7 @@ if __name__ == "__main__":
     extras = dict(
         memory=memory,
         checkpoint=checkpoint,
+        initial=initial,
         sums=sums,
         per_sample=per_sample,
         padded=padded,

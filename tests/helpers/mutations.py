@@ -52,6 +52,7 @@ OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
     "model.centre": (NAN, INF, -INF, 1e39, 10**400),
     "optimizer.warmup_steps": (-1, 2**31, 10**12),
     "optimizer.decay_steps": _COUNT,
+    "optimizer.layer_decay": (0.0, -0.5, 1.5, NAN, INF),
     "guard.max_rollbacks": (-1, 2**31),
 }
 WORDS = (
@@ -96,6 +97,16 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"optimizer.decay_steps": 3},
         {"optimizer.decay_steps": 3, "optimizer.schedule": "constant"},
         {"optimizer.decay_steps": 10**6, "optimizer.schedule": "wsd", "train_steps": 10**6},
+        {"optimizer.layer_decay": 1e-30},
+        {"optimizer.freeze": [""]},
+        {"optimizer.freeze": ["head", 7]},
+        {"optimizer.rate_factors": ["head"]},
+        {"optimizer.rate_factors": ["head=0"]},
+        {"optimizer.rate_factors": ["head=-1"]},
+        {"optimizer.rate_factors": ["head=1e39"]},
+        {"init.include": ["head"]},
+        {"init.exclude": ["head"]},
+        {"init.exclude": ["head/"], "init.path": "/nowhere/at/all"},
         {"depth.atol": 1e-3},
         {"depth.max_steps": 10},
         {"depth.rtol": 0.1, "depth.solver": "rk4"},
@@ -150,6 +161,11 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
 # What only the devices or the data can refuse.
 CONTRADICTIONS_OF_DATA: dict[str | None, list[dict[str, Any]]] = {
     None: [
+        {"optimizer.freeze": ["no_such_name"]},
+        {"optimizer.freeze": ["**"]},
+        {"optimizer.rate_factors": ["no_such_name=2"]},
+        {"init.path": "/nowhere/at/all"},
+        {"init.path": "no_such_folder/of/anything"},
         {"mesh.data": 1009},
         {"mesh.fsdp": -1},
         {"mesh.tensor": 2**40},

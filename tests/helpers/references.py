@@ -164,7 +164,23 @@ def average():
     return dict(decay=0.9, start=start, weights=weights.tolist(), means=means)
 
 
-RECIPES = (rotary, label_smoothing, drop_path, mixing, schedule, adamw, average)
+def resampling():
+    """A table's places of a grid 5 x 4, on others: torch's bicubic, and timm's, which smooths."""
+    import torch
+    from timm.layers import resample_abs_pos_embed
+
+    places = np.random.default_rng(5).normal(size=(5, 4, 2)).round(3)
+    table, found = torch.tensor(places, dtype=torch.float32).reshape(1, -1, 2), []
+    for grid in ((7, 9), (3, 2), (5, 8), (10, 4)):
+        square = table.reshape(1, 5, 4, 2).permute(0, 3, 1, 2)
+        plain = torch.nn.functional.interpolate(square, size=grid, mode="bicubic")
+        smoothed = resample_abs_pos_embed(table, list(grid), [5, 4], num_prefix_tokens=0)
+        plain = plain[0].permute(1, 2, 0).tolist()
+        found.append(dict(grid=grid, plain=plain, smoothed=smoothed.reshape(*grid, 2).tolist()))
+    return dict(places=places.tolist(), cases=found)
+
+
+RECIPES = (rotary, label_smoothing, drop_path, mixing, schedule, adamw, average, resampling)
 
 
 def make():

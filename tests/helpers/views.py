@@ -12,6 +12,8 @@ from etils import epath
 
 from odeformer import example_inputs, make_model
 from train import loop
+from train.checkpoint.initial import check_initial
+from train.checkpoint.initial_plan import find_source, plan_initial
 from train.checkpoint.retention import Retention
 from train.checkpoint.saver import Saver
 from train.data.pipeline import BEGINNING, Position, train_batches
@@ -93,6 +95,12 @@ def state(config):
     return str(abstract_state(config, _optimizer(config), _mesh(config)))
 
 
+def initial(config):
+    """What becomes of each parameter at the start of a run."""
+    check_initial(epath.Path("/nowhere"), config, _splits(config)["train"])
+    return "" if config.init.path is None else str(plan_initial(config, find_source(config)))
+
+
 def batches(config):
     """The sizes of the splits, and the first batches that the loop reads."""
     splits = _splits(config)
@@ -169,4 +177,4 @@ def _mesh(config):
 
 
 def _optimizer(config):
-    return make_optimizer(config.optimizer, config.train_steps)
+    return make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)

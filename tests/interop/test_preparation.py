@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from odeformer.interop import ImagePreparation, load_preparation
+from odeformer.interop import ImagePreparation, has_preparation, load_preparation
 
 # As google/vit-base-patch16-224 and facebook/deit-tiny-patch16-224 are published.
 VIT = dict(do_normalize=True, do_resize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3, size=224)
@@ -66,3 +66,17 @@ def test_refusals(tmp_path, raw, message):
 def test_a_folder_without_the_file(tmp_path):
     with pytest.raises(ValueError, match="holds no preprocessor_config.json"):
         load_preparation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "says"),
+    [
+        ("preprocessor_config.json", VIT, True),
+        ("config.json", {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {}}, True),
+        ("config.json", {"architectures": ["ViTForImageClassification"]}, False),
+        ("model.safetensors", {}, False),
+    ],
+)
+def test_whether_a_folder_says_how_its_images_are_prepared(name, raw, says, tmp_path):
+    (tmp_path / name).write_text(json.dumps(raw))
+    assert has_preparation(tmp_path) is says

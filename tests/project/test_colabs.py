@@ -11,11 +11,23 @@ from tests.helpers.checkout import ROOT
 
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 REDUCED = {
+    "finetune": "train_steps, tuned_steps, workdir = 4, 2, {workdir!r}",
     "language": (
         "train_steps, width, workdir = 4, 16, {workdir!r}; "
         "new_tokens, compared = 8, ('euler', 'dopri8')"
     ),
+    "pretrained": (
+        "train_steps, workdir = 4, {workdir!r}; compared, steps = ('euler', 'dopri8'), (1, 2)"
+    ),
     "quickstart": "train_steps, workdir, compared = 4, {workdir!r}, ('euler', 'rk4', 'dopri8')",
+}
+
+# What each prints.
+PRINTED = {
+    "finetune": "from scratch",
+    "language": "dopri8",
+    "pretrained": "dopri8",
+    "quickstart": "dopri8",
 }
 
 
@@ -52,7 +64,7 @@ def test_what_a_notebook_imports_exists(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quickstart", "language"])
+@pytest.mark.parametrize("name", REDUCED)
 def test_notebook_runs(name, tmp_path):
     path = ROOT / "colabs" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -64,4 +76,6 @@ def test_notebook_runs(name, tmp_path):
     client.execute()
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert "dopri8" in str(outputs)
+    assert PRINTED[name] in str(outputs)
+    if name == "pretrained":  # at its end: the exported program's logits against the model's
+        assert float(outputs[-1]["data"]["text/plain"]) < 1e-5

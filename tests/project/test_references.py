@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from odeformer import TransformerField, make_vector_field
+from odeformer.interop.positions import antialiased, plain
 from odeformer.transformer.field import init_params
 from odeformer.transformer.layers import Dropout
 from odeformer.transformer.rotary import rotate, rotation
@@ -125,6 +126,15 @@ def test_average():
     for n, (value, expected) in enumerate(zip(given["weights"], given["means"], strict=True)):
         mean = update(given["decay"], jnp.int32(n), mean, jnp.float32(np.array(value)))
         np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_resampling():
+    given = FOUND["resampling"]
+    places = np.float32(given["places"])
+    for case in given["cases"]:
+        for rule, expected in ((plain, case["plain"]), (antialiased, case["smoothed"])):
+            found = rule(places, tuple(case["grid"]))
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.slow

@@ -10,7 +10,17 @@ from tests.helpers.checkout import ROOT
 from train import startup
 from train.devices.cluster import is_first
 
-PROGRAMS = ("train", "evaluate", "predict", "generate", "inspect", "aot", "prepare", "study")
+PROGRAMS = (
+    "train",
+    "evaluate",
+    "predict",
+    "generate",
+    "inspect",
+    "aot",
+    "export",
+    "prepare",
+    "study",
+)
 FIRST = "importing JAX and the trainer ...\n"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from odeformer import ModelConfig, flops
 from train.aot import compiled, topologies
 from train.aot.advice import advise
+from train.checkpoint.parameters import check_optimizer_names
 from train.config.run import RunConfig
 from train.data.blank import blank_split
 from train.devices.checks import check_run_fits
@@ -95,11 +96,12 @@ def make_report(config: RunConfig, name: str, topology: str, num_slices: int = 1
     _, chip = topologies.find(topology)
     mesh = device_mesh(config.mesh, devices)
     check_run_fits(config, mesh)
+    check_optimizer_names(config)
 
     # The shapes of a batch are all that the program depends on.
     split = blank_split(config)
     batch = split.gather(np.zeros(1, np.int64)) | {"draw": np.zeros(1, np.int32)}
-    optimizer = make_optimizer(config.optimizer, config.train_steps)
+    optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
     task = make_task(config, split)
     lowered = lower_train_step(config, optimizer, task, mesh, batch, platform="tpu")
 

@@ -53,6 +53,47 @@ class Leaf:
 
 
 @dataclasses.dataclass(frozen=True)
+class Initial:
+    """Whence the weights are that a run began with; config.init is read at its start alone.
+
+    Attributes:
+      path: of a workdir or a pretrained model.
+      step: of the workdir's checkpoint; None of a pretrained model.
+      loaded: how many parameters are taken as they are.
+      resampled: what was done to others, by name.
+      new: names of those that began at random.
+      unused: names of those that the run's model has not.
+      differs: what the weights were trained under and the run sets otherwise.
+    """
+
+    path: str
+    step: int | None
+    loaded: int
+    resampled: Mapping[str, str]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+    differs: tuple[str, ...]
+
+    def lines(self, is_new: bool) -> list[str]:
+        """Returns what is to be said of it when a run starts, or is resumed."""
+        place = self.path if self.step is None else f"{self.path} (step {self.step})"
+        if not is_new:
+            return [f"it began with the weights of {place}, which are not read again"]
+
+        parts = [f"{self.loaded} parameters as they are"]
+        parts += [f"{name} {change}" for name, change in self.resampled.items()]
+        for what, found in {"new": self.new, "not used": self.unused}.items():
+            if found:
+                more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+                parts.append(f"{what}: {', '.join(found[:4])}{more}")
+
+        lines = [f"it begins with the weights of {place}: {'; '.join(parts)}"]
+        if self.differs:
+            lines.append(f"they were trained with another config: {', '.join(self.differs)}")
+        return lines
+
+
+@dataclasses.dataclass(frozen=True)
 class Metadata:
     """What a checkpoint holds in addition to the arrays of the state.
 
@@ -68,6 +109,7 @@ class Metadata:
     leaves: dict[str, Leaf]  # by name
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
     inputs: str | None = None  # `inputs_digest` of the workdir
+    initial: Initial | None = None  # whence its first weights are; None: they were random
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +129,7 @@ def make_metadata(
     metrics: Mapping[str, float],
     tokenizer: str | None = None,
     inputs: str | None = None,
+    initial: Initial | None = None,
 ) -> Metadata:
     """Returns the metadata of a state, whose checksums are computed here.
 
@@ -98,6 +141,7 @@ def make_metadata(
       metrics: of the validation split; empty if it was not scored at this step.
       tokenizer: `tokenizer_digest` of the workdir.
       inputs: `inputs_digest` of the workdir.
+      initial: whence the run's first weights are.
     """
     sums = checksums(state)
     leaves = {
@@ -113,6 +157,7 @@ def make_metadata(
         leaves=leaves,
         tokenizer=tokenizer,
         inputs=inputs,
+        initial=initial,
     )
 
 
@@ -178,6 +223,9 @@ def _from_values(values: dict[str, Any]) -> Metadata:
     # The arrays are still stored under their former names, by which they are read.
     former = {names.STATE[name]: name for name in values["leaves"] if name in names.STATE}
     others = {"position": Position(**position), "leaves": leaves, "former": former}
+    if (initial := values.get("initial")) is not None:
+        lists = {name: tuple(x) for name, x in initial.items() if isinstance(x, list)}
+        others["initial"] = Initial(**initial | lists)
     return Metadata(**(values | others))
 
 

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from odeformer import ModelConfig, example_inputs, make_model, sharding
 from train.checkpoint.checksums import leaf_name
+from train.config.patterns import check_matching, check_trained, factors
+from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings
 
 
@@ -27,6 +29,26 @@ def abstract_parameters(config: ModelConfig, mesh: Mesh) -> Any:
         shapes,
         parameter_shardings(mesh, config, shapes),
     )
+
+
+def parameter_names(config: ModelConfig) -> list[str]:
+    """Returns the names of a model's parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
+    return [leaf_name(path) for path, _ in leaves]
+
+
+def check_optimizer_names(config: RunConfig) -> None:
+    """Refuses names of parameters, to freeze or to train at another rate, that fit none.
+
+    Raises:
+      BadInput: a pattern that matches no parameter, or parameters to freeze that are all.
+    """
+    options = config.optimizer
+    if options.freeze or options.rate_factors:
+        names = parameter_names(config.model)
+        check_matching("optimizer.freeze", options.freeze, names)
+        trained = check_trained(options.freeze, names)
+        check_matching("optimizer.rate_factors", factors(options.rate_factors), trained, " trained")
 
 
 def parameter_table(config: ModelConfig) -> Table:

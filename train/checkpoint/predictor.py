@@ -8,30 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from odeformer import LM, generate, make_model
-from train.checkpoint.predictor_checks import (
-    check_batch_size,
-    check_kind,
-    check_texts,
-    no_inputs,
-    refused,
-)
+from train.checkpoint.described import inputs_of
+from train.checkpoint.predictor_checks import check_batch_size, check_texts, refused
 from train.checkpoint.raw_images import is_one_image, read_image
 from train.checkpoint.restore import Step, evaluation_config, load_params
-from train.checkpoint.workdir import read_inputs, read_tokenizer
-from train.config.run import RunConfig, base_task
+from train.checkpoint.workdir import read_tokenizer
+from train.config.run import RunConfig
 from train.data.blank import blank_images
-from train.data.images import digits
-from train.data.inputs import (
-    ImageInputs,
-    Inputs,
-    LanguageInputs,
-    SentenceInputs,
-    describe_inputs,
-    language_inputs,
-)
+from train.data.inputs import ImageInputs, LanguageInputs, SentenceInputs
 from train.data.text.blocks import Sentences, tokenise
 from train.data.text.tokenizer import Tokenizer
 from train.files import as_path
@@ -227,8 +213,7 @@ def make_predictor(
     """Returns what `load_predictor` does, for a config to evaluate under."""
     path = as_path(workdir)
     check_batch_size(batch_size)
-    inputs = read_inputs(path) or _derived(path, config)
-    check_kind(path, base_task(config.task), inputs)
+    inputs = inputs_of(path, config)
     params, tokenizer = load_params(path, config, step=step), read_tokenizer(path)
 
     if isinstance(inputs, LanguageInputs):
@@ -239,17 +224,6 @@ def make_predictor(
     if isinstance(inputs, SentenceInputs):
         return _text_classifier(config, params, inputs, tokenizer, batch_size)
     return _image_classifier(config, params, inputs, batch_size)
-
-
-def _derived(path: epath.Path, config: RunConfig) -> Inputs:
-    """The inputs of a run that did not record them, where the config alone says what they are."""
-    if base_task(config.task) == "language":
-        return language_inputs(config)
-    if base_task(config.task) == "images" and config.data.name == "digits":
-        data: Any = config.data
-        return describe_inputs(config, digits.load(data.fold, data.validation_examples)["train"])
-
-    raise no_inputs(path, config.data.name)
 
 
 def _image_classifier(

@@ -1,7 +1,7 @@
 """Reads checkpoints: verified, or not at all."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import flax.linen as nn
 import jax
@@ -246,17 +246,25 @@ def load_params(
     """
     # The weights alone, whatever optimiser trained them.
     target = abstract_parameters(config.model, one_device_mesh() if mesh is None else mesh)
-
     if step is None:
-        restored = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
-    else:
-        restored = _restore_only(workdir, step, target, config.checkpoint.best)
+        return restore_newest_weights(workdir, target)[0]
 
-    if restored is None:
-        raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-
-    weights, _ = restored
+    weights, _ = _restore_only(workdir, step, target, config.checkpoint.best) or _none(workdir)
     return weights
+
+
+def restore_newest_weights(workdir: str | epath.Path, target: Any) -> tuple[Any, Metadata]:
+    """Returns what `restore_weights` does, of the newest sound checkpoint.
+
+    Raises:
+      BadInput: no sound checkpoint, or one that does not fit the target.
+    """
+    found = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
+    return found or _none(workdir)
+
+
+def _none(workdir: str | epath.Path) -> NoReturn:
+    raise BadInput(f"{workdir} holds no checkpoint: train the run first")
 
 
 def _restore_only(

@@ -13,6 +13,7 @@ from train.checkpoint.metadata import (
     METADATA,
     METADATA_FILE,
     STATE,
+    Initial,
     inputs_digest,
     make_metadata,
     tokenizer_digest,
@@ -42,6 +43,9 @@ class Saver:
     later step, while training continues; several processes agree that it failed. No checkpoint is
     deleted before there is a newer one, and no retired one before the run is saved at its step or
     later.
+
+    Attributes:
+      initial: whence the run's first weights are, for the metadata; None: they were random.
     """
 
     def __init__(self, workdir: epath.Path, config: RunConfig, examples: int):
@@ -52,6 +56,7 @@ class Saver:
           config: of the run.
           examples: number of training examples, for the metadata.
         """
+        self.initial: Initial | None = None
         self._workdir, self._config, self._examples = workdir, config, examples
         self._folder = checkpoint_folder(workdir)
         self._retention = Retention(workdir, config.checkpoint)
@@ -169,6 +174,7 @@ class Saver:
             metrics=metrics,
             tokenizer=self._tokenizer,
             inputs=self._inputs,
+            initial=self.initial,
         )
 
         trouble: Exception | None = None

@@ -8,12 +8,12 @@ from typing import Any
 from odeformer import LMConfig, ModelConfig, TextConfig, ViTConfig, presets
 from train.config.data import ImageDataConfig, LanguageDataConfig, SentenceDataConfig
 from train.config.modules import are_names
+from train.config.optimizer import InitConfig, OptimizerConfig, check_init
+from train.config.patterns import check_layer_decay
 from train.config.regularise import RegulariseConfig, regularised
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
-    FRACTION,
-    NOT_NEGATIVE,
     POSITIVE,
     SEED,
     PartOfRun,
@@ -22,7 +22,7 @@ from train.config.setting import (
     one_of,
     setting,
 )
-from train.config.tables import METRICS, OPTIMIZERS, SCHEDULES, SIGNS
+from train.config.tables import METRICS, SIGNS
 from train.errors import BadInput
 
 DataConfig = ImageDataConfig | LanguageDataConfig | SentenceDataConfig
@@ -95,40 +95,6 @@ _METRICS = Range(
     lambda names: all(isinstance(name, str) and name in METRICS for name in names),
 )
 _AXIS = Range("1 or more, or -1 for the devices that are left", lambda v: v > 0 or v == -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser, its learning rate, an average of the weights, and label smoothing."""
-
-    name: str = setting("adamw", "The optimiser; docs/optimizers.md.", name_in(OPTIMIZERS))
-    schedule: str = setting(
-        "cosine", "The learning rate after the warm-up; docs/optimizers.md.", name_in(SCHEDULES)
-    )
-    learning_rate: float = setting(1e-3, "Its peak, after the warm-up.", POSITIVE)
-    warmup_steps: int = setting(
-        100, "Steps of linear warm-up; fewer than train_steps.", NOT_NEGATIVE
-    )
-    decay_steps: int | None = setting(
-        None, "Last steps, in which 'wsd' decays; None: a tenth of those after the warm-up.", COUNT
-    )
-    weight_decay: float = setting(0.05, "Of kernels and token embeddings alone.", NOT_NEGATIVE)
-    b1: float = setting(
-        0.9, "Decay of the gradient's moving average, or momentum; adafactor has none.", FRACTION
-    )
-    b2: float = setting(
-        0.999,
-        "Decay of the squared gradient's moving average, for lion of the gradient's; sgd and "
-        "adafactor do not read it.",
-        FRACTION,
-    )
-    clip_norm: float | None = setting(
-        None, "Bound on the norm of the whole gradient; None: no clipping.", POSITIVE
-    )
-    ema_decay: float | None = setting(
-        None, "Decay of the weights' moving average; None: none is kept.", FRACTION
-    )
-    label_smoothing: float = setting(0.0, "Part of the target spread over all classes.", FRACTION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +186,7 @@ class RunConfig:
     batch_size: int = setting(64, "Examples per batch, over all devices.", COUNT)
     data: DataConfig
     model: ModelConfig
+    init: InitConfig
     optimizer: OptimizerConfig
     regularise: RegulariseConfig
     mesh: MeshConfig
@@ -234,6 +201,9 @@ class RunConfig:
         regularised(self.model, self.regularise)
         _check_warmup(self)
         _check_decay(self)
+        check_init(self.init)
+        if self.optimizer.layer_decay is not None:
+            check_layer_decay(self.optimizer.layer_decay, self.model.depth.layers)
         _check_best(self)
         _check_repeats(self)
         TASKS[self.task].check(self.model, self.data)

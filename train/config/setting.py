@@ -7,7 +7,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Setting:
     help: str
     accepted: Range = ANY
     path: bool = False  # whether it is a path, which is stored from the root on
-    words: tuple[str, ...] = ()  # that are no paths
+    words: Container[str] = ()  # that are no paths
 
 
 def setting(
@@ -95,7 +95,7 @@ def setting(
     accepted: Range = ANY,
     *,
     path: bool = False,
-    words: tuple[str, ...] = (),
+    words: Container[str] = (),
 ) -> Any:
     """Declares a setting: `learning_rate: float = setting(1e-3, "Peak of the ...", POSITIVE)`.
 

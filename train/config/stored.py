@@ -9,6 +9,7 @@ from train.config.border import flatten, from_config_dict, known_changes, to_dic
 from train.config.names import with_new_names
 from train.config.run import RunConfig
 from train.errors import BadInput
+from train.files import absolute
 
 CHANGEABLE_ON_RESUME = (
     *("modules", "train_steps", "mesh", "parallel", "checkpoint", "guard", "eval", "log"),
@@ -36,8 +37,15 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     return {
         key: (was.get(key), now.get(key))
         for key in sorted(was.keys() | now.keys())
-        if was.get(key) != now.get(key) and key.split(".")[0] not in CHANGEABLE_ON_RESUME
+        if was.get(key) != now.get(key)
+        and key.split(".")[0] not in CHANGEABLE_ON_RESUME
+        and not (key == "init.path" and _is_same_place(was.get(key), now.get(key)))
     }
+
+
+def _is_same_place(was: Any, now: Any) -> bool:
+    """Whether two paths are one: a folder that has gone since may look like a name on the Hub."""
+    return all(isinstance(x, str) for x in (was, now)) and absolute(was) == absolute(now)
 
 
 def resume_conflicts(saved: RunConfig, given: RunConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,11 @@ class RunLog:
             f"{describe_model(config.model)}; {config.train_steps:,} steps of {config.batch_size} "
             f"examples, {config.optimizer.warmup_steps:,} of them to warm up"
         )
-        for line in describe_data(config.data, splits):
+        self.note(describe_data(config.data, splits))
+
+    def note(self, lines: Sequence[str]) -> None:
+        """Prints lines."""
+        for line in lines:
             self._progress.note(line)
 
     def tracing(self, step: int) -> contextlib.AbstractContextManager[None]:

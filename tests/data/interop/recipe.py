@@ -5,7 +5,8 @@
 needs torch and transformers (2.13.0 and 5.24.0 made what is stored), and nothing of this project.
 Each folder that it makes holds a tiny model, in float32, with noise on every parameter, and
 golden.npz: the inputs and the logits, or the normed tokens of a model without a head; for a
-language model also 32 tokens of greedy text.
+language model also 32 tokens of greedy text. Of images whose model was made for square ones
+resized.npz holds the same at another size.
 """
 
 import pathlib
@@ -122,6 +123,8 @@ def make(folder, name, seed):
     model.save_pretrained(folder / name)
     model = type(model).from_pretrained(folder / name, attn_implementation="eager").eval()
     np.savez(folder / name / "golden.npz", **say(model, config))
+    if isinstance(getattr(config, "image_size", None), int):
+        np.savez(folder / name / "resized.npz", **images(model, config, (12, 20)))
     (folder / name / "generation_config.json").unlink(missing_ok=True)
 
 
@@ -145,11 +148,13 @@ def say(model, config):
 
 
 @torch.no_grad()
-def images(model, config):
-    size = config.image_size
+def images(model, config, other=None):
+    size = other or config.image_size
     sides = size if isinstance(size, (list, tuple)) else (size, size)
     inputs = torch.randn(3, config.num_channels, *sides)
-    said = model(inputs)
+    # DINOv2 takes images of any size without being asked to.
+    asked = other is not None and not config.model_type.startswith("dinov2")
+    said = model(inputs, interpolate_pos_encoding=True) if asked else model(inputs)
     said = said.logits if "logits" in said else said.last_hidden_state
     return dict(images=inputs.permute(0, 2, 3, 1).numpy(), logits=said.numpy())
 

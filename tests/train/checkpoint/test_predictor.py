@@ -8,31 +8,25 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from odeformer import generate
 from tests.helpers.checkout import ROOT
 from tests.helpers.photos import make_photos
 from tests.helpers.programs import run
+from tests.helpers.saved import save
 from tests.helpers.tiny import make_tiny, make_tiny_language, make_tiny_sentences
 from train.checkpoint import load_model, load_predictor
 from train.checkpoint.metadata import read_metadata
-from train.checkpoint.saver import Saver
-from train.checkpoint.workdir import read_config, read_inputs, read_tokenizer, record_run
-from train.config.border import from_config_dict
+from train.checkpoint.workdir import read_config, read_inputs, read_tokenizer
 from train.data.images import digits
 from train.data.images.crops import evaluation_crop
 from train.data.images.pixels import Encoded
-from train.data.pipeline import Position
 from train.data.sources import load_splits
-from train.devices.mesh import device_mesh
 from train.errors import BadInput
 from train.logs.classes import confusion_matrix
 from train.logs.metrics import read_metrics, read_scores
 from train.loop import train
-from train.optimizer import make_optimizer
-from train.state import init_state
 
 WORKDIR_0 = ROOT / "tests" / "data" / "workdir_0"
 
@@ -43,17 +37,6 @@ def shrink(cfg):
     cfg.checkpoint.every_steps = cfg.eval.every_steps = 5
     cfg.eval.batch_size = 360
     return cfg
-
-
-def save(cfg, workdir):
-    """Saves the first state of a run as if it had been trained."""
-    config, path = from_config_dict(cfg), epath.Path(workdir)
-    data = load_splits(config)["train"]
-    record_run(path, config, data)
-    mesh = device_mesh(config.mesh)
-    state = init_state(config, make_optimizer(config.optimizer, config.train_steps), mesh)
-    with Saver(path, config, len(data)) as saver:
-        saver.save(state, Position(1, 0), {}, wait=True)
 
 
 @pytest.fixture(scope="module")

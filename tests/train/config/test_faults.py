@@ -136,8 +136,8 @@ def test_only_the_groups_own_keys_are_listed():
     assert first.endswith("Did you mean 'optimizer.learning_rate'?")
     assert all(len(line) <= 100 for line in listed)
     assert " ".join(" ".join(listed).split()) == (
-        "optimizer has b1, b2, clip_norm, decay_steps, ema_decay, label_smoothing, learning_rate, "
-        "name, schedule, warmup_steps, weight_decay"
+        "optimizer has b1, b2, clip_norm, decay_steps, ema_decay, freeze, label_smoothing, "
+        "layer_decay, learning_rate, name, rate_factors, schedule, warmup_steps, weight_decay"
     )
     (_, *listed) = str(unknown_key("data.x", settings_for("images"))).splitlines()
     assert "augment, data_dir" in listed[0] and "crop_min_area" not in listed[0]

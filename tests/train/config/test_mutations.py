@@ -168,6 +168,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "optimizer.b1": (0.0, 0.999999),
     "optimizer.b2": (0.0, 0.999999),
     "optimizer.ema_decay": (None, 0.0, 0.999999),
+    "optimizer.layer_decay": (None, 1e-12, 1, 1.0),
     "optimizer.clip_norm": (None, 1e-30, LARGEST),
     "optimizer.label_smoothing": (0.0, 0.9999),
     "mesh.data": (-1, 1, 2**20),
@@ -244,6 +245,6 @@ def test_every_key_has_its_mutations():
     numbers = {key for key, kinds in keys.items() if kinds & {int, float}}
     assert numbers - mutations.OUT_OF_RANGE.keys() == {"data.fold"}  # which the data refuse
     words = {key for key, kinds in keys.items() if str in kinds}
-    free = {"data.data_dir", "data.files", "data.text_key"}
+    free = {"data.data_dir", "data.files", "data.text_key", "init.path"}
     assert words - free == {*mutations.WORDS, *mutations.WORDS_OF_DATA}
     assert mutations.OUT_OF_RANGE.keys() <= keys.keys() and set(mutations.WORDS) <= keys.keys()

@@ -153,6 +153,22 @@ def test_every_optimizer_trains_on_eight_devices_as_on_one(name):
 
 
 @pytest.mark.slow
+def test_a_fine_tuned_run_is_the_same_on_eight_devices_as_on_one():
+    """Its weights and what comes of them, with frozen ones and rates by name and by layer."""
+    names = dict(freeze=["patches", "**/qkv"], rate_factors=["head=3"], layer_decay=0.8)
+    same = dict(depth=dict(solver="euler"), optimizer=names)
+    meshes = (dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map")), dict(mesh=LAYOUTS[3]))
+    one, *split, equal = train_cases(
+        [dict(devices=1, **same), *(mesh | same for mesh in meshes), "initial"]
+    )
+    for found in split:
+        check_same(found["losses"], one["losses"])
+        np.testing.assert_allclose(found["norms"], one["norms"], rtol=1e-4)
+        assert found["kept"]
+    assert all(equal) and len(equal) > 60
+
+
+@pytest.mark.slow
 def test_one_device_equals_eight_everywhere():
     """Solvers, adjoints and policies under each layout, dropout and all; text, too."""
     depths = [dict(solver=s) for s in SOLVERS]

@@ -1,5 +1,6 @@
 """How images of varying size are cropped and scaled, in training and in evaluation."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,29 @@ from train.data.images.pixels import Decodable
 CENTRE = 0.875  # of each side that an evaluation crop keeps
 RATIOS = (3 / 4, 4 / 3)  # of width to height of a training crop
 _TRIES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """How evaluation cuts images of varying size.
+
+    Attributes:
+      part: of each side of the largest centred box that is kept.
+      keeps_ratio: whether that box has the ratio of the sides that is wanted; else it is the whole
+        image, which is stretched.
+      resample: how it is scaled, by the name of Pillow's filter.
+    """
+
+    part: float
+    keeps_ratio: bool
+    resample: str
+
+    def __str__(self) -> str:
+        ratio = "" if self.keeps_ratio else ", stretched"
+        return f"the middle {self.part:.1%} of each side{ratio}, {self.resample}"
+
+
+BY_DEFAULT = Crop(CENTRE, True, "bicubic")
 
 Box = tuple[float, float, float, float]  # left, upper, right, lower in pixels
 
@@ -57,13 +81,16 @@ def random_box(size: tuple[int, int], min_area: float, rng: np.random.Generator)
     return left, upper, left + box_width, upper + box_height
 
 
-def crop(image: Decodable, image_shape: tuple[int, ...], box: Box) -> np.ndarray:
-    """Returns a box of an image, scaled bicubically: uint8 [height, width, channels].
+def crop(
+    image: Decodable, image_shape: tuple[int, ...], box: Box, resample: str = "bicubic"
+) -> np.ndarray:
+    """Returns a box of an image, scaled: uint8 [height, width, channels].
 
     Args:
       image: to be cropped.
       image_shape: height, width and channels of what is returned.
       box: of the upright image at its full size.
+      resample: the name of Pillow's filter.
 
     Raises:
       Exception: of any kind that Pillow raises on bytes that it cannot read.
@@ -77,17 +104,20 @@ def crop(image: Decodable, image_shape: tuple[int, ...], box: Box) -> np.ndarray
 
     left, upper, right, lower = (scale * side for side in box)
     box = (left, upper, right, lower)
-    scaled = pixels.resize((width, height), Image.Resampling.BICUBIC, box)
+    scaled = pixels.resize((width, height), Image.Resampling[resample.upper()], box)
 
     # Pillow gives an image of one channel no axis for it.
     return np.asarray(scaled).reshape(image_shape)
 
 
-def evaluation_crop(image: Decodable, image_shape: tuple[int, ...]) -> np.ndarray:
+def evaluation_crop(
+    image: Decodable, image_shape: tuple[int, ...], how: Crop = BY_DEFAULT
+) -> np.ndarray:
     """Returns the centre of an image, as every evaluation of images of varying size sees it.
 
-    It is the part of `image_shape` in the middle of the image scaled to 8/7 of it (Krizhevsky et
-    al. 2012).
+    By default it is the part of `image_shape` in the middle of the image scaled to 8/7 of it
+    (Krizhevsky et al. 2012).
     """
     height, width, _ = image_shape
-    return crop(image, image_shape, centre_box(image.size, width / height, CENTRE))
+    ratio = width / height if how.keeps_ratio else image.size[0] / image.size[1]
+    return crop(image, image_shape, centre_box(image.size, ratio, how.part), how.resample)

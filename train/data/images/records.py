@@ -12,7 +12,7 @@ from absl import logging
 from train.data.cuts import record_number, record_place
 from train.data.images.arrays import standardise
 from train.data.images.checks import bad_label, undecodable
-from train.data.images.crops import crop, evaluation_crop, random_box
+from train.data.images.crops import BY_DEFAULT, Crop, crop, evaluation_crop, random_box
 from train.data.images.pixels import Decoded, Encoded
 from train.data.split import Origin
 from train.errors import BadInput
@@ -49,6 +49,7 @@ class Records:
       class_names: of all classes; () where the set does not name them.
       origin: the files that the set was read from, of a folder.
       labels: [N] int32, where they are known without reading the records.
+      evaluation: how evaluation crops are cut.
     """
 
     is_cropped: ClassVar[bool] = True
@@ -67,6 +68,7 @@ class Records:
     class_names: tuple[str, ...] = ()
     origin: Origin | None = None
     labels: np.ndarray | None = None
+    evaluation: Crop = BY_DEFAULT
     _corrupt: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -166,7 +168,7 @@ class Records:
         """Decodes, crops and scales an image."""
         image = content if isinstance(content, Decoded) else Encoded(content)
         if key is None:
-            return evaluation_crop(image, self.image_shape)
+            return evaluation_crop(image, self.image_shape, self.evaluation)
 
         box = random_box(image.size, self.crop_min_area, np.random.default_rng(key))
         return crop(image, self.image_shape, box)

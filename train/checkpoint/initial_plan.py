@@ -1,0 +1,181 @@
+"""What becomes of each parameter of a run that begins with the weights of something else."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flax import traverse_util
+
+import odeformer.interop as interop
+from odeformer import ModelConfig, ViTConfig
+from train.checkpoint.initial_checks import (
+    check_has_checkpoint,
+    check_kind,
+    check_loaded,
+    check_shapes,
+    check_task,
+    reading_pretrained,
+)
+from train.checkpoint.parameters import parameter_shapes
+from train.checkpoint.restore import verified_config
+from train.checkpoint.workdir import saved_steps
+from train.config.patterns import check_matching, matches_any
+from train.config.run import RunConfig
+from train.files import as_path
+
+HEADS = ("head", "distillation_head")
+POSITIONS = "positions"
+
+# What a run may set otherwise than the one whose weights it takes, without a word.
+_FREE = ("image_size", "classes", "dropout", "drop_path", "dtype", "attention", "fused", "depth")
+_FREE_OF_DEPTH = ("adjoint", "policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights come from.
+
+    Attributes:
+      path: a workdir's, a folder's, or a name on the Hugging Face Hub.
+      is_run: whether it is a workdir.
+      trained: the model that the weights were trained as.
+      model: the model that they are read as: for the run's size of images, if that is read so.
+    """
+
+    path: str
+    is_run: bool
+    trained: ModelConfig
+    model: ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What becomes of the parameters, by name.
+
+    Attributes:
+      loaded: as they are.
+      resampled: what is done to them, in words.
+      new: begin at random.
+      unused: of the source's own, those that the run's model has not.
+    """
+
+    loaded: tuple[str, ...]
+    resampled: Mapping[str, str]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def find_source(config: RunConfig) -> Source:
+    """Returns where a run's first weights come from."""
+    path = config.init.path
+    assert path is not None
+    if _is_workdir(path):
+        run = verified_config(path)
+        check_task(path, run.task, config.task)
+        check_has_checkpoint(path, saved_steps(path))
+        return Source(path, True, run.model, run.model)
+
+    with reading_pretrained(path):
+        trained = interop.load_config(path)
+        check_kind(path, trained, config)
+
+        read = interop.load_config(path, image_size=size_to_read(trained, config.model))
+        return Source(path, False, trained, read)
+
+
+def size_to_read(trained: Any, model: Any) -> tuple[int, int] | None:
+    """Returns the size of images that gives a pretrained model the run's grid of patches."""
+    # So that its positions are resampled where it is read, by the rule of its family.
+    if not isinstance(trained, ViTConfig):
+        return None
+    rows, columns = model.grid
+    return rows * trained.patch_size, columns * trained.patch_size
+
+
+def _is_workdir(path: str) -> bool:
+    # A trainer's folder and a pretrained model's both have a config.json.
+    return any((as_path(path) / name).exists() for name in ("checkpoints", "inputs.json"))
+
+
+def plan_initial(config: RunConfig, source: Source) -> Plan:
+    """Returns what becomes of each parameter.
+
+    Raises:
+      BadInput: parameters that do not fit, or patterns that match none.
+    """
+    ours, theirs = _shapes(config.model), _shapes(source.model)
+    include, exclude = config.init.include, config.init.exclude
+    check_matching("init.include", include, tuple(ours))
+    check_matching("init.exclude", exclude, tuple(ours))
+
+    loaded, resampled, new, unfit = [], {}, [], {}
+    for name, shape in ours.items():
+        chosen = not include or matches_any(name, include)
+        if not chosen or matches_any(name, exclude):
+            new.append(name)
+        elif name == POSITIONS and (change := _change(config.model, source, ours, theirs)):
+            resampled[name] = change
+        elif theirs.get(name) == shape:
+            loaded.append(name)
+        elif is_of_head(name) and _is_other_head(shape, theirs.get(name), source):
+            new.append(name)
+        else:
+            unfit[name] = (theirs.get(name), shape)
+
+    check_shapes(source.path, unfit)
+    check_loaded(source.path, [*loaded, *resampled])
+    unused = tuple(name for name in theirs if name not in ours)
+    return Plan(tuple(loaded), resampled, tuple(new), unused)
+
+
+def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    flat: Any = traverse_util.flatten_dict(parameter_shapes(model), sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
+
+
+def _is_other_head(ours: tuple[int, ...], theirs: tuple[int, ...] | None, source: Source) -> bool:
+    """Whether a head is one of another number of classes, or there was none."""
+    if theirs is None:
+        return getattr(source.trained, "classes", None) == 0
+    return theirs[:-1] == ours[:-1]
+
+
+def is_of_head(name: str) -> bool:
+    """Returns whether a parameter belongs to a head."""
+    return name.split("/")[0] in HEADS
+
+
+def _change(model: Any, source: Source, ours: Any, theirs: Any) -> str:
+    """What is done to learned positions, in words; '' if nothing is, or nothing can be."""
+    trained: Any = source.trained
+    read: Any = source.model
+    if POSITIONS not in theirs:
+        return ""
+
+    # Places of tokens that have none in the grid may be left out, and cannot be made up.
+    before = theirs[POSITIONS][1] - math.prod(read.grid)
+    left_out = before - (ours[POSITIONS][1] - math.prod(model.grid))
+    if left_out < 0 or theirs[POSITIONS][-1] != ours[POSITIONS][-1]:
+        return ""
+
+    changes = [f"without those of {left_out} token(s) before the grid"] if left_out else []
+    if trained.grid != model.grid:
+        old, new = (" x ".join(map(str, grid)) for grid in (trained.grid, model.grid))
+        changes.insert(0, f"resampled from {old} patches to {new}")
+    return ", ".join(changes)
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """Returns what weights were trained under and a run sets otherwise, one text per key."""
+    pairs = [
+        ("model", there, here, _FREE),
+        ("depth", there.depth, here.depth, _FREE_OF_DEPTH),
+    ]
+    found = []
+    for group, was, now, free in pairs:
+        for field in dataclasses.fields(now):
+            old, new = getattr(was, field.name), getattr(now, field.name)
+            if field.name not in free and old != new:
+                found.append(f"{group}.{field.name} {old!r} there and {new!r} here")
+    return found

@@ -1,0 +1,1 @@
+"""A trained run for other programs: its weights in two layouts, or the whole program."""
