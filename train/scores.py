@@ -9,9 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from odeformer import ModelConfig, example_inputs, make_model
-from odeformer.ode.problem import REVERSIBLE
-from odeformer.ode.problem_checks import LOST
-from odeformer.transformer.depth import RECOVERED
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.split import Split
 from train.devices.mesh import (
@@ -27,6 +24,9 @@ from train.devices.processes import is_primary
 from train.errors import warn
 from train.step import evaluations, failures, gaps
 from train.tasks.task import Arrays, Batch, Metrics, Task, mean
+
+# Of the state that a reversible pair recovers: above this error its gradients are wrong.
+LOST = 1e-3
 
 
 def make_eval_step(
@@ -132,17 +132,17 @@ def jit_recovery(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
 
     def recover(params: Any, batch: Batch, constants: Arrays) -> jax.Array:
         inputs = task.inputs(batch, constants)
-        _, aux = model.apply({"params": params}, *inputs, mutable=["ode", RECOVERED])
+        _, aux = model.apply({"params": params}, *inputs, mutable=["ode", "recovered"])
 
         # Of several stacks the largest.
-        errors: Any = jax.tree.leaves(aux[RECOVERED])
+        errors: Any = jax.tree.leaves(aux["recovered"])
         return jnp.stack(errors).max().astype(jnp.float32)
 
     return _jit(recover, config, mesh)
 
 
 def _not_recovered(error: float, config: ModelConfig) -> str:
-    mood = "are" if config.depth.adjoint == REVERSIBLE else "would be"
+    mood = "are" if config.depth.adjoint == "reversible" else "would be"
     return (
         f"the reversible pair recovers the state at depth 0 to {error:.1e} of it ({LOST:g} at "
         f"most): gradients under config.depth.adjoint='reversible' {mood} off by as much or more, "

@@ -22,6 +22,8 @@ ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
 # The adjoint of a reversible pair, which no other solve has.
 REVERSIBLE = "reversible"
 
+SUMS = KINETIC, ERROR = ("kinetic", "error")
+
 # Some of jax.checkpoint_policies are no policies but make one from arguments, which a name lacks.
 _POLICY_MAKERS = ("save_", "offload_")
 POLICIES = tuple(
@@ -141,9 +143,14 @@ class SolveSettings:
         """Whether steps are chosen by tolerances."""
         return self.rtol is not None
 
-    def evaluations(self, terms: int) -> np.ndarray:
-        """How often a fixed step evaluates each of that many terms, int32 [terms]."""
-        once = solvers.evaluations(self.solver, terms)
+    def evaluations(self, terms: int, error: bool = False) -> np.ndarray:
+        """How often a fixed step evaluates each of that many terms, int32 [terms].
+
+        Args:
+          terms: number of terms.
+          error: whether the error is estimated too.
+        """
+        once = solvers.evaluations(self.solver, terms, error)
 
         # A pair takes a step of each of its two states.
         return once if self.reversible is None else 2 * once
@@ -185,6 +192,7 @@ class Problem(NamedTuple):
     params_axes: Any = None
     weights: State | None = None
     prevent_cse: bool = True
+    sums: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -204,6 +212,8 @@ class Solution(NamedTuple):
       result: int32 [], 0 success, 1 ran out of max_steps, 2 any other failure.
       gap: of a reversible pair |y - z| / |y| at t1, float32 [] (float64 of a float64 state); None
         of any other solve. A gap that grows over depth is an unstable pair's.
+      sums: what was asked for of 'kinetic' and 'error', by name, each [B] of the state's dtype, B
+        being the state's leading axis; None without.
     """
 
     y1: State
@@ -213,3 +223,4 @@ class Solution(NamedTuple):
     rejected: jax.Array
     result: jax.Array
     gap: jax.Array | None = None
+    sums: dict[str, jax.Array] | None = None

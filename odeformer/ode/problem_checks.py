@@ -129,12 +129,7 @@ def check_adaptive(
     solver: solvers.Solver, rtol: float, steps: int | None, adjoint: str, policy: str | None
 ) -> None:
     """Raises ValueError for settings that adaptive steps do not have."""
-    if not solvers.is_adaptive(solver):
-        able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
-        raise ValueError(
-            f"solver {solvers.name_of(solver)!r} has no error estimate, so it takes no tolerance "
-            f"(rtol={rtol}): leave rtol out and give steps, or take one of {able}"
-        )
+    check_estimate(solver, f"it takes no tolerance (rtol={rtol}): leave rtol out and give steps")
 
     if steps is not None:
         raise ValueError(
@@ -152,6 +147,16 @@ def check_adaptive(
         raise ValueError(
             f"policy {policy!r} is for fixed steps: under adaptive ones (rtol={rtol}) "
             "diffrax decides what 'checkpoint' keeps; leave the policy out"
+        )
+
+
+def check_estimate(solver: solvers.Solver, so: str) -> None:
+    """Raises ValueError for a solver without an error estimate; `so` says what follows from it."""
+    if not solvers.is_adaptive(solver):
+        able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
+        raise ValueError(
+            f"solver {solvers.name_of(solver)!r} has no error estimate, so {so}, or take one of "
+            f"{able}"
         )
 
 

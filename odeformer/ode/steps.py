@@ -12,7 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
 from odeformer.ode.problem import (
+    ERROR,
     FAILED,
+    KINETIC,
     SUCCESS,
     Problem,
     Solution,
@@ -20,6 +22,7 @@ from odeformer.ode.problem import (
     State,
     Times,
 )
+from odeformer.ode.sums import SUMMED, of_slopes, of_states
 from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
 
 # The name by which policies of `jax.checkpoint` know the state before each step.
@@ -84,7 +87,7 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
       indices: of the times at which states are returned, int [n]; None if none are.
     """
     field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
-    step = _make_step(problem, steps)
+    step, error = _make_step(problem, steps), ERROR in problem.sums
 
     def body(y, xs):
         n, t0, t1 = xs
@@ -94,8 +97,8 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
 
         # One key per step, shared by its stages: within a step the field is one function.
         keys = () if problem.key is None else (jax.random.fold_in(problem.key, n),)
-        y = step(y, t0, t1, problem.params, *keys)
-        return y, None if indices is None else y
+        y, added = step(y, t0, t1, problem.params, *keys)
+        return y, (None if indices is None else y, added)
 
     grid = jnp.asarray(times)
     if steps == 1:
@@ -104,12 +107,26 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
     else:
         y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
 
-    counts = count_fixed_steps(settings, len(field.terms), times)
-    return counts._replace(y1=y1, ys=states_at(problem.y0, saved, indices))
+    ys, added = saved
+    counts = count_fixed_steps(settings, len(field.terms), times, error)
+    return counts._replace(
+        y1=y1,
+        ys=states_at(problem.y0, ys, indices),
+        sums={name: x.sum(axis=0) for name, x in added.items()} if problem.sums else None,
+    )
 
 
-def count_fixed_steps(settings: SolveSettings, terms: int, times: Times) -> Solution:
-    """Returns a solution with the counts of fixed steps, its states left to the caller."""
+def count_fixed_steps(
+    settings: SolveSettings, terms: int, times: Times, error: bool = False
+) -> Solution:
+    """Returns a solution with the counts of fixed steps, its states left to the caller.
+
+    Args:
+      settings: of the steps.
+      terms: number of the field's terms.
+      times: between the steps, [steps + 1].
+      error: whether the error is estimated too.
+    """
     steps = times.shape[0] - 1
 
     # Known before tracing, the result is a constant of the program.
@@ -119,7 +136,7 @@ def count_fixed_steps(settings: SolveSettings, terms: int, times: Times) -> Solu
     return Solution(
         y1=unknown,
         ys=None,
-        nfe=jnp.asarray(steps * settings.evaluations(terms)),
+        nfe=jnp.asarray(steps * settings.evaluations(terms, error)),
         accepted=jnp.int32(steps),
         rejected=jnp.int32(0),
         result=jnp.asarray(result, jnp.int32),
@@ -127,7 +144,10 @@ def count_fixed_steps(settings: SolveSettings, terms: int, times: Times) -> Solu
 
 
 def _make_step(problem: Problem, steps: int):
-    """Returns (y0, t0, t1, params, *key) -> y1, recomputed in the backward pass if asked for."""
+    """Returns (y0, t0, t1, params, *key) -> y1 and what it adds to the sums.
+
+    The step is recomputed in the backward pass if asked for.
+    """
     field, settings = problem.field, problem.settings
     method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
     terms = solvers.ode_terms(settings.solver, field)
@@ -135,7 +155,8 @@ def _make_step(problem: Problem, steps: int):
     # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
     # so twice the memory.
     recompute = settings.adjoint == "checkpoint"
-    policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
+    policies: Any = jax.checkpoint_policies
+    policy = getattr(policies, settings.policy) if settings.policy else None
     slope = jax.checkpoint(field, policy=policy) if recompute else field
 
     def step(y, t0, t1, *args):
@@ -143,13 +164,26 @@ def _make_step(problem: Problem, steps: int):
             y1, *_ = method.step(
                 terms, t0=t0, t1=t1, y0=y, args=args, solver_state=None, made_jump=False
             )
-            return y1
+            if not problem.sums:
+                return y1, {}
+            return y1, {KINETIC: of_states(problem.weights, t1 - t0, y, y1)}
 
         # diffrax's own step loops over stages: no forward mode, no strict shard_map.
-        return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
+        h, slopes = unrolled_slopes(
+            tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y, error=ERROR in problem.sums
+        )
+        y1 = advance(y, h, tableau.b_sol, slopes)
+
+        # Here and not inside the recomputed field: its gradient would need its last product too.
+        return y1, of_slopes(problem, tableau, h, slopes) if problem.sums else {}
 
     if not recompute:
         return step
+
+    # What sums read last is kept: else their gradient would evaluate a step's last stages again.
+    if problem.sums:
+        kept = policies.save_only_these_names(SUMMED)
+        policy = policies.save_from_both_policies(kept, policy) if policy else kept
 
     # In a scan's body XLA has no first computation that it could merge the second one with.
     return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
@@ -197,13 +231,15 @@ def unrolled_slopes(
     t0: jax.Array,
     t1: jax.Array,
     y0: State,
+    *,
+    error: bool = False,
 ) -> tuple[jax.Array, list[State]]:
-    """Returns h and the slopes k_i of `unrolled_step`, which takes the same arguments."""
+    """Returns h and the slopes k_i of `unrolled_step`, the error's too if asked for."""
     h = t1 - t0
 
-    # A stage that only the error estimate reads is left out, as fixed steps have no error.
+    # A stage that only the error estimate reads is left out where nobody asks for the error.
     slopes = [evaluate(0, t0, y0)]
-    for stage in range(1, solvers.stages(tableau)):
+    for stage in range(1, solvers.stages(tableau, error)):
         c = tableau.c[stage - 1]
 
         # t0 + h can differ from t1 in its last digit.

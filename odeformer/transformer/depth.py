@@ -20,12 +20,14 @@ from odeformer.transformer.checks import (
     check_shared_layers,
 )
 from odeformer.transformer.context import Context
+from odeformer.transformer.counts import unsolved
 from odeformer.transformer.field import (
     FieldParams,
     TransformerField,
     init_params,
     make_vector_field,
 )
+from odeformer.transformer.flow import Flow, Place, random_lengths
 from odeformer.transformer.mesh import sample_numbers
 from odeformer.transformer.module import DepthModule, output_is_dropped
 from odeformer.transformer.pairs import Depth, through_groups
@@ -64,10 +66,20 @@ class DepthConfig(SolveSettings):
         return self.layers // self.share
 
     @property
+    def length(self) -> float:
+        """Of a group, in layers."""
+        return self.layers / self.groups
+
+    @property
     def fixed_steps(self) -> int | None:
         """Number of fixed steps per group; None under adaptive steps."""
         # One step per layer, so that Euler with share = 1 is the plain parallel stack.
         return self.share if self.steps is None and not self.adaptive else self.steps
+
+    @property
+    def flow(self) -> Flow:
+        """What is done to the flow beyond integrating it: here nothing; see `RegularisedDepth`."""
+        return Flow()
 
     @property
     def group_settings(self) -> SolveSettings:
@@ -165,19 +177,20 @@ class ODEStack(DepthModule):
         state, weights = self._streams(state), self._streams(weights)
         theta = self.param("groups", self._init_groups, field, state, context)
         if self.is_initializing() and output_is_dropped.get():
-            return _unsolved(config, returned(state), len(field.terms))
+            return unsolved(config.groups, returned(state), len(field.terms))
 
         keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         vector_field = make_vector_field(field, train, local=solves_locally(settings))
-        offsets = config.share * jnp.arange(config.groups, dtype=tokens(state).dtype)
+        dtype = tokens(state).dtype
+        offsets = config.share * jnp.arange(config.groups, dtype=dtype)
         offsets = self.start + offsets if self.start else offsets
-        groups = (theta, offsets, keys)
         if config.reversible is not None:
-            pairs = Depth(vector_field, settings, float(config.share), groups, context)
+            groups = (theta, offsets, keys)
+            pairs = Depth(vector_field, settings, config.length, groups, context)
             return self._solve_pairs(pairs, state, returned)
 
-        solve_group = make_solve(vector_field, settings, float(config.share))
+        solve_group = make_solve(vector_field, settings, config.length, config.flow.sums)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
         y0_BND, kept = tokens(state), self._keeps(STATES)
@@ -188,7 +201,8 @@ class ODEStack(DepthModule):
             y1_BND = merge(tokens(solution.y1)) if kept else None
             return solution.y1, solution._replace(y1=y1_BND)
 
-        y1, solutions = jax.lax.scan(through_group, state, groups)
+        places = Place(offsets, random_lengths(config, self.make_rng, dtype) if train else None)
+        y1, solutions = jax.lax.scan(through_group, state, (theta, places, keys))
         if kept:
             self._keep_states(y0_BND, solutions.y1)
 
@@ -252,43 +266,32 @@ class Inputs(NamedTuple):
 
 
 def make_solve(
-    field: VectorField, settings: SolveSettings, length: float
+    field: VectorField, settings: SolveSettings, length: float, sums: tuple[str, ...] = ()
 ) -> Callable[..., Solution]:
-    """Returns the solve of one group, (theta, offset, key, state, inputs) -> Solution.
+    """Returns the solve of one group, (theta, place, key, state, inputs) -> Solution.
 
     Args:
       field: of `make_vector_field`.
       settings: of a group.
-      length: of a group, in layers.
+      length: of a group, in layers, unless its place says another one.
+      sums: of `integrate`.
     """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
-    def solve_group(theta, offset, key, state, inputs) -> Solution:
+    def solve_group(theta, place, key, state, inputs) -> Solution:
         # On local time: in float32 small steps late in depth would lose digits.
         return solve(
             field,
             state,
-            FieldParams(theta, offset, inputs.context),
+            FieldParams(theta, place.offset, inputs.context),
             settings,
-            t1=length,
+            t1=length if place.length is None else place.length,
             key=key,
             params_axes=axes,
             weights=inputs.weights,
+            sums=sums,
             # The groups are scanned, and a scan's body needs no guard against merging.
             prevent_cse=False,
         )
 
     return solve_group
-
-
-def _unsolved(config: DepthConfig, state: State, terms: int) -> Solution:
-    """A solution of the right shapes, whose values nobody reads."""
-    zeros = jnp.zeros(config.groups, jnp.int32)
-    return Solution(
-        y1=state,
-        ys=None,
-        nfe=jnp.zeros((config.groups, terms), jnp.int32),
-        accepted=zeros,
-        rejected=zeros,
-        result=zeros,
-    )

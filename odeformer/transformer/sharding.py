@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from odeformer.ode.problem import Solution, SolveSettings, State
 from odeformer.ode.steps import STATE
+from odeformer.ode.sums import SUMMED
 from odeformer.transformer import terms
 from odeformer.transformer.checks import check_shards
 from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
@@ -83,7 +84,7 @@ def by_shard(
     'checkpoint' the backward pass gathers the parameters again instead of storing them.
 
     Args:
-      solve: (theta, offset, key, state, inputs) -> Solution.
+      solve: (theta, place, key, state, inputs) -> Solution.
       state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
@@ -99,19 +100,20 @@ def by_shard(
     if not axes:
         return solve, state, inputs, lambda state: state
 
-    def solve_shards(theta, offset, key, state, inputs) -> Solution:
+    def solve_shards(theta, place, key, state, inputs) -> Solution:
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
-        solution = each(_replicate(theta, axes), offset, key, state, inputs)
+        solution = each(_replicate(theta, axes), place, key, state, inputs)
 
         # All shards take the same number of fixed steps; per sample, each lists its own samples.
         merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
-        counts = jax.tree.map(merge, solution._replace(y1=None))
-        return counts._replace(y1=solution.y1)
+        counts = jax.tree.map(merge, solution._replace(y1=None, sums=None))
+        sums = jax.tree.map(_merge_batch, solution.sums)
+        return counts._replace(y1=solution.y1, sums=sums)
 
     # Without this the gathered parameters of every group would be stored for the backward pass.
     if settings.adjoint == "checkpoint":
         policies: Any = jax.checkpoint_policies
-        kept = policies.save_only_these_names(STATE)
+        kept = policies.save_only_these_names(STATE, SUMMED)
         if settings.policy:
             kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
         solve_shards = jax.checkpoint(solve_shards, policy=kept, prevent_cse=False)
