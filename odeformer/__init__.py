@@ -23,6 +23,7 @@ from odeformer.transformer.context import Context
 from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthConfig, ODEStack
 from odeformer.transformer.field import TransformerField, make_vector_field
+from odeformer.transformer.regularised import RegularisedDepth
 
 warn_about_namesake()
 
@@ -35,6 +36,7 @@ __all__ = [
     "LMConfig",
     "ModelConfig",
     "ODEStack",
+    "RegularisedDepth",
     "Solution",
     "TextClassifier",
     "TextConfig",

@@ -248,7 +248,11 @@ def _validate(
     log.write_pending()
     scores = _score(run, "validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
-    return log.validation(step, summarise(run.task, scores), warnings)
+
+    # Whether a reversible pair comes back: one batch, run backwards.
+    split = run.splits["validation"]
+    recovered = run.recover(state.eval_params, split, run.config.batch_size)
+    return log.validation(step, summarise(run.task, scores) | recovered, warnings)
 
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:

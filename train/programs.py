@@ -19,7 +19,7 @@ from train.data.sources import load_splits
 from train.data.split import Split
 from train.data.text.tokenizer import Tokenizer
 from train.schedule import Schedule
-from train.scores import jit_eval_step, make_eval_step
+from train.scores import jit_eval_step, jit_recovery, make_eval_step, make_recovery
 from train.state import TrainState, jit_init
 from train.step import jit_train_step, make_train_step
 from train.tasks.task import Batch, Metrics, Task
@@ -79,11 +79,23 @@ class Programs:
     def steps(
         self, config: RunConfig, optimizer: optax.GradientTransformation, task: Task, mesh: Mesh
     ) -> dict[str, Any]:
-        """Returns a run's 'train_step' and 'eval_step'."""
+        """Returns a run's 'train_step', 'eval_step' and 'recover'."""
         return {
             "train_step": self.train_step(config, optimizer, task, mesh),
             "eval_step": self.eval_step(config, task, mesh),
+            "recover": self.recovery(config, task, mesh),
         }
+
+    def recovery(
+        self, config: RunConfig, task: Task, mesh: Mesh
+    ) -> Callable[[Any, Split, int], dict[str, float]]:
+        """Returns a run's check of its reversible pair, as `make_recovery` does."""
+        if config.model.depth.reversible is None:
+            return make_recovery(config.model, task, mesh)
+
+        key = ("recovery", config.task, config.model, config.mesh, _without_fold(config.data))
+        jitted = self._keep(key, lambda: jit_recovery(config.model, task, mesh))
+        return make_recovery(config.model, task, mesh, jitted)
 
     def _keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:
@@ -113,6 +125,7 @@ class Run:
     init_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
+    recover: Callable[[Any, Split, int], dict[str, float]]
 
     def at(self, step: int) -> "Run":
         """Returns the run after so many steps: its weights over depth may have been refined."""

@@ -12,13 +12,14 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from odeformer import make_model, sharding
+from train.config.regularise import regularised
 from train.config.run import RunConfig
 from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
 from train.optimizer import frozen_mask, make_schedule, update_ema
 from train.state import TrainState, abstract_state, judge, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
 
-Gradient = Callable[[Any, Any, Any, jax.Array], tuple[Any, Metrics]]
+Gradient = Callable[..., tuple[Any, Metrics]]
 
 
 def make_train_step(
@@ -45,8 +46,10 @@ def make_train_step(
     Returns:
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
       float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
-      (evaluations of all terms in one forward pass) and failed_solves (groups whose solve did not
-      reach its end), means over the parts or shards of a batch that has several; and int32 scalars:
+      (evaluations of all terms in one forward pass), failed_solves (groups whose solve did not
+      reach its end), of a reversible pair reversible_gap (|y - z| / |y|), kinetic_energy and
+      error_estimate where they are regularised (before their weights; the loss is the task's,
+      without them), means over the parts or shards of a batch that has several; and int32 scalars:
       skipped, batches so far, and skipped_in_a_row.
     """
     step = jit_train_step(config, optimizer, task, mesh) if jitted is None else jitted
@@ -174,9 +177,10 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
     the batch is processed in parts, one after the other, in the memory of one part. Either way each
     loss is weighted by the number of examples or tokens that it is the mean of.
     """
-    model = make_model(config.model)
+    model = make_model(regularised(config.model, config.regularise))
+    weights = config.regularise.weights
 
-    def loss_fn(params, inputs, targets, key):
+    def loss_fn(params, inputs, targets, key, scale=1.0):
         logits, aux = model.apply(
             {"params": params}, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
         )
@@ -186,16 +190,21 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
             "nfe": evaluations(aux["ode"]).mean(),
             "failed_solves": failures(aux["ode"]).sum().astype(jnp.float32),
         }
-        return loss, {"loss": loss, **counts, **metrics}
+        ode: Any = aux["ode"]
+        if "gap" in ode:
+            counts["reversible_gap"] = gaps(ode).mean()
+        sums = {_SUMS[name]: scale * along_depth(ode[name]) for name in weights}
+        penalties = [weight * sums[_SUMS[name]] for name, weight in weights.items()]
+        return sum(penalties, loss), {"loss": loss, **counts, **sums, **metrics}
 
     is_partial = bool(config.optimizer.freeze)
     mask = functools.partial(frozen_mask, config.optimizer)
     gradient = _of_trained(loss_fn, mask) if is_partial else jax.grad(loss_fn, has_aux=True)
     if config.parallel.accumulate > 1:
-        gradient = _in_parts(gradient, task, config.parallel.accumulate)
+        gradient = _in_parts(gradient, task, config.parallel.accumulate, bool(weights))
 
     if config.parallel.mode == "shard_map":
-        gradient = _by_shard(gradient, task)
+        gradient = _by_shard(gradient, task, bool(weights))
     return _with_zeros(gradient, mask) if is_partial else gradient
 
 
@@ -236,7 +245,16 @@ def _where(mask: Any, chosen: Any, other: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(chosen), leaves)
 
 
-def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
+# The sums along the flow, and the metrics that they are.
+_SUMS = {"kinetic": "kinetic_energy", "error": "error_estimate"}
+
+
+def along_depth(sums_GB: jax.Array) -> jax.Array:
+    """Returns a sum along the whole depth, the mean over the examples: float32 []."""
+    return sums_GB.sum(axis=0).mean().astype(jnp.float32)
+
+
+def _in_parts(gradient: Gradient, task: Task, parts: int, has_sums: bool) -> Gradient:
     """The gradient of a batch that is processed in parts."""
 
     def split(x: jax.Array) -> jax.Array:
@@ -244,15 +262,20 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
         x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
         return sharding.constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
 
-    def accumulated(params, inputs, targets, key):
+    def accumulated(params, inputs, targets, key, scale=1.0):
+        xs = (jnp.arange(parts), *jax.tree.map(split, (inputs, targets)))
+        mean = jax.vmap(task.weight)(xs[2]).mean() if has_sums else None
+
         def add(total, xs):
             part, inputs, targets = xs
-            new = gradient(params, inputs, targets, jax.random.fold_in(key, part))
+
+            # Sums are means over examples, of which parts have equally many, whatever they weigh.
+            scales = () if mean is None else (scale * mean / task.weight(targets),)
+            new = gradient(params, inputs, targets, jax.random.fold_in(key, part), *scales)
 
             weight = task.weight(targets)
             return jax.tree.map(lambda a, b: a + weight * b, total, (*new, 1.0)), None
 
-        xs = (jnp.arange(parts), *jax.tree.map(split, (inputs, targets)))
         first = jax.tree.map(lambda x: x[0], xs[1:])
 
         shapes = jax.eval_shape(gradient, params, *first, key)
@@ -264,12 +287,14 @@ def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
     return accumulated
 
 
-def _by_shard(gradient: Gradient, task: Task) -> Gradient:
+def _by_shard(gradient: Gradient, task: Task, has_sums: bool) -> Gradient:
     """The gradient of a batch whose shards compute theirs independently, on the active mesh."""
 
     def shard(params, inputs, targets, key):
         weight = task.weight(targets)
-        mine = jax.tree.map(lambda x: weight * x, gradient(params, inputs, targets, key))
+        scales = (jax.lax.pmean(weight, BATCH_AXES) / weight,) if has_sums else ()
+        found = gradient(params, inputs, targets, key, *scales)
+        mine = jax.tree.map(lambda x: weight * x, found)
 
         # Shards may hold different numbers of tokens, so the mean is a weighted one.
         total, weights = jax.lax.psum((mine, weight), BATCH_AXES)
@@ -287,6 +312,11 @@ def _by_shard(gradient: Gradient, task: Task) -> Gradient:
 def failures(ode: Mapping[str, jax.Array]) -> jax.Array:
     """Returns which solves did not reach their end: bool [G], or [G, B] per sample."""
     return jnp.not_equal(ode["result"], 0)
+
+
+def gaps(ode: Mapping[str, jax.Array]) -> jax.Array:
+    """Returns |y - z| / |y| of a reversible pair at depth's end: float32 [B]."""
+    return ode["gap"].astype(jnp.float32)
 
 
 def evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:

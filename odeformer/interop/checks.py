@@ -181,6 +181,7 @@ def check_writable(config: Any, needs: Needs) -> None:
         "depth.share": (depth.share, 1),
         "depth.basis": (depth.basis, "constant"),
         "depth.rtol": (depth.rtol, None),
+        "depth.reversible": (depth.reversible, None),
         "depth.steps": (depth.fixed_steps, 1),
         "model.terms": (config.terms, ("attention", "mlp")),
         "model.time": (config.time, "none"),

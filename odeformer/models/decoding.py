@@ -16,11 +16,12 @@ import jax.numpy as jnp
 
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
-from odeformer.ode import solvers
+from odeformer.ode import reversible, solvers
 from odeformer.ode.steps import staged_step, step_times
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.bases import weights_over_depth
 from odeformer.transformer.caches import Cached
+from odeformer.transformer.depth import DepthConfig
 from odeformer.transformer.field import TransformerField, transformer_field
 from odeformer.transformer.streams import Y, begin, filled, tokens
 
@@ -56,8 +57,8 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
     depth, places = config.depth, config.block_size if places is None else places
 
     # A solver with several stages evaluates a term several times per step, each time from another
-    # state.
-    evaluations = solvers.evaluations(depth.solver, len(config.terms)).tolist()
+    # state; a reversible pair does so for each of its two states.
+    evaluations = depth.evaluations(len(config.terms)).tolist()
     caches = {}
     for name, each in zip(config.terms, evaluations, strict=True):
         if isinstance(cached := terms.get(name).decoding, Cached):
@@ -173,7 +174,7 @@ def _integrate(
             t0, t1, caches = xs
             step_cache = Cache(caches, cache.filled)
             evaluate, new = _make_evaluate(field, params, offset, step_cache, rotation)
-            state = staged_step(depth.solver, len(field.terms), evaluate, t0=t0, t1=t1, y0=state)
+            state = _step(depth, len(field.terms), evaluate, t0=t0, t1=t1, state=state)
             kept = {
                 name: jax.tree.map(lambda *each: jnp.stack(each), *evaluations)
                 for name, evaluations in new.items()
@@ -185,8 +186,28 @@ def _integrate(
     # The same scan over groups as in the stack, with the cache's part of each group.
     offsets = depth.length * jnp.arange(depth.groups, dtype=y_BCD.dtype)
     state = begin(field.streams, y_BCD)
+    state = state if depth.reversible is None else reversible.begin(state)
     state, kept = jax.lax.scan(group, state, (weights.scanned, offsets, cache.terms))
-    return tokens(state), kept
+    return tokens(state if depth.reversible is None else state.y), kept
+
+
+def _step(
+    depth: DepthConfig, terms: int, evaluate: Callable[..., Any], t0: Any, t1: Any, state: Any
+) -> Any:
+    """A step of the state, or of the pair of states."""
+    if depth.reversible is None:
+        return staged_step(depth.solver, terms, evaluate, t0=t0, t1=t1, y0=state)
+
+    each = solvers.evaluations(depth.solver, terms).tolist()
+
+    def increment(half: int, t0: Any, t1: Any, y: Any) -> Any:
+        # The evaluations of the step back follow those of the step forth.
+        def evaluate_half(term: int | None, n: int, t: Any, y: Any) -> Any:
+            return evaluate(term, n + half * each[term or 0], t, y)
+
+        return reversible.staged_increment(depth.solver, terms, evaluate_half, t0=t0, t1=t1, y0=y)
+
+    return reversible.step(depth.reversible, increment, state, t0, t1)
 
 
 def _make_evaluate(

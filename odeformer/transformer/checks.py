@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from odeformer.checks import Accepted
-from odeformer.errors import check_name, check_positive_int, unknown
+from odeformer.errors import check_finite, check_name, check_positive_int, unknown
 from odeformer.transformer.heads import heads_of
 
 ATTENTIONS = ("auto", "xla", "cudnn")
@@ -148,6 +148,15 @@ def check_basis(basis: str, coefficients: int | None, layers: int, share: int) -
         _check_nodes(coefficients, layers)
 
 
+def check_reversible_basis(reversible: float | None, basis: str) -> None:
+    """Raises ValueError for a reversible pair of weights that vary within a group."""
+    if reversible is not None and basis != "constant":
+        raise ValueError(
+            f"reversible={reversible:g} goes with basis 'constant', as each group of a pair is "
+            f"undone with weights of its own; basis={basis!r} was given: leave either out"
+        )
+
+
 def _check_nodes(coefficients: int, layers: int) -> None:
     """Raises ValueError where the elements between nodes are neither layers nor parts of one."""
     elements = coefficients - 1
@@ -178,6 +187,27 @@ def check_stacks(stacks: int, terms: Sequence[tuple[str, ...]]) -> None:
         raise ValueError(
             f"the counts of {stacks} stacks are recorded with as many tuples of terms' names; "
             f"{len(terms)} were given: add terms=(first.field.terms, second.field.terms)"
+        )
+
+
+def check_end_time(
+    end_time: Any, length: float | None = None, reversible: float | None = None
+) -> None:
+    """Raises ValueError for an end time that is no length, too long, or of a reversible pair."""
+    check_finite(end_time=end_time)
+    if end_time < 0:
+        raise ValueError(f"end_time is 0 or more; {end_time!r} was given")
+
+    if length is not None and end_time >= length:
+        raise ValueError(
+            f"end_time is less than the length of the last group, {length:g} layers, so that its "
+            f"flow ends after its start; {end_time} was given: give less, or share more layers"
+        )
+
+    if end_time and reversible is not None:
+        raise ValueError(
+            f"end_time={end_time} ends the flow at random, and reversible={reversible:g} undoes "
+            "steps of one length: leave either out"
         )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from odeformer.checks import COUNT, one_of, setting
 from odeformer.ode.integrate import solve
 from odeformer.ode.problem import Solution, SolveSettings, State, VectorField
+from odeformer.ode.problem_checks import warn_of_order
 from odeformer.ode.solvers import Solver
 from odeformer.transformer.bases import BASES, init_coefficients, weights_over_depth
 from odeformer.transformer.checks import (
@@ -19,17 +20,21 @@ from odeformer.transformer.checks import (
     check_causal,
     check_mapping,
     check_place,
+    check_reversible_basis,
     check_shared_layers,
 )
 from odeformer.transformer.context import Context
+from odeformer.transformer.counts import unsolved
 from odeformer.transformer.field import (
     FieldParams,
     TransformerField,
     init_params,
     make_vector_field,
 )
+from odeformer.transformer.flow import Flow, Place, random_lengths
 from odeformer.transformer.mesh import sample_numbers
 from odeformer.transformer.module import DepthModule, output_is_dropped
+from odeformer.transformer.pairs import Depth, through_groups
 from odeformer.transformer.sharding import by_shard, solves_locally
 from odeformer.transformer.streams import begin, tokens
 
@@ -69,6 +74,8 @@ class DepthConfig(SolveSettings):
         super().__post_init__()
         check_shared_layers(self.layers, self.share)
         check_basis(self.basis, self.coefficients, self.layers, self.share)
+        check_reversible_basis(self.reversible, self.basis)
+        warn_of_order(self.reversible, self.solver)
 
     @property
     def groups(self) -> int:
@@ -96,6 +103,11 @@ class DepthConfig(SolveSettings):
         return self.steps
 
     @property
+    def flow(self) -> Flow:
+        """What is done to the flow beyond integrating it: here nothing; see `RegularisedDepth`."""
+        return Flow()
+
+    @property
     def group_settings(self) -> SolveSettings:
         """How one group is solved."""
         names = [field.name for field in dataclasses.fields(SolveSettings)]
@@ -118,8 +130,9 @@ def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
     return DepthConfig(**depth)
 
 
-# The collection of a stack's states along depth, kept where it is mutable.
-STATES = "states"
+# The collection of a stack's states along depth, kept where it is mutable; and that of the error
+# with which a reversible pair, run backwards, recovers the state before the first group.
+STATES, RECOVERED = "states", "recovered"
 
 
 class ODEStack(DepthModule):
@@ -175,8 +188,10 @@ class ODEStack(DepthModule):
         Returns:
           A Solution: y1 the state after the last group, y alone where y alone was given; nfe int32
           [G, terms], and accepted, rejected, result int32 [G] ([G, B, terms] and [G, B] per
-          sample). With mutable=['states'] also the states before the first and after each group,
-          [G + 1, B, N, D], as 'y'.
+          sample). Of a reversible pair also its gap at the end, [B]. With mutable=['states'] also
+          the states before the first and after each group, [G + 1, B, N, D], as 'y'; with
+          mutable=['recovered'] of a pair |y_0' - y_0| / |y_0| of the state y_0' that is recovered
+          backwards, [], as 'error'.
 
         Raises:
           ValueError: a state that does not have the streams of the field's terms, or no source
@@ -187,18 +202,25 @@ class ODEStack(DepthModule):
         returned: Any = (lambda state: state) if isinstance(state, Mapping) else tokens
         state, weights = self._streams(state), self._streams(weights)
         theta = self.param("groups", self._init_groups, field, state, context)
-        if self.is_initializing() and output_is_dropped():
-            return _unsolved(config, returned(state), len(field.terms))
+        if self.is_initializing() and output_is_dropped.get():
+            return unsolved(config.groups, returned(state), len(field.terms))
 
         keys, context = self._randomness(train, context, tokens(state).shape[0])
         inputs, settings = Inputs(context, weights), config.group_settings
         scanned, of_group, at = weights_over_depth(config, theta, self.start)
         vector_field = make_vector_field(field, train, local=solves_locally(settings), at=at)
-        solve_group = make_solve(vector_field, settings, config.length)
+        dtype = tokens(state).dtype
+        offsets = config.length * jnp.arange(config.groups, dtype=dtype)
+        offsets = self.start + offsets if self.start else offsets
+        if config.reversible is not None:
+            groups = (theta, offsets, keys)
+            pairs = Depth(vector_field, settings, config.length, groups, context)
+            return self._solve_pairs(pairs, state, returned)
+
+        solve_group = make_solve(vector_field, settings, config.length, config.flow.sums)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
-        y0_BND, dtype = tokens(state), tokens(state).dtype
-        kept = self.is_mutable_collection(STATES) and not self.is_initializing()
+        y0_BND, kept = tokens(state), self._keeps(STATES)
         solve_group, state, inputs, merge = by_shard(solve_group, state, inputs, settings)
 
         def through_group(state, xs) -> Any:
@@ -207,14 +229,31 @@ class ODEStack(DepthModule):
             y1_BND = merge(tokens(solution.y1)) if kept else None
             return solution.y1, solution._replace(y1=y1_BND)
 
-        offsets = config.length * jnp.arange(config.groups, dtype=dtype)
-        offsets = self.start + offsets if self.start else offsets
-        y1, solutions = jax.lax.scan(through_group, state, (scanned, offsets, keys))
+        places = Place(offsets, random_lengths(config, self.make_rng, dtype) if train else None)
+        y1, solutions = jax.lax.scan(through_group, state, (scanned, places, keys))
         if kept:
-            states: Any = jnp.concatenate([y0_BND[None], solutions.y1])
-            self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
+            self._keep_states(y0_BND, solutions.y1)
 
         return solutions._replace(y1=returned(merge(y1)))
+
+    def _solve_pairs(self, pairs: Depth, state: State, returned: Callable) -> Solution:
+        """The same of a reversible pair."""
+        kept = self._keeps(STATES)
+        solution, recovered = through_groups(pairs, state, kept)
+        if kept:
+            self._keep_states(tokens(state), recovered.states)
+        if self._keeps(RECOVERED):
+            error: Any = recovered.error()
+            self.sow(RECOVERED, "error", error, reduce_fn=lambda _, new: new)
+
+        return solution._replace(y1=returned(solution.y1))
+
+    def _keeps(self, collection: str) -> bool:
+        return self.is_mutable_collection(collection) and not self.is_initializing()
+
+    def _keep_states(self, first_BND: jax.Array, others_GBND: Any) -> None:
+        states: Any = jnp.concatenate([first_BND[None], others_GBND])
+        self.sow(STATES, "y", states, reduce_fn=lambda _, new: new)
 
     def _streams(self, state: Any) -> Any:
         """A state, or weights, of the field's streams; what is no dict is that of each stream."""
@@ -257,43 +296,32 @@ class Inputs(NamedTuple):
 
 
 def make_solve(
-    field: VectorField, settings: SolveSettings, length: float
+    field: VectorField, settings: SolveSettings, length: float, sums: tuple[str, ...] = ()
 ) -> Callable[..., Solution]:
-    """Returns the solve of one group, (theta, offset, key, state, inputs) -> Solution.
+    """Returns the solve of one group, (theta, place, key, state, inputs) -> Solution.
 
     Args:
       field: of `make_vector_field`.
       settings: of a group.
-      length: of a group, in layers.
+      length: of a group, in layers, unless its place says another one.
+      sums: of `integrate`.
     """
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
-    def solve_group(theta, offset, key, state, inputs) -> Solution:
+    def solve_group(theta, place, key, state, inputs) -> Solution:
         # On local time: in float32 small steps late in depth would lose digits.
         return solve(
             field,
             state,
-            FieldParams(theta, offset, inputs.context),
+            FieldParams(theta, place.offset, inputs.context),
             settings,
-            t1=length,
+            t1=length if place.length is None else place.length,
             key=key,
             params_axes=axes,
             weights=inputs.weights,
+            sums=sums,
             # The groups are scanned, and a scan's body needs no guard against merging.
             prevent_cse=False,
         )
 
     return solve_group
-
-
-def _unsolved(config: DepthConfig, state: State, terms: int) -> Solution:
-    """A solution of the right shapes, whose values nobody reads."""
-    zeros = jnp.zeros(config.groups, jnp.int32)
-    return Solution(
-        y1=state,
-        ys=None,
-        nfe=jnp.zeros((config.groups, terms), jnp.int32),
-        accepted=zeros,
-        rejected=zeros,
-        result=zeros,
-    )

@@ -1,4 +1,4 @@
-"""Modules that integrate over depth: their `init` creates parameters without solving."""
+"""A module whose parameters are created without solving over depth."""
 
 import contextlib
 import contextvars
@@ -25,19 +25,14 @@ class DepthModule(nn.Module):
 
 
 # A context variable: flax hands no argument from `init` down to the stack inside a model.
-_dropped = contextvars.ContextVar("output_is_dropped", default=False)
+output_is_dropped = contextvars.ContextVar("output_is_dropped", default=False)
 
 
 @contextlib.contextmanager
 def _without_output() -> Iterator[None]:
     """A context in which a stack that is being initialised need not trace its solve."""
-    token = _dropped.set(True)
+    token = output_is_dropped.set(True)
     try:
         yield
     finally:
-        _dropped.reset(token)
-
-
-def output_is_dropped() -> bool:
-    """Returns whether nobody reads the output of a module that is being initialised."""
-    return _dropped.get()
+        output_is_dropped.reset(token)

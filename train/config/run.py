@@ -11,6 +11,7 @@ from train.config.modules import are_names
 from train.config.optimizer import InitConfig, OptimizerConfig, check_init
 from train.config.patterns import check_layer_decay
 from train.config.refining import check_refine_at
+from train.config.regularise import RegulariseConfig, regularised
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
@@ -188,6 +189,7 @@ class RunConfig:
     model: ModelConfig
     init: InitConfig
     optimizer: OptimizerConfig
+    regularise: RegulariseConfig
     mesh: MeshConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
@@ -197,6 +199,7 @@ class RunConfig:
 
     def __post_init__(self):
         _check_solver(self.model)
+        regularised(self.model, self.regularise)
         _check_warmup(self)
         _check_decay(self)
         check_init(self.init)

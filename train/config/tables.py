@@ -25,6 +25,7 @@ METRICS = Table(
     reserved=(
         *("loss", "accuracy", "correct", "label", "f1", "perplexity", "bits_per_byte"),
         *("nfe", "failed", "failed_solves", "index", "tokens", "bytes"),
+        *("reversible_gap", "reversible_error"),
     ),
 )
 SIGNS: dict[str, int] = {}

@@ -24,9 +24,15 @@ from train.errors import BadInput
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
 QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
 TERMS = ["attention", "mlp", "conv", "damping", "gates"]  # the last one of two streams
-OF_ALL_TERMS = dict(model=dict(terms=TERMS), depth=dict(solver="euler"), steps=4)
 BASIS = dict(share=1, basis="legendre", coefficients=3, solver="euler")
 NODES = dict(share=1, basis="hat", coefficients=3, solver="midpoint")
+# And a flow that is regularised by all that there is.
+OF_ALL_TERMS = dict(
+    model=dict(terms=TERMS),
+    depth=dict(solver="heun"),
+    regularise=dict(kinetic=0.1, error=0.1, end_time=0.5),
+    steps=4,
+)
 ADJOINTS = ["store", "recursive", "direct", "backsolve"]
 PLAIN = dict(dropout=0.0, drop_path=0.0)  # a smooth field, which two solvers can agree on
 SOLVERS = ["lie_trotter", "euler", "rk4"]
@@ -104,6 +110,7 @@ def test_terms_of_every_kind_train_on_shards_of_the_batch():
 
 def check_terms(found, expected):
     np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-5)
+    np.testing.assert_allclose(found["norms"], expected["norms"], rtol=1e-4)
     assert len(set(expected["losses"])) == 4 and found["kept"]
 
 
@@ -139,7 +146,7 @@ def test_what_devices_send_inside_the_loops(trained):
 
 @pytest.mark.slow
 def test_shards_take_adaptive_steps_of_their_own():
-    same = dict(mesh=LAYOUTS[0], model=PLAIN, steps=3)
+    same = dict(mesh=LAYOUTS[0], model=PLAIN, regularise=dict(kinetic=0.1), steps=3)
     depth = dict(solver="tsit5", rtol=1e-5, max_steps=64)
     adaptive, fine = train_cases(
         [
@@ -193,6 +200,21 @@ def test_one_device_equals_eight_everywhere():
             for result in results:
                 check_same(result["losses"], reference["losses"])
                 assert result["kept"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "language"])
+def test_a_reversible_pair_on_one_device_equals_eight(kind):
+    """Its backward pass gathers and sums over the shards as the plain one does."""
+    common = dict(kind=kind, depth=dict(solver="midpoint", reversible=0.99, adjoint="reversible"))
+    layouts = [dict(mesh=LAYOUTS[i]) for i in (0, 3)]
+    layouts.append(dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map")))
+    reference, *results = train_cases(
+        [dict(devices=1, **common), *(layout | common for layout in layouts)]
+    )
+    for result in results:
+        check_same(result["losses"], reference["losses"])
+        assert result["kept"]
 
 
 @pytest.mark.slow
