@@ -76,15 +76,6 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
         )
 
 
-def check_ungated(raw: Mapping[str, Any]) -> None:
-    """Raises ValueError for a DINOv2 whose MLP is gated."""
-    if raw.get("use_swiglu_ffn", False):
-        raise ValueError(
-            "config.json says use_swiglu_ffn=True: a gated MLP (SwiGLU), which is not read of "
-            "DINOv2; its sizes small, base and large have none"
-        )
-
-
 def check_square(size: Any) -> None:
     """Raises ValueError for images whose grid of positions is not square."""
     if not isinstance(size, int):
@@ -156,10 +147,15 @@ def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
         )
 
 
-def plain_needs(config: Any) -> Needs:
-    """Returns what a layout needs whose layers are those of ViT and of GPT-2."""
+def plain_needs(config: Any, but: Collection[str] = ()) -> Needs:
+    """Returns what a layout needs whose layers are those of ViT and of GPT-2.
+
+    Args:
+      config: of the model.
+      but: fields that the layout has a place for.
+    """
     heads, keys, size = heads_of(config)
-    return {
+    needed = {
         "model.positions": (config.positions, "learned"),
         "model.norm": (config.norm, "layer"),
         "model.gated": (config.gated, False),
@@ -171,6 +167,7 @@ def plain_needs(config: Any) -> Needs:
         "model.mlp_bias": (config.mlp_bias, True),
         "model.layer_scale": (config.layer_scale, None),
     }
+    return {key: need for key, need in needed.items() if key.removeprefix("model.") not in but}
 
 
 def check_writable(config: Any, needs: Needs) -> None:

@@ -96,7 +96,7 @@ def test_a_post_norm_model_is_no_solve(vit):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vit", dict(qkv_bias=False), "qkv_bias=False.*True is accepted"),
+        ("vit", dict(qkv_bias=False), r"6 left over: .*attention.key.bias"),
         (
             "vit",
             dict(hidden_act="mish"),
@@ -320,6 +320,7 @@ def test_dtypes(key):
 
 
 SEQUENTIAL = dict(layers=2, solver="lie_trotter")
+LEARNED = dict(depth=SEQUENTIAL, positions="learned")
 GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
 
 
@@ -344,7 +345,8 @@ GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
         (ViTConfig(depth=SEQUENTIAL, kv_heads=1), "model.kv_heads=1.*model.kv_heads=3"),
         (ViTConfig(depth=SEQUENTIAL, head_size=16), "model.head_size=16.*model.head_size=64"),
         (ViTConfig(depth=SEQUENTIAL, qk_norm=True), "model.qk_norm=True"),
-        (ViTConfig(depth=SEQUENTIAL, qkv_bias=False), "model.qkv_bias=False"),
+        (LMConfig(**LEARNED, qkv_bias=False), "model.qkv_bias=False.*model.qkv_bias=True"),
+        (LMConfig(**LEARNED, gated=True), "model.gated=True.*model.gated=False"),
         (ViTConfig(depth=SEQUENTIAL, out_bias=False), "model.out_bias=False"),
         (ViTConfig(depth=SEQUENTIAL, mlp_bias=False), "model.mlp_bias=False"),
         (LMConfig(**GATED | dict(gated=False)), "model.gated=False"),
