@@ -12,9 +12,11 @@ from jax.tree_util import tree_leaves_with_path as leaves_with_path
 from odeformer.checks import COUNT, Accepted
 from odeformer.errors import check_positive_int
 from odeformer.ode.time_checks import concrete
+from odeformer.transformer import terms
 from odeformer.transformer.checks import check_backend, check_float64
 from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.heads import heads_of
+from odeformer.transformer.term_checks import check_effect
 
 Array = jax.Array | np.ndarray
 
@@ -135,6 +137,10 @@ def check_rotary(config: Any) -> None:
     Args:
       config: a `TokenConfig`.
     """
+    # Learned positions are added to the tokens, whatever the terms are.
+    positions = {"positions": (config.positions, "learned")}
+    check_effect(terms.select(config.terms), terms.SETTINGS, positions)
+
     turned, scaling = config.positions == "rotary", config.rotary_scaling
     acts = dict.fromkeys(("base", "fraction", "scaling"), turned)
     acts |= {"factor": turned and scaling != "none"}
@@ -157,8 +163,8 @@ def check_rotary(config: Any) -> None:
         raise ValueError(
             f"positions 'rotary' rotate pairs of {entries} of a head's {size} entries (width="
             f"{config.width}, heads={config.heads}, rotary_fraction={config.rotary_fraction}), "
-            "which is no even number of them: take other heads, another head_size or fraction, or "
-            "positions 'learned'"
+            f"which is {'an odd number' if entries else 'none'}: take other heads, another "
+            "head_size or fraction, or positions 'learned'"
         )
 
     if scaling != "none" and config.rotary_factor is None:

@@ -91,7 +91,7 @@ class TransformerField(nn.Module):
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
         check_attention(self, self.attention)
-        term_checks.check_field(terms.select(self.terms), self)
+        term_checks.check_field(terms.select(self.terms), self, terms.SETTINGS)
         super().__post_init__()
 
     @property

@@ -156,6 +156,8 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"model.kv_heads": 2**31 - 1},
         {"model.head_size": 12, "model.attention": "cudnn", "model.dtype": "bfloat16"},
         {"model.centre": 1.0, "model.terms": ["mlp"]},
+        {"model.kv_heads": 1, "model.terms": ["mlp"]},
+        {"model.activation": "relu", "model.terms": ["attention"]},
         {"model.time": "additive", "model.terms": ["damping"]},
         {"model.attention": "cudnn", "model.dtype": "float32"},
         {"model.attention": "cudnn", "model.dtype": "bfloat16", "model.width": 8, "model.heads": 2},
