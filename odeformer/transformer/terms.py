@@ -212,7 +212,8 @@ def register(name: str, term: Term | Callable[[], Term] | None = None) -> Any:
       What was given, or a decorator.
 
     Raises:
-      ValueError: a name that is taken, or is none; something other than a `Term`.
+      ValueError: a name that is taken, or is none; something other than a `Term`, or one whose
+        settings are not those of `SETTINGS`.
     """
     check_new_name("term", name, NAMES)
     if term is None:
@@ -220,6 +221,9 @@ def register(name: str, term: Term | Callable[[], Term] | None = None) -> Any:
 
     made = term if isinstance(term, Term) else term() if callable(term) else term
     check_kind(f"terms.register({name!r}, ...)", made, Term)
+    for setting in made.settings:
+        check_name(f"setting of term {name!r}", setting, SETTINGS)
+
     _TERMS[name] = made
     return term
 

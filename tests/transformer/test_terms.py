@@ -202,6 +202,7 @@ def test_registering(tables):
         ("a b", bridge(), "registered under a name, a word .*'a b' was given"),
         (bridge(), None, r"write register\('name', ...\), or @register"),
         ("second", 7, r"terms.register\('second', ...\) takes a Term; 7 was given"),
+        ("third", bridge(settings=("gate",)), "setting of term 'third' 'gate'; .*mean 'gated'"),
     ):
         with pytest.raises(ValueError, match=message):
             terms.register(name, term)
