@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from train.data.progress import chunks
-from train.data.split import TextOrigin
+from train.data.split import Origin, TextOrigin
 from train.data.text.packing import pack
 from train.data.text.tokenizer import Tokenizer, token_dtype
 
@@ -201,6 +201,7 @@ class Sentences:
       block_size: the most tokens of a text.
       tokenizer: that made the corpus.
       class_names: of all classes; () where the set does not name them.
+      origin: the files that the set was read from, of a folder.
 
     Attributes:
       shortened: number of texts that were truncated.
@@ -214,9 +215,10 @@ class Sentences:
         block_size: int,
         tokenizer: Tokenizer,
         class_names: tuple[str, ...] = (),
+        origin: Origin | None = None,
     ):
         self.block_size, self.tokenizer, self.classes = block_size, tokenizer, classes
-        self.class_names, self.labels = class_names, labels
+        self.class_names, self.labels, self.origin = class_names, labels, origin
         self._tokens = corpus.tokens
 
         lengths = np.diff(corpus.starts) - 1

@@ -84,6 +84,7 @@ def load_sentences(
             block_size=block_size,
             tokenizer=tokenizer,
             class_names=split.class_names,
+            origin=split.origin,
         )
 
         # Reported, as it costs accuracy and leaves no other trace.
@@ -98,7 +99,7 @@ def load_sentences(
 
 def _find_tokenizer(saved: Tokenizer | None, name: str, vocabulary: int) -> Tokenizer | None:
     """Returns the saved or named tokenizer; None for 'bpe', which is trained on the texts."""
-    tokenizer = saved or _load_tokenizer(name)
+    tokenizer = saved or load_tokenizer(name)
 
     # Before the texts are read, which may take long.
     if tokenizer is not None:
@@ -106,7 +107,12 @@ def _find_tokenizer(saved: Tokenizer | None, name: str, vocabulary: int) -> Toke
     return tokenizer
 
 
-def _load_tokenizer(name: str) -> Tokenizer | None:
+def load_tokenizer(name: str) -> Tokenizer | None:
+    """Returns the tokenizer that config.data.tokenizer names; None for 'bpe', which is trained.
+
+    Raises:
+      BadInput: there is no such file, or it is none.
+    """
     if name == "bytes":
         return ByteTokenizer()
     if name == "bpe":
