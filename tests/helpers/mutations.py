@@ -237,6 +237,7 @@ CONTRADICTIONS_OF_DATA: dict[str | None, list[dict[str, Any]]] = {
     ],
     "sentences": [
         {"data.data_dir": "/nowhere/at/all"},
+        {"data.files": "/nowhere/at/all"},
         {"data.text_key": "label"},
         {"data.label_key": ""},
         {"model.classes": 7},

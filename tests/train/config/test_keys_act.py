@@ -132,6 +132,7 @@ SET |= {"data.validation_examples": 10}
 PICTURES = {"data.name": "folder", "data.files": "PICTURES ONE", "data.test_fraction": 0.25}
 PICTURES |= {"data.validation_examples": 10, "batch_size": 8}
 REVIEWS = {"data.name": "reviews/good", "data.data_dir": "ONE", "data.text_key": "sentence"}
+NOTES = {"data.name": "folder", "data.files": "NOTES ONE", "data.data_dir": None}
 DOCUMENTS = REVIEWS | {"data.files": None, "model.vocabulary": 270, "batch_size": 4}
 OF_TASK = {
     "images": {
@@ -196,6 +197,7 @@ OF_TASK = {
         "data.data_dir": Change("TWO", views.batches, REVIEWS),
         "data.text_key": Change("title", views.batches, REVIEWS),
         "data.label_key": Change("mood", views.batches, REVIEWS),
+        "data.files": Change("NOTES TWO", views.batches, NOTES),
         "data.held_out_fraction": Change(0.3, views.batches),
         "data.tokenizer": Change("bytes", views.batches, refused=True),
         "data.token_dropout": Change(0.5, views.prepare),
@@ -227,7 +229,11 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     reviews.prepare(folder)
     places = {name: folder / name.lower() for name in ("ONE", "TWO")}
-    places |= {f"PICTURES {name}": path / "pictures" for name, path in places.items()}
+    places |= {
+        f"{kind} {name}": path / kind.lower()
+        for name, path in places.items()
+        for kind in ("PICTURES", "NOTES")
+    }
     return {name: str(path) for name, path in places.items()}
 
 
