@@ -7,7 +7,7 @@ import ml_collections
 Config = Any  # a ConfigDict, whose attributes no type checker knows
 
 GROUPS = (
-    *("data", "model", "depth", "init", "lora", "optimizer", "mesh", "parallel"),
+    *("data", "model", "depth", "init", "lora", "optimizer", "regularise", "mesh", "parallel"),
     *("checkpoint", "guard", "eval", "log"),
 )
 

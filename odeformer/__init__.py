@@ -7,11 +7,12 @@ Interpretation of Transformer Layers', 2022, arXiv 2212.06011.
 
 from odeformer import checks, errors
 from odeformer.errors import warn_about_namesake
-from odeformer.models import flops, presets
+from odeformer.models import flops, presets, resolution
 from odeformer.models.checks import check_computable
 from odeformer.models.generate import STOPPED, GenerateOptions, generate, stream
 from odeformer.models.lm import LM, LMConfig
 from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
+from odeformer.models.resolution import project, refine
 from odeformer.models.text import TextClassifier, TextConfig
 from odeformer.models.vit import ViT, ViTConfig
 from odeformer.ode import solvers
@@ -22,6 +23,7 @@ from odeformer.transformer.context import Context
 from odeformer.transformer.counts import sow_counts
 from odeformer.transformer.depth import DepthConfig, ODEStack
 from odeformer.transformer.field import TransformerField, make_vector_field
+from odeformer.transformer.regularised import RegularisedDepth
 
 warn_about_namesake()
 
@@ -34,6 +36,7 @@ __all__ = [
     "LMConfig",
     "ModelConfig",
     "ODEStack",
+    "RegularisedDepth",
     "Solution",
     "TextClassifier",
     "TextConfig",
@@ -53,6 +56,9 @@ __all__ = [
     "make_model",
     "make_vector_field",
     "presets",
+    "project",
+    "refine",
+    "resolution",
     "sharding",
     "solvers",
     "sow_counts",

@@ -18,8 +18,9 @@ from train.devices.mesh import on_mesh, replicated
 from train.devices.processes import is_primary
 from train.errors import RunDiverged, warn
 from train.files import write_atomic
+from train.gradient import make_gradient
 from train.state import TrainState
-from train.step import make_gradient, random_keys
+from train.step import random_keys
 from train.tasks.task import Batch, Task
 
 

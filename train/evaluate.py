@@ -55,6 +55,7 @@ _COLUMNS = {
     "bits_per_byte": ("bits/byte", "{:.4f}"),
     "nfe": ("NFE", "{:g}"),
     "failed_solves": ("failed", "{:g}"),
+    "reversible_gap": ("gap", "{:.1e}"),
 }
 _CAPTION = (
     "* as trained (or as the flags say). NFE: evaluations of all terms. failed: "
@@ -99,7 +100,7 @@ def depths(
     """Returns the depth under each named solver: with fixed steps, then with adaptive ones.
 
     Args:
-      config: the run's depth.
+      config: the run's depth; where it is a reversible pair, so are those of fixed steps.
       names: the solvers.
       adaptive: whether to add adaptive steps, where a solver has them; a causal model refuses them.
       steps: numbers of fixed steps per group, each of which gets a row; none for the run's own.
@@ -126,7 +127,12 @@ def depths(
 
     return fixed + [
         dataclasses.replace(
-            plain, solver=name, steps=None, rtol=ADAPTIVE_RTOL, max_steps=ADAPTIVE_MAX_STEPS
+            plain,
+            solver=name,
+            steps=None,
+            rtol=ADAPTIVE_RTOL,
+            max_steps=ADAPTIVE_MAX_STEPS,
+            reversible=None,
         )
         for name in names
         if solvers.is_adaptive(name)
@@ -203,7 +209,7 @@ def _table(
     """The metrics by solver and steps; the run's own depth has a star."""
     table = Table(title="the same weights under other solvers", caption=_CAPTION)
     table.add_column("solver", justify="left")
-    for column in ("steps per group", *(_column(name)[0] for name in metrics[0])):
+    for column in ("steps per group", *(metric_column(name)[0] for name in metrics[0])):
         table.add_column(column, justify="right")
 
     for depth, values in zip(rows, metrics, strict=True):
@@ -211,16 +217,21 @@ def _table(
             getattr(depth, name) == getattr(own, name) for name in ("solver", "rtol", "fixed_steps")
         )
         table.add_row(
-            solvers.name_of(depth.solver) + (" *" if is_own else ""),
+            _name(depth) + (" *" if is_own else ""),
             _steps(depth),
-            *(_column(name)[1].format(value) for name, value in values.items()),
+            *(metric_column(name)[1].format(value) for name, value in values.items()),
         )
 
     return table
 
 
-def _column(name: str) -> tuple[str, str]:
-    """Title and format of a metric, a registered one included."""
+def _name(depth: DepthConfig) -> str:
+    pair = "" if depth.reversible is None else f", reversible {depth.reversible:g}"
+    return solvers.name_of(depth.solver) + pair
+
+
+def metric_column(name: str) -> tuple[str, str]:
+    """Returns the title and the format of a metric, a registered one included."""
     return _COLUMNS.get(name, (name, "{:.4f}"))
 
 

@@ -2,16 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import optax
 from etils import epath
-from jax.sharding import Mesh
 
 from train.adapters import merge
-from train.checkpoint.base import Base
 from train.checkpoint.base_checks import check_base, check_tokenizer
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
 from train.checkpoint.initial import begin, check_initial, origin_lines
@@ -30,9 +28,9 @@ from train.checkpoint.workdir import (
 )
 from train.config.border import Given, from_config_dict
 from train.config.modules import import_modules, warn_of_missing
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
-from train.data.split import Split
 from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.devices.processes import AnyProcess, barrier, is_primary
@@ -42,33 +40,14 @@ from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
 from train.optimizer import make_optimizer
-from train.programs import Programs
+from train.programs import Programs, Run
+from train.refinement import check_refinable, make_refine
 from train.schedule import Schedule
 from train.scores import score, summarise
 from train.signals import StopSignals
 from train.startup import note
 from train.state import TrainState, expected_state
 from train.tasks import make_task
-from train.tasks.task import Batch, Metrics, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same from a run's first step to its last."""
-
-    config: RunConfig
-    path: epath.Path
-    mesh: Mesh
-    splits: Mapping[str, Split]
-    task: Task
-    optimizer: optax.GradientTransformation
-    saver: Saver
-    schedule: Schedule
-    stop_requested: Callable[[], bool]
-    init_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Batch], Metrics]
-    base: Base | None  # the weights that adapters are trained of
 
 
 def train(
@@ -124,6 +103,8 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
     mesh = device_mesh(config.mesh)
     check_run_fits(config, mesh)
     check_optimizer_names(config)
+    optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
+    check_refinable(config, optimizer, mesh)
 
     path = check_workdir(workdir, config)
     base = read_base(config, mesh)
@@ -143,7 +124,6 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
         barrier("the run is recorded")
 
         any_process = AnyProcess()
-        optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
         with Saver(path, config, len(splits["train"]), base and base.digest) as saver:
             yield Run(
                 config=config,
@@ -155,9 +135,9 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
                 saver=saver,
                 schedule=Schedule(config, saver),
                 stop_requested=lambda: any_process(signals.received is not None),
+                programs=programs,
                 init_state=programs.init(config, optimizer, mesh, base),
-                train_step=programs.train_step(config, optimizer, task, mesh, base),
-                eval_step=programs.eval_step(config, task, mesh),
+                **programs.steps(config, optimizer, task, mesh, base),
                 base=base,
             )
 
@@ -165,7 +145,8 @@ def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -
 def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
     """The newest sound state, or the initial one, and its position in the data."""
     note("restoring or initialising the state")
-    restored = restore_newest(run.path, expected_state(run.config, run.mesh), before)
+    target = functools.partial(expected_state, run.config, run.mesh)
+    restored = restore_newest(run.path, target, before)
 
     if restored is None:
         start = BEGINNING
@@ -189,6 +170,7 @@ def _train_from(
     run: Run, state: TrainState, start: Position, traced: Span | None
 ) -> dict[str, float]:
     """Trains from a position in the data to the end of the run, and tests the result."""
+    run = run.at(start.step)
     config, steps = run.config, range(start.step + 1, run.config.train_steps + 1)
 
     log = RunLog(run.path, config, run.task, run.mesh, start_step=start.step, traced=traced)
@@ -215,6 +197,9 @@ def _train_from(
             if monitor.exceeded(step, metrics, wait=due.evaluate or due.save):
                 log.flush()
                 raise Diverged(step, batch, metrics, state)
+
+            if step in run.config.model.depth.refine_at:
+                state, run = _refine(run, log, step, state)
 
             scores = _validate(run, log, step, state, metrics) if due.evaluate else {}
 
@@ -250,6 +235,14 @@ def _batches(run: Run, start: Position) -> Iterator[dict[str, np.ndarray]]:
     )
 
 
+def _refine(run: Run, log: RunLog, step: int, state: TrainState) -> tuple[TrainState, Run]:
+    """The state with more weights over depth, which compute what it did, and the run with it."""
+    state = make_refine(run.config, run.optimizer, run.mesh, step)(state)
+    run = run.at(step)
+    log.refined(step, run.config.model.depth, count_parameters(state.params))
+    return state, run
+
+
 def _validate(
     run: Run, log: RunLog, step: int, state: TrainState, metrics: Mapping[str, Any]
 ) -> dict[str, float]:
@@ -257,7 +250,11 @@ def _validate(
     log.write_pending()
     scores = _score(run, "validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
-    return log.validation(step, summarise(run.task, scores), warnings)
+
+    # Whether a reversible pair comes back: one batch, run backwards.
+    split = run.splits["validation"]
+    recovered = run.recover(state.eval_params, split, run.config.batch_size)
+    return log.validation(step, summarise(run.task, scores) | recovered, warnings)
 
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
@@ -272,7 +269,7 @@ def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
         raise given_up(
             diverged,
             run.path,
-            config=run.config,
+            config=at_step(run.config, diverged.step - 1),
             task=run.task,
             mesh=run.mesh,
             examples=len(run.splits["train"]),

@@ -1,4 +1,4 @@
-"""Programs and data that runs share which differ in their seed and fold alone."""
+"""A run and its programs, which runs that differ in their seed and fold alone share."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping
@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint.base import Base
+from train.checkpoint.saver import Saver
 from train.config.data import ImageDataConfig
 from train.config.optimizer import InitConfig
+from train.config.refining import at_step
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
+from train.data.split import Split
 from train.data.text.tokenizer import Tokenizer
-from train.scores import jit_eval_step, make_eval_step
+from train.schedule import Schedule
+from train.scores import jit_eval_step, jit_recovery, make_eval_step, make_recovery
 from train.state import TrainState, jit_init
 from train.step import jit_train_step, make_train_step
 from train.tasks.task import Batch, Metrics, Task
@@ -84,6 +89,32 @@ class Programs:
         jitted = self._keep(key, lambda: jit_eval_step(config.model, task, mesh))
         return make_eval_step(config.model, task, mesh, jitted)
 
+    def steps(
+        self,
+        config: RunConfig,
+        optimizer: optax.GradientTransformation,
+        task: Task,
+        mesh: Mesh,
+        base: Base | None = None,
+    ) -> dict[str, Any]:
+        """Returns a run's 'train_step', 'eval_step' and 'recover'."""
+        return {
+            "train_step": self.train_step(config, optimizer, task, mesh, base),
+            "eval_step": self.eval_step(config, task, mesh),
+            "recover": self.recovery(config, task, mesh),
+        }
+
+    def recovery(
+        self, config: RunConfig, task: Task, mesh: Mesh
+    ) -> Callable[[Any, Split, int], dict[str, float]]:
+        """Returns a run's check of its reversible pair, as `make_recovery` does."""
+        if config.model.depth.reversible is None:
+            return make_recovery(config.model, task, mesh)
+
+        key = ("recovery", config.task, config.model, config.mesh, _without_fold(config.data))
+        jitted = self._keep(key, lambda: jit_recovery(config.model, task, mesh))
+        return make_recovery(config.model, task, mesh, jitted)
+
     def _keep(self, key: Hashable, make: Callable[[], Any]) -> Any:
         if key not in self._kept:
             self._kept[key] = make()
@@ -93,3 +124,30 @@ class Programs:
 def _without_fold(data: DataConfig) -> DataConfig:
     """What the programs depend on: the folds of a set differ in their arrays alone."""
     return dataclasses.replace(data, fold=None) if isinstance(data, ImageDataConfig) else data
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from a run's first step to its last."""
+
+    config: RunConfig
+    path: epath.Path
+    mesh: Mesh
+    splits: Mapping[str, Split]
+    task: Task
+    optimizer: optax.GradientTransformation
+    saver: Saver
+    schedule: Schedule
+    stop_requested: Callable[[], bool]
+    programs: Programs
+    init_state: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    eval_step: Callable[[Any, Batch], Metrics]
+    recover: Callable[[Any, Split, int], dict[str, float]]
+    base: Base | None  # the weights that adapters are trained of
+
+    def at(self, step: int) -> "Run":
+        """Returns the run after so many steps: its weights over depth may have been refined."""
+        config = at_step(self.config, step)
+        steps = self.programs.steps(config, self.optimizer, self.task, self.mesh, self.base)
+        return dataclasses.replace(self, config=config, **steps)

@@ -22,8 +22,11 @@ from train.devices.mesh import (
 )
 from train.devices.processes import is_primary
 from train.errors import warn
-from train.step import evaluations, failures
+from train.gradient import evaluations, failures, gaps
 from train.tasks.task import Arrays, Batch, Metrics, Task, mean
+
+# Of the state that a reversible pair recovers: above this error its gradients are wrong.
+LOST = 1e-3
 
 
 def make_eval_step(
@@ -39,7 +42,8 @@ def make_eval_step(
 
     Returns:
       The step. A batch holds what the task says. Scores are float32 [B], replicated: those of the
-      task, nfe (evaluations of all terms) and failed (1 where a solve did not reach its end).
+      task, nfe (evaluations of all terms), failed (1 where a solve did not reach its end) and, of a
+      reversible pair, reversible_gap (|y - z| / |y|).
     """
     step = jit_eval_step(config, task, mesh) if jitted is None else jitted
     constants = task.constants()
@@ -63,19 +67,87 @@ def jit_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
             "nfe": evaluations(aux["ode"]),
             "failed": failures(aux["ode"]).any(axis=0),
         }
+        if "gap" in aux["ode"]:
+            scores["reversible_gap"] = gaps(aux["ode"])
 
         # Where the batch shares a solve, nfe and failed are scalars: each example gets them.
         size = batch["index"].shape
         return {k: jnp.broadcast_to(v, size).astype(jnp.float32) for k, v in scores.items()}
 
-    inputs = example_inputs(config)
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    everywhere = replicated(mesh)
+    return _jit(eval_step, config, mesh)
+
+
+def _jit(function: Callable[..., Any], config: ModelConfig, mesh: Mesh) -> Any:
+    """A function (params, batch, constants), jitted over a mesh."""
+    inputs, everywhere = example_inputs(config), replicated(mesh)
+    params = jax.eval_shape(make_model(config).init, jax.random.key(0), *inputs)["params"]
     return jax.jit(
-        eval_step,
+        function,
         in_shardings=(parameter_shardings(mesh, config, params), split_by_batch(mesh), everywhere),
         # Replicated, as a process can fetch only what lies on its own devices.
         out_shardings=everywhere,
+    )
+
+
+def make_recovery(
+    config: ModelConfig, task: Task, mesh: Mesh, jitted: Any = None
+) -> Callable[[Any, Split, int], dict[str, float]]:
+    """Returns a function that runs a batch through a reversible pair, and backwards again.
+
+    Args:
+      config: the model's config.
+      task: how batches become inputs.
+      mesh: as for `make_eval_step`.
+      jitted: what `jit_recovery` returned for a task that differs in its fold alone.
+
+    Returns:
+      (params, split, batch size) -> the metric reversible_error of the split's first batch,
+      |y_0' - y_0| / |y_0| of the state y_0' that is recovered; empty without a pair. It warns where
+      the error is above 1e-3: gradients under adjoint 'reversible' are then not exact.
+    """
+    if config.depth.reversible is None:
+        return lambda params, data, batch_size: {}
+
+    step = jit_recovery(config, task, mesh) if jitted is None else jitted
+    constants = task.constants()
+
+    def recover(params: Any, data: Split, batch_size: int) -> dict[str, float]:
+        size = eval_batch_size(len(data), batch_size, batch_shards(mesh))
+        rows = np.arange(size) if (own := local_rows(mesh, size)) is None else own
+        batch = put_batch(mesh, data.gather(np.minimum(rows, len(data) - 1)), size)
+        with on_mesh(mesh, config):
+            error = float(step(params, batch, constants))
+
+        # Not 'error > LOST', as NaN is no less lost.
+        if not error <= LOST and is_primary():
+            warn(_not_recovered(error, config))
+        return {"reversible_error": error}
+
+    return recover
+
+
+def jit_recovery(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
+    """Returns the jitted function (params, batch, constants) -> the error, float32 []."""
+    model = make_model(config)
+
+    def recover(params: Any, batch: Batch, constants: Arrays) -> jax.Array:
+        inputs = task.inputs(batch, constants)
+        _, aux = model.apply({"params": params}, *inputs, mutable=["ode", "recovered"])
+
+        # Of several stacks the largest.
+        errors: Any = jax.tree.leaves(aux["recovered"])
+        return jnp.stack(errors).max().astype(jnp.float32)
+
+    return _jit(recover, config, mesh)
+
+
+def _not_recovered(error: float, config: ModelConfig) -> str:
+    mood = "are" if config.depth.adjoint == "reversible" else "would be"
+    return (
+        f"the reversible pair recovers the state at depth 0 to {error:.1e} of it ({LOST:g} at "
+        f"most): gradients under config.depth.adjoint='reversible' {mood} off by as much or more, "
+        "and those under 'checkpoint' are exact; take 'checkpoint', config.depth.solver='rk4', "
+        "more steps, fewer layers, or config.model.dtype='float32'"
     )
 
 
@@ -101,7 +173,7 @@ def score(
       workers: processes that gather batches; with 0, a thread of this process does.
 
     Returns:
-      The task's scores, nfe and failed of each example, float32 [N].
+      The scores of each example, float32 [N], as `make_eval_step` says.
     """
     # Equal batches, as another size would compile another program; the last is padded with copies
     # of the last example, cut off below.
@@ -128,13 +200,15 @@ def summarise(task: Task, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
       scores: of each example, as `score` returns them.
 
     Returns:
-      The task's metrics, loss (nats) included; nfe, a mean; failed_solves, a number of examples.
+      The task's metrics, loss (nats) included; nfe, a mean; failed_solves, a number of examples; of
+      a reversible pair reversible_gap, a mean.
     """
     _warn_of_nonfinite(scores["loss"])
     return {
         **task.summarise(scores),
         "nfe": mean(scores["nfe"]),
         "failed_solves": float(scores["failed"].sum()),
+        **{name: mean(scores[name]) for name in ("reversible_gap",) if name in scores},
     }
 
 

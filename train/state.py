@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from odeformer import example_inputs, make_model
 from train.adapters import init_trained
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings, replicated
 from train.optimizer import make_optimizer
@@ -165,8 +166,15 @@ def _without_axes(
     return None if sizes else NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
-def expected_state(config: RunConfig, mesh: Mesh) -> TrainState:
-    """Returns the abstract state of a run as its config alone says: what its checkpoints hold."""
+def expected_state(config: RunConfig, mesh: Mesh, step: int = 0) -> TrainState:
+    """Returns the abstract state of a run as its config alone says: what its checkpoints hold.
+
+    Args:
+      config: of the run.
+      mesh: the devices.
+      step: of the checkpoint; the weights over depth may have been refined until then.
+    """
+    config = at_step(config, step)
     layers = config.model.depth.layers
     optimizer = make_optimizer(config.optimizer, config.train_steps, layers)
     return abstract_state(config, optimizer, mesh)

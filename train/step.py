@@ -1,4 +1,4 @@
-"""The jitted train step, and in it the gradient: of the whole batch, in parts, or by shard."""
+"""The jitted train step: one batch, learnt from or skipped."""
 
 import dataclasses
 import functools
@@ -9,17 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from odeformer import make_model, sharding
-from train.adapters import abstract_base, make_variables
+from train.adapters import abstract_base
 from train.config.run import RunConfig
-from train.devices.mesh import BATCH_AXES, on_mesh, replicated, split_by_batch
+from train.devices.mesh import on_mesh, replicated, split_by_batch
+from train.gradient import make_gradient, where
 from train.optimizer import frozen_mask, make_schedule, update_ema
 from train.state import TrainState, abstract_state, judge, state_shardings
 from train.tasks.task import Arrays, Batch, Keys, Metrics, Task
-
-Gradient = Callable[..., tuple[Any, Metrics]]
 
 
 def make_train_step(
@@ -46,8 +44,10 @@ def make_train_step(
     Returns:
       The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
       float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
-      (evaluations of all terms in one forward pass) and failed_solves (groups whose solve did not
-      reach its end), means over the parts or shards of a batch that has several; and int32 scalars:
+      (evaluations of all terms in one forward pass), failed_solves (groups whose solve did not
+      reach its end), of a reversible pair reversible_gap (|y - z| / |y|), kinetic_energy and
+      error_estimate where they are regularised (before their weights; the loss is the task's,
+      without them), means over the parts or shards of a batch that has several; and int32 scalars:
       skipped, batches so far, and skipped_in_a_row.
     """
     step = jit_train_step(config, optimizer, task, mesh) if jitted is None else jitted
@@ -108,7 +108,7 @@ def jit_train_step(
         # Else rounding would move the average of what does not move.
         if config.optimizer.freeze:
             mask = frozen_mask(config.optimizer, params)
-            params, ema = (_where(mask, state.params, params), _where(mask, state.ema, ema))
+            params, ema = (where(mask, state.params, params), where(mask, state.ema, ema))
 
         return TrainState(state.step + 1, params, opt_state, ema, state.guard)
 
@@ -163,138 +163,3 @@ def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Arr
     )(batch["draw"], batch["index"])
 
     return dropout_key, Keys(batch_key, sample_keys)
-
-
-def make_gradient(config: RunConfig, task: Task) -> Gradient:
-    """Returns (params, inputs, targets, dropout key, base=None) -> (gradient, metrics of the loss).
-
-    The base, of which adapters are trained, has no gradient.
-
-    Under mode 'jit' the compiler splits one program over the mesh. Under 'shard_map' each shard of
-    the batch runs a program of its own, so that its adaptive solves take their own steps and wait
-    for no other shard; the shards meet once, where their gradients are added up. With accumulation
-    the batch is processed in parts, one after the other, in the memory of one part. Either way each
-    loss is weighted by the number of examples or tokens that it is the mean of.
-    """
-    model = make_model(config.model)
-
-    def loss_fn(params, inputs, targets, key, base=None):
-        variables = make_variables(config, params, base)
-        logits, aux = model.apply(
-            variables, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
-        )
-        loss, metrics = task.loss(logits, targets)
-
-        counts = {
-            "nfe": evaluations(aux["ode"]).mean(),
-            "failed_solves": failures(aux["ode"]).sum().astype(jnp.float32),
-        }
-        return loss, {"loss": loss, **counts, **metrics}
-
-    is_partial = bool(config.optimizer.freeze)
-    mask = functools.partial(frozen_mask, config.optimizer)
-    gradient = _of_trained(loss_fn, mask) if is_partial else jax.grad(loss_fn, has_aux=True)
-    if config.parallel.accumulate > 1:
-        gradient = _in_parts(gradient, task, config.parallel.accumulate)
-
-    if config.parallel.mode == "shard_map":
-        gradient = _by_shard(gradient, task)
-    return _with_zeros(gradient, mask) if is_partial else gradient
-
-
-def _of_trained(loss_fn: Callable[..., Any], mask: Callable[[Any], Any]) -> Gradient:
-    """The gradient that has None for what is frozen: it is neither computed nor communicated."""
-
-    def gradient(params, *args):
-        frozen = mask(params)
-        trained = jax.tree.map(lambda is_frozen, x: None if is_frozen else x, frozen, params)
-
-        def loss(trained):
-            return loss_fn(_where(frozen, params, trained), *args)
-
-        return jax.grad(loss, has_aux=True)(trained)
-
-    return gradient
-
-
-def _with_zeros(gradient: Gradient, mask: Callable[[Any], Any]) -> Gradient:
-    """The gradient with zeros in place of None."""
-
-    def completed(params, *args):
-        grads, metrics = gradient(params, *args)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return _where(mask(params), zeros, grads), metrics
-
-    return completed
-
-
-def _where(mask: Any, chosen: Any, other: Any) -> Any:
-    """The leaves of a tree where a mask is True, and of another one elsewhere; None of None."""
-    if chosen is None:
-        return None
-
-    pairs = zip(jax.tree.leaves(mask), jax.tree.leaves(chosen), strict=True)
-    rest = jax.tree.leaves(other, is_leaf=lambda x: x is None)
-    leaves = [a if is_chosen else b for (is_chosen, a), b in zip(pairs, rest, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(chosen), leaves)
-
-
-def _in_parts(gradient: Gradient, task: Task, parts: int) -> Gradient:
-    """The gradient of a batch that is processed in parts."""
-
-    def split(x: jax.Array) -> jax.Array:
-        # Rows are dealt out in turn: a part has as many rows of each shard as any other part.
-        x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
-        return sharding.constrain(x, (None, "batch", *(None,) * (x.ndim - 2)))
-
-    def accumulated(params, inputs, targets, key, base=None):
-        def add(total, xs):
-            part, inputs, targets = xs
-            new = gradient(params, inputs, targets, jax.random.fold_in(key, part), base)
-
-            weight = task.weight(targets)
-            return jax.tree.map(lambda a, b: a + weight * b, total, (*new, 1.0)), None
-
-        xs = (jnp.arange(parts), *jax.tree.map(split, (inputs, targets)))
-        first = jax.tree.map(lambda x: x[0], xs[1:])
-
-        shapes = jax.eval_shape(gradient, params, *first, key, base)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (*shapes, jnp.float32(0)))
-
-        (*total, weight), _ = jax.lax.scan(add, zeros, xs)
-        return jax.tree.map(lambda x: x / weight, tuple(total))
-
-    return accumulated
-
-
-def _by_shard(gradient: Gradient, task: Task) -> Gradient:
-    """The gradient of a batch whose shards compute theirs independently, on the active mesh."""
-
-    def shard(params, inputs, targets, key, base):
-        weight = task.weight(targets)
-        mine = jax.tree.map(lambda x: weight * x, gradient(params, inputs, targets, key, base))
-
-        # Shards may hold different numbers of tokens, so the mean is a weighted one.
-        total, weights = jax.lax.psum((mine, weight), BATCH_AXES)
-        return jax.tree.map(lambda x: x / weights, total)
-
-    replicated, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
-    mapped = jax.shard_map(
-        shard,
-        in_specs=(replicated, split, split, replicated, replicated),
-        out_specs=replicated,
-        check_vma=False,  # which diffrax's loops do not pass (diffrax#735)
-    )
-    return lambda params, inputs, targets, key, base=None: mapped(
-        params, inputs, targets, key, base
-    )
-
-
-def failures(ode: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns which solves did not reach their end: bool [G], or [G, B] per sample."""
-    return jnp.not_equal(ode["result"], 0)
-
-
-def evaluations(ode: Mapping[str, jax.Array]) -> jax.Array:
-    """Returns the evaluations of all terms over the depth: float32 [], or [B] per sample."""
-    return ode["nfe"].sum(axis=(0, -1)).astype(jnp.float32)

@@ -37,10 +37,17 @@ def check_states(states: Any, mask: Any) -> None:
 
 
 def check_cut(depth: DepthConfig) -> None:
-    """Raises ValueError for fixed steps that do not end at the ends of the layers."""
-    steps = depth.fixed_steps
-    if steps is not None and steps % depth.share:
+    """Raises ValueError for groups that do not end at the ends of layers, or steps that do not."""
+    if depth.groups > depth.layers:
         raise ValueError(
-            f"steps={steps} do not end at each of the share={depth.share} layers of a group: take "
-            f"a multiple of {depth.share}, or the states at the ends of groups, layers=False"
+            f"the {depth.groups} elements of basis 'hat' are parts of the layers={depth.layers}: "
+            "take the states at the ends of elements, layers=False"
+        )
+
+    steps, layers = depth.fixed_steps, depth.layers // depth.groups
+    if steps is not None and steps % layers:
+        of = f"share={layers}" if depth.basis == "constant" else f"{layers}"
+        raise ValueError(
+            f"steps={steps} do not end at each of the {of} layers of a group: take "
+            f"a multiple of {layers}, or the states at the ends of groups, layers=False"
         )

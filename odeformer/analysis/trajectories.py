@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from odeformer.analysis.checks import check_cut
 from odeformer.errors import check_flag, check_kind
 from odeformer.models.registry import MODELS
+from odeformer.transformer.bases import combine, functions
 from odeformer.transformer.depth import STATES
 from odeformer.transformer.lora_checks import check_merged
 from odeformer.transformer.sharding import GROUPS
@@ -26,7 +27,7 @@ def trajectory(model: Any, variables: Any, *inputs: Any, layers: bool = False) -
 
     Returns:
       States [T, B, N, D] float32, float64 with dtype float64, before the last norm: T = G + 1 of
-      G groups, at depth-times 0, share, 2 share, ...; with `layers` T = L + 1, at 0, 1, 2, ...
+      G groups, at depth-times 0, L / G, 2 L / G, ...; with `layers` T = L + 1, at 0, 1, 2, ...
 
     Raises:
       ValueError: anything but a model, inputs that it does not take, or with `layers` fixed steps
@@ -53,15 +54,27 @@ def trajectory(model: Any, variables: Any, *inputs: Any, layers: bool = False) -
 
 
 def _cut(model: Any, variables: Any) -> tuple[Any, Any]:
-    """The same flow as groups of one layer each, which repeat their group's parameters."""
+    """The same flow as groups of one layer each, with the same weights at each time."""
     config, depth = model.config, model.config.depth
     check_cut(depth)
 
-    steps = None if depth.fixed_steps is None else depth.fixed_steps // depth.share
-    single = dataclasses.replace(depth, share=1, steps=steps)
-    model = model.clone(config=dataclasses.replace(config, depth=single))
+    # Groups of one layer each already, of whatever coefficients.
+    if depth.groups == depth.layers:
+        return model, variables
 
+    layers = depth.layers // depth.groups
+    steps = None if depth.fixed_steps is None else depth.fixed_steps // layers
+    single = dataclasses.replace(depth, share=1, steps=steps)
     stack = variables["params"]["depth"]
-    groups = jax.tree.map(lambda x: jnp.repeat(x, depth.share, axis=0), stack[GROUPS])
+
+    # Between two nodes theta is linear, and so it is with nodes at the layers between them.
+    if depth.basis == "hat":
+        single = dataclasses.replace(single, coefficients=depth.layers + 1)
+        phi = functions("hat", depth.sets, depth.layers, jnp.arange(depth.layers + 1.0))
+        groups = jax.vmap(combine, in_axes=(0, None))(phi, stack[GROUPS])
+    else:
+        groups = jax.tree.map(lambda x: jnp.repeat(x, layers, axis=0), stack[GROUPS])
+
+    model = model.clone(config=dataclasses.replace(config, depth=single))
     params = {**variables["params"], "depth": {**stack, GROUPS: groups}}
     return model, {**variables, "params": params}

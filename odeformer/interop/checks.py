@@ -76,15 +76,6 @@ def check_value(raw: Mapping[str, Any], key: str, accepted: Any, default: Any) -
         )
 
 
-def check_ungated(raw: Mapping[str, Any]) -> None:
-    """Raises ValueError for a DINOv2 whose MLP is gated."""
-    if raw.get("use_swiglu_ffn", False):
-        raise ValueError(
-            "config.json says use_swiglu_ffn=True: a gated MLP (SwiGLU), which is not read of "
-            "DINOv2; its sizes small, base and large have none"
-        )
-
-
 def check_square(size: Any) -> None:
     """Raises ValueError for images whose grid of positions is not square."""
     if not isinstance(size, int):
@@ -118,11 +109,12 @@ def check_windows(raw: Mapping[str, Any], layers: int) -> None:
 
 def check_layers(depth: DepthConfig, layers: int) -> None:
     """Raises ValueError for a depth that does not have as many layers, each with its weights."""
-    if (depth.layers, depth.share) != (layers, 1):
+    if (depth.layers, depth.share, depth.basis) != (layers, 1, "constant"):
+        basis = "" if depth.basis == "constant" else f", basis={depth.basis!r}"
         raise ValueError(
             f"the weights are those of layers={layers}, each with its own (share=1); a depth of "
-            f"layers={depth.layers}, share={depth.share} was given: change its solver, steps or "
-            "adjoint alone"
+            f"layers={depth.layers}, share={depth.share}{basis} was given: change its solver, "
+            "steps or adjoint alone"
         )
 
 
@@ -155,10 +147,15 @@ def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
         )
 
 
-def plain_needs(config: Any) -> Needs:
-    """Returns what a layout needs whose layers are those of ViT and of GPT-2."""
+def plain_needs(config: Any, but: Collection[str] = ()) -> Needs:
+    """Returns what a layout needs whose layers are those of ViT and of GPT-2.
+
+    Args:
+      config: of the model.
+      but: fields that the layout has a place for.
+    """
     heads, keys, size = heads_of(config)
-    return {
+    needed = {
         "model.positions": (config.positions, "learned"),
         "model.norm": (config.norm, "layer"),
         "model.gated": (config.gated, False),
@@ -170,6 +167,7 @@ def plain_needs(config: Any) -> Needs:
         "model.mlp_bias": (config.mlp_bias, True),
         "model.layer_scale": (config.layer_scale, None),
     }
+    return {key: need for key, need in needed.items() if key.removeprefix("model.") not in but}
 
 
 def check_writable(config: Any, needs: Needs) -> None:
@@ -178,7 +176,9 @@ def check_writable(config: Any, needs: Needs) -> None:
     needed = {
         "depth.solver": (depth.solver, "lie_trotter"),
         "depth.share": (depth.share, 1),
+        "depth.basis": (depth.basis, "constant"),
         "depth.rtol": (depth.rtol, None),
+        "depth.reversible": (depth.reversible, None),
         "depth.steps": (depth.fixed_steps, 1),
         "model.terms": (config.terms, ("attention", "mlp")),
         "model.time": (config.time, "none"),

@@ -14,6 +14,8 @@ class Leaf(NamedTuple):
 
         ours = stack(tensors).reshape(view).transpose(axes).reshape(shape)
 
+    Of tensors that hold several arrays, one below the other, it is made of its own rows alone.
+
     Attributes:
       names: of the tensors that make it up; `{}` stands for a layer's number.
       theirs: the shape of each of them.
@@ -21,6 +23,8 @@ class Leaf(NamedTuple):
       axes: its order of these axes.
       shape: its own, with the padding.
       padding: zeros before and after each axis of ours, which theirs lack; None: none.
+      part: which part of each tensor's rows is its own, of `parts` equal ones.
+      parts: how many arrays share each tensor.
     """
 
     names: tuple[str, ...]
@@ -29,18 +33,22 @@ class Leaf(NamedTuple):
     axes: tuple[int, ...]
     shape: tuple[int, ...]
     padding: tuple[tuple[int, int], ...] | None = None
+    part: int = 0
+    parts: int = 1
 
     def ours(self, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """Makes our array from their tensors."""
-        stacked = np.stack(tensors) if len(tensors) > 1 else tensors[0]
+        own = [np.split(tensor, self.parts)[self.part] for tensor in tensors]
+        stacked = np.stack(own) if len(own) > 1 else own[0]
         turned = stacked.reshape(self.view).transpose(self.axes)
         return (np.pad(turned, self.padding) if self.padding else turned).reshape(self.shape)
 
     def tensors(self, ours: np.ndarray) -> list[np.ndarray]:
-        """Makes their tensors from our array: the inverse of `ours`, without padding."""
+        """Makes its part of their tensors: the inverse of `ours`, without padding."""
         turned = ours.reshape([self.view[axis] for axis in self.axes])
         stacked = turned.transpose(np.argsort(self.axes))
-        stacked = stacked.reshape(len(self.names), *self.theirs)
+        rows, *others = self.theirs
+        stacked = stacked.reshape(len(self.names), rows // self.parts, *others)
         return [np.ascontiguousarray(tensor) for tensor in stacked]
 
 
@@ -70,6 +78,17 @@ def linear(path: str, name: str, inputs: int, outputs: int) -> dict[str, Leaf]:
     return {
         f"{path}/kernel": transposed(f"{name}.weight", outputs, inputs),
         f"{path}/bias": same(f"{name}.bias", outputs),
+    }
+
+
+def packed(paths: Sequence[str], name: str, inputs: int, outputs: int) -> dict[str, Leaf]:
+    """Kernels and biases of dense layers of the same size, which one layer joins in this order."""
+    return {
+        path: leaf._replace(
+            theirs=(len(paths) * leaf.theirs[0], *leaf.theirs[1:]), part=part, parts=len(paths)
+        )
+        for part, layer in enumerate(paths)
+        for path, leaf in linear(layer, name, inputs, outputs).items()
     }
 
 

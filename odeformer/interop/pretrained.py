@@ -160,7 +160,7 @@ def save_pretrained(
       model: a `ViT` or an `LM` of solver lie_trotter, share 1, one step per layer, terms attention
         and mlp, no time, no centring, learned positions. For a ViT a class token, which the head
         reads; or as DINOv2 has them layer scale, pool 'token_mean', registers or none, a head or
-        none. Models of timm are written as those of transformers.
+        none, gated MLPs or none. Models of timm are written as those of transformers.
       variables: its parameters; they are written in the dtype that they have.
       folder: is made if it is not there; files of these names are overwritten.
 
@@ -191,12 +191,16 @@ def save_pretrained(
 
 def _disassembled(flat: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
     """The tensors that our arrays make up, by name."""
-    tensors = {}
+    found: dict[str, dict[int, np.ndarray]] = {}
     for place, leaf in layout.items():
         array = np.asarray(jax.device_get(flat[place]))
         parts = array if place.startswith(LAYERS) else array[None]
         for layer, part in enumerate(parts):
-            names = [name.format(layer) for name in leaf.names]
-            tensors |= zip(names, leaf.tensors(part), strict=True)
+            for name, tensor in zip(leaf.names, leaf.tensors(part), strict=True):
+                found.setdefault(name.format(layer), {})[leaf.part] = tensor
 
-    return tensors
+    return {name: _joined(parts) for name, parts in found.items()}
+
+
+def _joined(parts: Mapping[int, np.ndarray]) -> np.ndarray:
+    return np.concatenate([parts[n] for n in sorted(parts)]) if len(parts) > 1 else parts[0]

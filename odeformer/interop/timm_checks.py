@@ -4,21 +4,20 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What says a size.
+# What says a size, or what there is.
 SIZES = ("embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "in_chans", "img_size")
-SIZES += ("num_classes", "init_values", "reg_tokens", "no_embed_class", "distilled")
+SIZES += ("num_classes", "init_values", "reg_tokens", "no_embed_class", "distilled", "qkv_bias")
 
 # What our models have, and timm's may lack; or the other way round.
 FIXED: dict[str, tuple[Any, ...]] = {
     "global_pool": ("token",),
     "class_token": (True,),
     "pos_embed": ("learn",),
-    "qkv_bias": (True,),
     "proj_bias": (True,),
     "final_norm": (True,),
     "fc_norm": (None, False),
     **dict.fromkeys(("pre_norm", "qk_norm", "scale_attn_norm", "scale_mlp_norm"), (False,)),
-    "act_layer": (None, "gelu"),
+    "act_layer": (None, "gelu_tanh", "relu", "silu", "gelu"),
     "norm_layer": (None,),
 }
 
@@ -32,7 +31,7 @@ def unknown_model(name: object, accepted: str) -> ValueError:
     return ValueError(
         f"config.json names timm's model {name!r}, which is not read; those that are: {accepted}, "
         "as in vit_base_patch16_224. Others pool all patches (gap), norm before the first layer "
-        "(clip), have gated MLPs (giant dinov2) or rotary positions, which our models lack"
+        "(clip) or have rotary positions of a grid, which our models lack"
     )
 
 

@@ -22,7 +22,11 @@ _SIZES: dict[str, dict[str, Any]] = {
     "base": dict(embed_dim=768, depth=12, num_heads=12),
     "large": dict(embed_dim=1024, depth=24, num_heads=16),
     "huge": dict(embed_dim=1280, depth=32, num_heads=16),
+    "giant": dict(embed_dim=1536, depth=40, num_heads=24),
 }
+
+# Of SwiGLU, of whose hidden size one half is the gate.
+_GIANT: dict[str, Any] = dict(mlp_ratio=2.66667 * 2, act_layer="silu")
 
 # What a name says in addition to the size, by the form of the name.
 _FORMS: dict[str, dict[str, Any]] = {
@@ -36,6 +40,9 @@ _FORMS: dict[str, dict[str, Any]] = {
     r"vit_(small|base|large)_patch(\d+)_reg4_dinov2": dict(
         no_embed_class=True, init_values=1e-5, reg_tokens=4
     ),
+    r"vit_(giant)_patch(\d+)_dinov2": _GIANT | dict(init_values=1e-5),
+    r"vit_(giant)_patch(\d+)_reg4_dinov2": _GIANT
+    | dict(no_embed_class=True, init_values=1e-5, reg_tokens=4),
 }
 
 
@@ -80,6 +87,7 @@ def read(raw: Raw) -> dict[str, Any]:
     arguments = _arguments(raw)
     size, width = arguments["img_size"], arguments["embed_dim"]
     height, across = size if isinstance(size, list | tuple) else (size, size)
+    hidden, gated = int(width * arguments.get("mlp_ratio", 4.0)), "giant" in raw["architecture"]
     return dict(
         image_size=height if height == across else (height, across),
         patch_size=arguments["patch_size"],
@@ -87,8 +95,11 @@ def read(raw: Raw) -> dict[str, Any]:
         classes=arguments["num_classes"],
         width=width,
         heads=arguments["num_heads"],
-        mlp=int(width * arguments.get("mlp_ratio", 4.0)),
-        activation="gelu",
+        mlp=hidden // 2 if gated else hidden,
+        gated=gated,
+        # Their names are ours.
+        activation=arguments.get("act_layer") or "gelu",
+        qkv_bias=arguments.get("qkv_bias", True),
         norm_epsilon=1e-6,
         layer_scale=arguments.get("init_values") or None,
         registers=arguments.get("reg_tokens", 0),
@@ -139,7 +150,6 @@ def _layer(config: ViTConfig, name: str) -> dict[str, Leaf]:
         **norm("attention_norm", f"{name}.norm1", width),
         **vision.attention(config, (f"{name}.attn.qkv",), f"{name}.attn.proj"),
         **norm("mlp_norm", f"{name}.norm2", width),
-        **linear("mlp_layer/up", f"{name}.mlp.fc1", width, config.mlp),
-        **linear("mlp_layer/down", f"{name}.mlp.fc2", config.mlp, width),
+        **vision.mlp(config, f"{name}.mlp.fc1", f"{name}.mlp.fc2"),
         **vision.scales(config, f"{name}.ls1.gamma", f"{name}.ls2.gamma"),
     }

@@ -2,7 +2,7 @@
 
 import math
 
-from odeformer.interop.layout import Leaf, same
+from odeformer.interop.layout import Leaf, linear, packed, same
 from odeformer.models.vit import ViTConfig
 
 
@@ -36,14 +36,10 @@ def attention(config: ViTConfig, inputs: tuple[str, ...], out: str) -> dict[str,
     width, heads = config.width, config.heads
     size, rows = width // heads, 3 * width // len(inputs)
     weights = tuple(f"{name}.weight" for name in inputs)
-    biases = tuple(f"{name}.bias" for name in inputs)
 
-    return {
+    leaves = {
         "attention_layer/qkv/kernel": Leaf(
             weights, (rows, width), (3, heads, size, width), (3, 0, 1, 2), (width, 3, heads, size)
-        ),
-        "attention_layer/qkv/bias": Leaf(
-            biases, (rows,), (3, heads, size), (0, 1, 2), (3, heads, size)
         ),
         "attention_layer/out/kernel": Leaf(
             (f"{out}.weight",),
@@ -54,6 +50,24 @@ def attention(config: ViTConfig, inputs: tuple[str, ...], out: str) -> dict[str,
         ),
         "attention_layer/out/bias": same(f"{out}.bias", width),
     }
+    if not config.qkv_bias:
+        return leaves
+
+    biases, shape = tuple(f"{name}.bias" for name in inputs), (3, heads, size)
+    return leaves | {"attention_layer/qkv/bias": Leaf(biases, (rows,), shape, (0, 1, 2), shape)}
+
+
+def mlp(config: ViTConfig, inputs: str, out: str) -> dict[str, Leaf]:
+    """The MLP; gated, its two input products are one dense layer, the gate first.
+
+    Args:
+      config: of the model.
+      inputs: name of the layer of the input.
+      out: name of the layer of the output.
+    """
+    width, hidden = config.width, config.mlp
+    parts = ("mlp_layer/gate", "mlp_layer/up") if config.gated else ("mlp_layer/up",)
+    return packed(parts, inputs, width, hidden) | linear("mlp_layer/down", out, hidden, width)
 
 
 def scales(config: ViTConfig, attention: str, mlp: str) -> dict[str, Leaf]:

@@ -6,7 +6,7 @@ Sources: Dosovitskiy et al. 2021, arXiv 2010.11929; Touvron et al. 2021, arXiv 2
 from typing import Any
 
 from odeformer.interop import vision
-from odeformer.interop.checks import Needs, check_value, plain_needs
+from odeformer.interop.checks import Needs, plain_needs
 from odeformer.interop.layout import Layout, Leaf, linear, norm, of_layers, same
 from odeformer.interop.settings import WRITTEN, Raw, activation, labels, written_labels
 from odeformer.models.vit import ViTConfig
@@ -20,7 +20,6 @@ DISTILLATION = {
 
 def read(raw: Raw) -> dict[str, Any]:
     """Returns the fields of a ViTConfig that a config.json describes, and the layers."""
-    check_value(raw, "qkv_bias", True, default=True)
     size = raw.get("image_size", 224)
     return dict(
         image_size=tuple(size) if isinstance(size, list) else size,
@@ -30,6 +29,7 @@ def read(raw: Raw) -> dict[str, Any]:
         width=raw.get("hidden_size", 768),
         heads=raw.get("num_attention_heads", 12),
         mlp=raw.get("intermediate_size", 3072),
+        qkv_bias=raw.get("qkv_bias", True),
         activation=activation(raw, "hidden_act", "gelu"),
         norm_epsilon=raw.get("layer_norm_eps", 1e-12),
         distillation=DISTILLATION[raw["architectures"][0]],
@@ -39,7 +39,7 @@ def read(raw: Raw) -> dict[str, Any]:
 
 def needs(config: ViTConfig) -> Needs:
     """Returns what a model needs that is written as one of these."""
-    return {**plain_needs(config), "model.pool": (config.pool, "token")}
+    return {**plain_needs(config, but=("qkv_bias",)), "model.pool": (config.pool, "token")}
 
 
 def write(config: ViTConfig) -> Raw:
@@ -59,7 +59,7 @@ def write(config: ViTConfig) -> Raw:
         "intermediate_size": config.mlp,
         "hidden_act": WRITTEN[config.activation],
         "layer_norm_eps": config.norm_epsilon,
-        "qkv_bias": True,
+        "qkv_bias": config.qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
@@ -99,8 +99,7 @@ def _layer(config: ViTConfig, name: str) -> dict[str, Leaf]:
         **norm("attention_norm", f"{name}.layernorm_before", width),
         **vision.attention(config, inputs, f"{mixing}.output.dense"),
         **norm("mlp_norm", f"{name}.layernorm_after", width),
-        **linear("mlp_layer/up", f"{name}.intermediate.dense", width, config.mlp),
-        **linear("mlp_layer/down", f"{name}.output.dense", config.mlp, width),
+        **vision.mlp(config, f"{name}.intermediate.dense", f"{name}.output.dense"),
     }
 
 

@@ -7,13 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves_with_path as leaves_with_path
 
 from odeformer.checks import COUNT, Accepted
 from odeformer.errors import check_positive_int
 from odeformer.ode.time_checks import concrete
+from odeformer.transformer import terms
 from odeformer.transformer.checks import check_backend, check_float64
 from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.heads import heads_of
+from odeformer.transformer.term_checks import check_effect
 
 Array = jax.Array | np.ndarray
 
@@ -134,6 +137,10 @@ def check_rotary(config: Any) -> None:
     Args:
       config: a `TokenConfig`.
     """
+    # Learned positions are added to the tokens, whatever the terms are.
+    positions = {"positions": (config.positions, "learned")}
+    check_effect(terms.select(config.terms), terms.SETTINGS, positions)
+
     turned, scaling = config.positions == "rotary", config.rotary_scaling
     acts = dict.fromkeys(("base", "fraction", "scaling"), turned)
     acts |= {"factor": turned and scaling != "none"}
@@ -156,8 +163,8 @@ def check_rotary(config: Any) -> None:
         raise ValueError(
             f"positions 'rotary' rotate pairs of {entries} of a head's {size} entries (width="
             f"{config.width}, heads={config.heads}, rotary_fraction={config.rotary_fraction}), "
-            "which is no even number of them: take other heads, another head_size or fraction, or "
-            "positions 'learned'"
+            f"which is {'an odd number' if entries else 'none'}: take other heads, another "
+            "head_size or fraction, or positions 'learned'"
         )
 
     if scaling != "none" and config.rotary_factor is None:
@@ -191,6 +198,55 @@ def check_computable(config: FieldConfig) -> None:
     if config.dtype == "float64":
         check_float64()
     check_backend(config.attention)
+
+
+def check_fit(variables: Any, expected: Any) -> None:
+    """Raises ValueError for variables that are not of these names and shapes; names the first."""
+    found, wanted = (
+        {jax.tree_util.keystr(path): jnp.shape(x) for path, x in leaves_with_path(tree["params"])}
+        for tree in (variables, expected)
+    )
+    for name in wanted | found:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the variables are not those of the config's model: {name} is "
+                f"{found.get(name, 'absent')}, and the model has {wanted.get(name, 'none')}: give "
+                "the config that they were made with; models that differ in more than their depth "
+                "are not projected onto each other"
+            )
+
+
+def check_halves(basis: str, share: int, steps: int | None) -> None:
+    """Raises ValueError where a group, or its fixed steps, cannot be cut in half."""
+    if basis == "constant" and share % 2:
+        raise ValueError(
+            f"share={share} cannot be halved, as refining does: project onto the share or the "
+            "basis that you want instead"
+        )
+
+    if steps is not None and steps % 2:
+        raise ValueError(
+            f"the steps={steps} of a group do not divide over its two halves: take an even number "
+            "of steps"
+        )
+
+
+def check_same_layers(layers: int, given: int) -> None:
+    """Raises ValueError where two depths are not of as many layers."""
+    if layers != given:
+        raise ValueError(
+            f"weights over depth are projected over the same depth, layers={layers}; "
+            f"layers={given} was given: change the basis, its coefficients or the share alone"
+        )
+
+
+def check_divides(steps: int, groups: int) -> None:
+    """Raises ValueError where fixed steps do not divide over the groups."""
+    if steps % groups:
+        raise ValueError(
+            f"the model's {steps} steps in all do not divide over {groups} groups: give steps, "
+            "the number per group, too"
+        )
 
 
 def _outside(values: Array, size: int) -> str | None:

@@ -3,11 +3,13 @@
 import dataclasses
 
 from odeformer.checks import check_settings
+from odeformer.ode.problem_checks import check_recoverable
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import check_causal
 from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.depth import DepthConfig, as_depth
 from odeformer.transformer.field import transformer_field
+from odeformer.transformer.layers import param_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,8 @@ class TransformerConfig(FieldConfig):
     Raises:
       ValueError: sizes or terms that do not fit one another, a name that is not accepted, a term
         that reads a source, which these models do not give, or adaptive steps of a causal model,
-        under which a token's output would depend on later tokens.
+        under which a token's output would depend on later tokens, or a reversible pair that
+        rounding keeps from being recovered.
     """
 
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
@@ -38,3 +41,7 @@ class TransformerConfig(FieldConfig):
         term_checks.check_sources(terms.select(self.terms), self)
         if self.causal:
             check_causal(self.depth.rtol)
+
+        # The state's dtype, whatever that of the matrix products is.
+        depth, dtype = self.depth, param_dtype(self.dtype)
+        check_recoverable(depth.reversible, depth.groups * (depth.fixed_steps or 1), dtype)

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
-from odeformer.ode import solvers
+from odeformer.ode import reversible, solvers
 from odeformer.ode.steps import staged_step, step_times
 from odeformer.transformer import term_checks, terms
+from odeformer.transformer.bases import weights_over_depth
 from odeformer.transformer.caches import Cached
+from odeformer.transformer.depth import DepthConfig
 from odeformer.transformer.field import TransformerField, transformer_field
 from odeformer.transformer.streams import Y, begin, filled, tokens
 
@@ -55,8 +57,8 @@ def init_cache(config: LMConfig, batch: int, places: int | None = None) -> Cache
     depth, places = config.depth, config.block_size if places is None else places
 
     # A solver with several stages evaluates a term several times per step, each time from another
-    # state.
-    evaluations = solvers.evaluations(depth.solver, len(config.terms)).tolist()
+    # state; a reversible pair does so for each of its two states.
+    evaluations = depth.evaluations(len(config.terms)).tolist()
     caches = {}
     for name, each in zip(config.terms, evaluations, strict=True):
         if isinstance(cached := terms.get(name).decoding, Cached):
@@ -158,16 +160,21 @@ def _integrate(
 
     # LMConfig refuses adaptive steps.
     assert depth.fixed_steps is not None
-    times = jnp.asarray(step_times(0.0, float(depth.share), depth.fixed_steps, y_BCD.dtype))
+    times = jnp.asarray(step_times(0.0, depth.length, depth.fixed_steps, y_BCD.dtype))
+    weights = weights_over_depth(depth, variables["params"]["depth"]["groups"])
 
     def group(state, xs):
-        theta, offset, caches = xs
+        scanned, offset, caches = xs
+        theta = weights.of_group(scanned)
+
+        def params(t: jax.Array) -> Any:
+            return theta if weights.at is None else weights.at(theta, t, offset)
 
         def step(state, xs):
             t0, t1, caches = xs
             step_cache = Cache(caches, cache.filled)
-            evaluate, new = _make_evaluate(field, theta, offset, step_cache, rotation)
-            state = staged_step(depth.solver, len(field.terms), evaluate, t0=t0, t1=t1, y0=state)
+            evaluate, new = _make_evaluate(field, params, offset, step_cache, rotation)
+            state = _step(depth, len(field.terms), evaluate, t0=t0, t1=t1, state=state)
             kept = {
                 name: jax.tree.map(lambda *each: jnp.stack(each), *evaluations)
                 for name, evaluations in new.items()
@@ -177,28 +184,48 @@ def _integrate(
         return jax.lax.scan(step, state, (times[:-1], times[1:], caches))
 
     # The same scan over groups as in the stack, with the cache's part of each group.
-    theta = variables["params"]["depth"]["groups"]
-    offsets = depth.share * jnp.arange(depth.groups, dtype=y_BCD.dtype)
+    offsets = depth.length * jnp.arange(depth.groups, dtype=y_BCD.dtype)
     state = begin(field.streams, y_BCD)
-    state, kept = jax.lax.scan(group, state, (theta, offsets, cache.terms))
-    return tokens(state), kept
+    state = state if depth.reversible is None else reversible.begin(state)
+    state, kept = jax.lax.scan(group, state, (weights.scanned, offsets, cache.terms))
+    return tokens(state if depth.reversible is None else state.y), kept
+
+
+def _step(
+    depth: DepthConfig, terms: int, evaluate: Callable[..., Any], t0: Any, t1: Any, state: Any
+) -> Any:
+    """A step of the state, or of the pair of states."""
+    if depth.reversible is None:
+        return staged_step(depth.solver, terms, evaluate, t0=t0, t1=t1, y0=state)
+
+    each = solvers.evaluations(depth.solver, terms).tolist()
+
+    def increment(half: int, t0: Any, t1: Any, y: Any) -> Any:
+        # The evaluations of the step back follow those of the step forth.
+        def evaluate_half(term: int | None, n: int, t: Any, y: Any) -> Any:
+            return evaluate(term, n + half * each[term or 0], t, y)
+
+        return reversible.staged_increment(depth.solver, terms, evaluate_half, t0=t0, t1=t1, y0=y)
+
+    return reversible.step(depth.reversible, increment, state, t0, t1)
 
 
 def _make_evaluate(
     field: TransformerField,
-    theta: Any,
+    params: Callable[[jax.Array], Any],
     offset: jax.Array,
     cache: Cache,
     rotation: jax.Array | None,
 ) -> tuple[Callable[..., Any], dict[str, list[Any]]]:
     """A step's slope for `staged_step`, and the lists to which it adds what the terms keep.
 
-    The cache is that of one step: of each term [E, B, ...].
+    The parameters are those at a time of the group's own, and the cache is that of one step: of
+    each term [E, B, ...].
     """
     # Filled while the step is traced, in the order in which the step evaluates each term.
-    variables, new = {"params": theta}, {name: [] for name in cache.terms}
+    new = {name: [] for name in cache.terms}
 
-    def slope(name: str, n: int, t: jax.Array, state: Any) -> Any:
+    def slope(variables: Any, name: str, n: int, t: jax.Array, state: Any) -> Any:
         if name not in cache.terms:
             return field.apply(variables, name, t, state, method="term")
 
@@ -217,10 +244,11 @@ def _make_evaluate(
         return filled({Y: dy_BCD}, state)
 
     def evaluate(term: int | None, n: int, t: jax.Array, state: Any) -> Any:
+        variables = {"params": params(t)}
         if term is not None:
-            return slope(field.terms[term], n, t + offset, state)
+            return slope(variables, field.terms[term], n, t + offset, state)
 
-        slopes = [slope(name, n, t + offset, state) for name in field.terms]
+        slopes = [slope(variables, name, n, t + offset, state) for name in field.terms]
         return jax.tree.map(lambda *each: sum(each[1:], each[0]), *slopes)
 
     return evaluate, new

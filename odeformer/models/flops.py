@@ -16,7 +16,6 @@ from jax.extend import core
 
 from odeformer.models.checks import check_trips
 from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
-from odeformer.ode import solvers
 from odeformer.transformer import terms
 from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.layers import TimeEmbedding
@@ -114,7 +113,7 @@ def evaluations(config: ModelConfig) -> np.ndarray:
             "reports, or fixed steps"
         )
 
-    return depth.groups * depth.fixed_steps * solvers.evaluations(depth.solver, len(config.terms))
+    return depth.groups * depth.fixed_steps * depth.evaluations(len(config.terms))
 
 
 def forward(config: ModelConfig, nfe: Sequence[float] | None = None) -> int:

@@ -7,16 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from odeformer.errors import check_name
 from odeformer.ode.problem import (
+    ERROR,
     MAX_STEPS_REACHED,
+    SUMS,
     Solution,
     SolveSettings,
     State,
     VectorField,
 )
+from odeformer.ode.problem_checks import check_estimate
 
 
-def as_state(y0: State, per_sample: bool) -> State:
+def as_state(y0: State, per_sample: bool, summed: bool = False) -> State:
     """Returns the state as arrays; raises ValueError where it is not one to integrate."""
     try:
         y0 = jax.tree.map(jnp.asarray, y0)
@@ -34,11 +38,12 @@ def as_state(y0: State, per_sample: bool) -> State:
 
     # The leading axis is mapped over, so every leaf needs one, and all the same.
     leading = {leaf.shape[:1] for leaf in leaves}
-    if per_sample and (len(leading) != 1 or () in leading):
+    if (per_sample or summed) and (len(leading) != 1 or () in leading):
         shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+        name, takes = ("per_sample", "takes") if per_sample else ("sums", "take")
         raise ValueError(
-            f"per_sample takes a state whose arrays share a leading axis, the batch; {shapes} was "
-            "given: add the axis, or leave per_sample out"
+            f"{name} {takes} a state whose arrays share a leading axis, the batch; {shapes} was "
+            f"given: add the axis, or leave {name} out"
         )
 
     return y0
@@ -66,6 +71,39 @@ def as_weights(weights: State | None, y0: State) -> State | None:
         raise ValueError(
             f"weights of shapes {shapes[0]} do not broadcast to the state's {shapes[1]}"
         ) from error
+
+
+def check_sums(**values: Any) -> None:
+    """Raises ValueError for what is no tuple of names of sums along a solution."""
+    for name, sums in values.items():
+        if not isinstance(sums, tuple | list):
+            raise ValueError(
+                f"{name} is a tuple of names of {', '.join(SUMS)}; {sums!r} was given: put one "
+                "name in a tuple, sums=('kinetic',)"
+            )
+        for each in sums:
+            check_name("sum", each, SUMS)
+
+
+def check_sums_of(settings: SolveSettings, sums: Any) -> None:
+    """Raises ValueError for sums along a solution that there are not under these settings."""
+    check_sums(sums=sums)
+    if sums and settings.reversible is not None:
+        raise ValueError(
+            f"reversible={settings.reversible:g} has no sums along its flow, as two states run "
+            f"beside each other; sums={tuple(sums)} was given: leave either out"
+        )
+
+    if ERROR not in sums:
+        return
+
+    check_estimate(settings.solver, "there is no sum 'error' of it: leave that out")
+    if settings.adjoint == "backsolve":
+        raise ValueError(
+            "adjoint 'backsolve' has no sum 'error': it differentiates the exact flow, and the "
+            "error is the solver's; take adjoint 'checkpoint', 'recursive' or 'direct', or leave "
+            "'error' out"
+        )
 
 
 def check_axes(params_axes: Any) -> None:

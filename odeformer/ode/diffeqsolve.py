@@ -21,6 +21,7 @@ from odeformer.ode.problem import (
     State,
     Times,
 )
+from odeformer.ode.sums import carrying_solver
 from odeformer.ode.time_checks import known_for_backsolve
 
 
@@ -131,7 +132,7 @@ def diffrax_adaptive_steps_per_sample(problem: Problem, span: Span) -> Solution:
     keys = None if problem.key is None else jax.random.split(problem.key, batch)
     ys_axis = None if span.ts is None else 1
     # The states at ts have the times' axis in front.
-    axes: Any = Solution._make([0] * len(Solution._fields))._replace(ys=ys_axis)
+    axes: Any = Solution(0, ys_axis, 0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
     return jax.vmap(solve, in_axes=(0, 0, problem.params_axes, 0), out_axes=axes)(
         problem.y0, keys, problem.params, problem.weights
     )
@@ -218,7 +219,7 @@ def _diffeqsolve(
     saveat, states = _save_at(problem.settings.adjoint, over.t0, over.t1, over.ts)
     solved = diffrax.diffeqsolve(
         solvers.ode_terms(problem.settings.solver, problem.field),
-        solvers.get(problem.settings.solver),
+        carrying_solver(problem),
         t0=jnp.asarray(over.t0),
         t1=jnp.asarray(over.t1),
         dt0=None,

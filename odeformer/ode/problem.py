@@ -19,6 +19,10 @@ Term = Callable[..., State]
 Times = np.ndarray | jax.Array
 
 ADJOINTS = ("checkpoint", "store", "recursive", "direct", "backsolve")
+# The adjoint of a reversible pair, which no other solve has.
+REVERSIBLE = "reversible"
+
+SUMS = KINETIC, ERROR = ("kinetic", "error")
 
 # Some of jax.checkpoint_policies are no policies but make one from arguments, which a name lacks.
 _POLICY_MAKERS = ("save_", "offload_")
@@ -28,6 +32,7 @@ POLICIES = tuple(
 DEFAULT_STEPS, DEFAULT_ATOL, DEFAULT_MAX_STEPS = 8, 1e-6, 64
 _SOLVER = Accepted(lambda: f"one of {', '.join(solvers.NAMES)}", checks.check_solver)
 _TOLERANCE = Accepted("greater than 0", checks.check_tolerance)
+_COUPLING = Accepted("in (0, 1]", checks.check_coupling)
 
 SUCCESS, MAX_STEPS_REACHED, FAILED = 0, 1, 2
 
@@ -99,9 +104,12 @@ class SolveSettings:
       max_steps: bound on adaptive steps, rejected ones included (default 64).
       per_sample: whether each sample takes its own adaptive steps; its answer is then the same in
         every batch, to float32 rounding.
-      adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; see `integrate`.
+      adjoint: 'checkpoint', 'store', 'recursive', 'direct' or 'backsolve'; with `reversible`
+        'checkpoint', 'store' or 'reversible'; see `integrate`.
       policy: the name of one of `jax.checkpoint_policies`: what 'checkpoint' may keep under fixed
         steps.
+      reversible: lambda in (0, 1]: the fixed steps are those of a reversible pair of states, which
+        is another solver, of twice the evaluations; see `odeformer.ode.reversible`.
 
     Raises:
       ValueError: a value, a name or a combination that is not accepted.
@@ -113,16 +121,18 @@ class SolveSettings:
     atol: float | None = setting(_TOLERANCE, None)
     max_steps: int | None = setting(COUNT, None)
     per_sample: bool = setting(FLAG, False)
-    adjoint: str = setting(one_of(ADJOINTS), "checkpoint")
+    adjoint: str = setting(one_of((*ADJOINTS, REVERSIBLE)), "checkpoint")
     policy: str | None = setting(one_of(POLICIES, "checkpoint policy"), None)
+    reversible: float | None = setting(_COUPLING, None)
 
     def __post_init__(self):
         # Numbers of NumPy and JAX are accepted where their values are known.
-        for name in ("steps", "rtol", "atol", "max_steps", "per_sample"):
+        for name in ("steps", "rtol", "atol", "max_steps", "per_sample", "reversible"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
         check_settings(self)
         checks.check_adjoint(self.solver, self.adjoint, self.policy)
+        checks.check_pair(self.reversible, self.adjoint, self.rtol)
         if self.rtol is None:
             checks.check_fixed(atol=self.atol, max_steps=self.max_steps)
         else:
@@ -132,6 +142,18 @@ class SolveSettings:
     def adaptive(self) -> bool:
         """Whether steps are chosen by tolerances."""
         return self.rtol is not None
+
+    def evaluations(self, terms: int, error: bool = False) -> np.ndarray:
+        """How often a fixed step evaluates each of that many terms, int32 [terms].
+
+        Args:
+          terms: number of terms.
+          error: whether the error is estimated too.
+        """
+        once = solvers.evaluations(self.solver, terms, error)
+
+        # A pair takes a step of each of its two states.
+        return once if self.reversible is None else 2 * once
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -170,6 +192,7 @@ class Problem(NamedTuple):
     params_axes: Any = None
     weights: State | None = None
     prevent_cse: bool = True
+    sums: tuple[str, ...] = ()
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -187,6 +210,10 @@ class Solution(NamedTuple):
       accepted: int32 [], accepted steps.
       rejected: int32 [], rejected steps.
       result: int32 [], 0 success, 1 ran out of max_steps, 2 any other failure.
+      gap: of a reversible pair |y - z| / |y| at t1, float32 [] (float64 of a float64 state); None
+        of any other solve. A gap that grows over depth is an unstable pair's.
+      sums: what was asked for of 'kinetic' and 'error', by name, each [B] of the state's dtype, B
+        being the state's leading axis; None without.
     """
 
     y1: State
@@ -195,3 +222,5 @@ class Solution(NamedTuple):
     accepted: jax.Array
     rejected: jax.Array
     result: jax.Array
+    gap: jax.Array | None = None
+    sums: dict[str, jax.Array] | None = None

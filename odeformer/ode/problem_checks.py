@@ -2,12 +2,16 @@
 
 import math
 import numbers
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from odeformer.ode import solvers
+
+# The part of the state that a pair may lose to rounding on its way back.
+LOST = 1e-3
 
 
 def check_solver(**values: Any) -> None:
@@ -45,6 +49,72 @@ def check_adjoint(solver: solvers.Solver, adjoint: str, policy: str | None) -> N
         )
 
 
+def check_coupling(**values: Any) -> None:
+    """Raises ValueError for a lambda that is not a number in (0, 1]."""
+    for name, value in values.items():
+        if not _is_number(value) or not 0 < value <= 1:
+            raise ValueError(f"{name} is a lambda in (0, 1], such as 0.999; {value!r} was given")
+
+
+def check_pair(coupling: float | None, adjoint: str, rtol: float | None) -> None:
+    """Raises ValueError for what a reversible pair, or its adjoint, does not go with."""
+    if coupling is None:
+        if adjoint == "reversible":
+            raise ValueError(
+                "adjoint 'reversible' runs a reversible pair backwards, and reversible=None was "
+                "given: give a lambda, such as reversible=0.999, which is another solver; or take "
+                "adjoint 'checkpoint'"
+            )
+        return
+
+    if rtol is not None:
+        raise ValueError(
+            f"reversible={coupling} and rtol={rtol} were both given: a pair takes fixed steps, as "
+            "adaptive ones would not be the same on the way back; leave one out"
+        )
+
+    if adjoint not in ("checkpoint", "store", "reversible"):
+        raise ValueError(
+            f"adjoint {adjoint!r} is diffrax's, which solves for one state, and reversible="
+            f"{coupling} makes a pair: take adjoint 'reversible', 'checkpoint' or 'store', which "
+            "give the same gradient, or leave reversible out"
+        )
+
+
+def warn_of_order(coupling: float | None, solver: solvers.Solver) -> None:
+    """Warns of a reversible pair over a solver of first order."""
+    if coupling is None or solvers.order(solver) > 1:
+        return
+
+    warnings.warn(
+        f"reversible={coupling} over solver {solvers.name_of(solver)!r}, which is of first order: "
+        "its local errors open a wide gap between the pair's states, which grows along every "
+        "contracting direction; take 'midpoint', 'rk4' or another solver of a higher order",
+        stacklevel=4,  # the line that makes a DepthConfig
+    )
+
+
+def check_recoverable(coupling: float | None, steps: int, dtype: Any) -> None:
+    """Raises ValueError where so many steps back lose the state: lambda^-steps eps above 1e-3.
+
+    Args:
+      coupling: lambda; None passes.
+      steps: of the whole depth.
+      dtype: of the state.
+    """
+    eps = float(jnp.finfo(dtype).eps)
+    if coupling is None or -steps * math.log(coupling) + math.log(eps) <= math.log(LOST):
+        return
+
+    # Rounded up, so that it is accepted.
+    least = math.ceil(1e4 * (eps / LOST) ** (1 / steps)) / 1e4
+    raise ValueError(
+        f"reversible={coupling} over {steps} steps in {jnp.dtype(dtype).name} divides rounding "
+        f"errors by lambda as often, and {coupling}^-{steps} eps is above {LOST:g}: the state "
+        f"cannot be recovered; give reversible={least:g} or more, or take fewer steps"
+    )
+
+
 def check_fixed(**values: Any) -> None:
     """Raises ValueError for values that belong to adaptive steps, under fixed ones."""
     for name, value in values.items():
@@ -59,12 +129,7 @@ def check_adaptive(
     solver: solvers.Solver, rtol: float, steps: int | None, adjoint: str, policy: str | None
 ) -> None:
     """Raises ValueError for settings that adaptive steps do not have."""
-    if not solvers.is_adaptive(solver):
-        able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
-        raise ValueError(
-            f"solver {solvers.name_of(solver)!r} has no error estimate, so it takes no tolerance "
-            f"(rtol={rtol}): leave rtol out and give steps, or take one of {able}"
-        )
+    check_estimate(solver, f"it takes no tolerance (rtol={rtol}): leave rtol out and give steps")
 
     if steps is not None:
         raise ValueError(
@@ -82,6 +147,16 @@ def check_adaptive(
         raise ValueError(
             f"policy {policy!r} is for fixed steps: under adaptive ones (rtol={rtol}) "
             "diffrax decides what 'checkpoint' keeps; leave the policy out"
+        )
+
+
+def check_estimate(solver: solvers.Solver, so: str) -> None:
+    """Raises ValueError for a solver without an error estimate; `so` says what follows from it."""
+    if not solvers.is_adaptive(solver):
+        able = ", ".join(name for name in solvers.NAMES if solvers.is_adaptive(name))
+        raise ValueError(
+            f"solver {solvers.name_of(solver)!r} has no error estimate, so {so}, or take one of "
+            f"{able}"
         )
 
 

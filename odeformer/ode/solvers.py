@@ -227,17 +227,29 @@ def is_adaptive(solver: Solver) -> bool:
     return table is not None and bool(np.any(table.b_error))
 
 
-def stages(tableau: diffrax.ButcherTableau) -> int:
-    """Returns how many stages a fixed step evaluates: those that its solution reads."""
+def stages(tableau: diffrax.ButcherTableau, error: bool = False) -> int:
+    """Returns how many stages a fixed step evaluates: those that its solution reads.
+
+    Args:
+      tableau: of the method.
+      error: whether the error is estimated too, which may read one more.
+    """
     # FSAL solvers weigh their last stage with zero; it is the first slope of the next step.
-    return int(np.flatnonzero(tableau.b_sol)[-1]) + 1
+    read = (tableau.b_sol != 0) | (tableau.b_error != 0) if error else tableau.b_sol
+    return int(np.flatnonzero(read)[-1]) + 1
 
 
-def evaluations(solver: Solver, terms: int) -> np.ndarray:
-    """Returns how often one fixed step evaluates each of that many terms, int32 [terms]."""
+def evaluations(solver: Solver, terms: int, error: bool = False) -> np.ndarray:
+    """Returns how often one fixed step evaluates each of that many terms, int32 [terms].
+
+    Args:
+      solver: its name, or itself.
+      terms: number of terms.
+      error: whether the error is estimated too.
+    """
     method, table = get(solver), tableau(solver)
     if not isinstance(method, Splitting):
-        return np.full(terms, 1 if table is None else stages(table), np.int32)
+        return np.full(terms, 1 if table is None else stages(table, error), np.int32)
 
     evaluated = [substep.term for substep in method.substeps(terms)]
     return np.bincount(evaluated, minlength=terms).astype(np.int32)

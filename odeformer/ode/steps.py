@@ -11,7 +11,18 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import solvers
-from odeformer.ode.problem import FAILED, SUCCESS, Problem, Solution, State, Times
+from odeformer.ode.problem import (
+    ERROR,
+    FAILED,
+    KINETIC,
+    SUCCESS,
+    Problem,
+    Solution,
+    SolveSettings,
+    State,
+    Times,
+)
+from odeformer.ode.sums import SUMMED, of_slopes, of_states
 from odeformer.ode.time_checks import all_finite, check_on_grid, concrete, known_times
 
 # The name by which policies of `jax.checkpoint` know the state before each step.
@@ -76,7 +87,7 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
       indices: of the times at which states are returned, int [n]; None if none are.
     """
     field, settings, steps = problem.field, problem.settings, times.shape[0] - 1
-    step = _make_step(problem, steps)
+    step, error = _make_step(problem, steps), ERROR in problem.sums
 
     def body(y, xs):
         n, t0, t1 = xs
@@ -86,8 +97,8 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
 
         # One key per step, shared by its stages: within a step the field is one function.
         keys = () if problem.key is None else (jax.random.fold_in(problem.key, n),)
-        y = step(y, t0, t1, problem.params, *keys)
-        return y, None if indices is None else y
+        y, added = step(y, t0, t1, problem.params, *keys)
+        return y, (None if indices is None else y, added)
 
     grid = jnp.asarray(times)
     if steps == 1:
@@ -96,13 +107,36 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
     else:
         y1, saved = jax.lax.scan(body, problem.y0, (jnp.arange(steps), grid[:-1], grid[1:]))
 
+    ys, added = saved
+    counts = count_fixed_steps(settings, len(field.terms), times, error)
+    return counts._replace(
+        y1=y1,
+        ys=states_at(problem.y0, ys, indices),
+        sums={name: x.sum(axis=0) for name, x in added.items()} if problem.sums else None,
+    )
+
+
+def count_fixed_steps(
+    settings: SolveSettings, terms: int, times: Times, error: bool = False
+) -> Solution:
+    """Returns a solution with the counts of fixed steps, its states left to the caller.
+
+    Args:
+      settings: of the steps.
+      terms: number of the field's terms.
+      times: between the steps, [steps + 1].
+      error: whether the error is estimated too.
+    """
+    steps = times.shape[0] - 1
+
     # Known before tracing, the result is a constant of the program.
     finite = all_finite(times)
     result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
+    unknown: Any = None
     return Solution(
-        y1=y1,
-        ys=None if indices is None else _at(problem.y0, saved, indices),
-        nfe=jnp.asarray(steps * solvers.evaluations(settings.solver, len(field.terms))),
+        y1=unknown,
+        ys=None,
+        nfe=jnp.asarray(steps * settings.evaluations(terms, error)),
         accepted=jnp.int32(steps),
         rejected=jnp.int32(0),
         result=jnp.asarray(result, jnp.int32),
@@ -110,7 +144,10 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
 
 
 def _make_step(problem: Problem, steps: int):
-    """Returns (y0, t0, t1, params, *key) -> y1, recomputed in the backward pass if asked for."""
+    """Returns (y0, t0, t1, params, *key) -> y1 and what it adds to the sums.
+
+    The step is recomputed in the backward pass if asked for.
+    """
     field, settings = problem.field, problem.settings
     method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
     terms = solvers.ode_terms(settings.solver, field)
@@ -118,7 +155,8 @@ def _make_step(problem: Problem, steps: int):
     # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
     # so twice the memory.
     recompute = settings.adjoint == "checkpoint"
-    policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
+    policies: Any = jax.checkpoint_policies
+    policy = getattr(policies, settings.policy) if settings.policy else None
     slope = jax.checkpoint(field, policy=policy) if recompute else field
 
     def step(y, t0, t1, *args):
@@ -126,20 +164,36 @@ def _make_step(problem: Problem, steps: int):
             y1, *_ = method.step(
                 terms, t0=t0, t1=t1, y0=y, args=args, solver_state=None, made_jump=False
             )
-            return y1
+            if not problem.sums:
+                return y1, {}
+            return y1, {KINETIC: of_states(problem.weights, t1 - t0, y, y1)}
 
         # diffrax's own step loops over stages: no forward mode, no strict shard_map.
-        return unrolled_step(tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y)
+        h, slopes = unrolled_slopes(
+            tableau, lambda stage, t, y: slope(t, y, *args), t0, t1, y, error=ERROR in problem.sums
+        )
+        y1 = advance(y, h, tableau.b_sol, slopes)
+
+        # Here and not inside the recomputed field: its gradient would need its last product too.
+        return y1, of_slopes(problem, tableau, h, slopes) if problem.sums else {}
 
     if not recompute:
         return step
+
+    # What sums read last is kept: else their gradient would evaluate a step's last stages again.
+    if problem.sums:
+        kept = policies.save_only_these_names(SUMMED)
+        policy = policies.save_from_both_policies(kept, policy) if policy else kept
 
     # In a scan's body XLA has no first computation that it could merge the second one with.
     return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
 
 
-def _at(y0: State, saved: Any, indices: np.ndarray) -> State:
-    """The states at some of the times between the steps."""
+def states_at(y0: State, saved: Any, indices: np.ndarray | None) -> State | None:
+    """Returns the states at some of the times between the steps, of those after each step."""
+    if indices is None:
+        return None
+
     return jax.tree.map(lambda y0, ys: jnp.concatenate([y0[None], ys])[indices], y0, saved)
 
 
@@ -167,28 +221,48 @@ def unrolled_step(
     Returns:
       The state at t1. Stages that only the error estimate reads are not evaluated.
     """
+    h, slopes = unrolled_slopes(tableau, evaluate, t0, t1, y0)
+    return advance(y0, h, tableau.b_sol, slopes)
+
+
+def unrolled_slopes(
+    tableau: diffrax.ButcherTableau,
+    evaluate: Callable[[int, jax.Array, State], State],
+    t0: jax.Array,
+    t1: jax.Array,
+    y0: State,
+    *,
+    error: bool = False,
+) -> tuple[jax.Array, list[State]]:
+    """Returns h and the slopes k_i of `unrolled_step`, the error's too if asked for."""
     h = t1 - t0
 
-    def advance(weights: np.ndarray, slopes: list[State]) -> State:
-        # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
-        used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
-        factors = [w for w, _ in used]
-
-        def leaf(y: jax.Array, *ks: jax.Array) -> jax.Array:
-            return y + h * sum(w * k for w, k in zip(factors, ks, strict=True))
-
-        return jax.tree.map(leaf, y0, *(k for _, k in used))
-
-    # A stage that only the error estimate reads is left out, as fixed steps have no error.
+    # A stage that only the error estimate reads is left out where nobody asks for the error.
     slopes = [evaluate(0, t0, y0)]
-    for stage in range(1, solvers.stages(tableau)):
+    for stage in range(1, solvers.stages(tableau, error)):
         c = tableau.c[stage - 1]
 
         # t0 + h can differ from t1 in its last digit.
         t = t1 if c == 1 else t0 + float(c) * h
-        slopes.append(evaluate(stage, t, advance(tableau.a_lower[stage - 1], slopes)))
+        y = advance(y0, h, tableau.a_lower[stage - 1], slopes)
+        slopes.append(evaluate(stage, t, y))
 
-    return advance(tableau.b_sol, slopes)
+    return h, slopes
+
+
+def advance(y0: State | None, h: jax.Array, weights: np.ndarray, slopes: list[State]) -> State:
+    """Returns y0 + h sum_i w_i k_i; without y0 the increment alone."""
+    # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
+    used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
+    factors = [w for w, _ in used]
+
+    def increment(*ks: jax.Array) -> jax.Array:
+        return h * sum(w * k for w, k in zip(factors, ks, strict=True))
+
+    if y0 is None:
+        return jax.tree.map(increment, *(k for _, k in used))
+
+    return jax.tree.map(lambda y, *ks: y + increment(*ks), y0, *(k for _, k in used))
 
 
 def staged_step(

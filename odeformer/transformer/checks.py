@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odeformer.errors import check_name, check_positive_int, unknown
+from odeformer.checks import Accepted
+from odeformer.errors import check_finite, check_name, check_positive_int, unknown
 from odeformer.transformer.heads import heads_of
 
 ATTENTIONS = ("auto", "xla", "cudnn")
@@ -99,6 +100,74 @@ def check_shared_layers(layers: int, share: int) -> None:
         )
 
 
+def check_ascending(**values: object) -> None:
+    """Raises ValueError for what is no tuple of whole numbers of 1 or more, each above the last."""
+    for name, value in values.items():
+        ascending = isinstance(value, tuple)
+        last = 0
+        for step in value if isinstance(value, tuple) else ():
+            is_whole = isinstance(step, int) and not isinstance(step, bool)
+            ascending = ascending and is_whole and last < step < 1 << 31
+            last = step if is_whole else last
+        if not ascending:
+            raise ValueError(
+                f"{name} is {STEPS.text}; {value!r} was given: list each step once, in order"
+            )
+
+
+STEPS = Accepted("a tuple of whole numbers in ascending order, 1 or more each", check_ascending)
+
+
+def check_basis(basis: str, coefficients: int | None, layers: int, share: int) -> None:
+    """Raises ValueError where K coefficients do not make up weights over depth in that basis."""
+    if basis == "constant":
+        if coefficients is not None:
+            raise ValueError(
+                f"coefficients={coefficients} have no effect under basis 'constant', whose sets of "
+                "weights are layers / share: leave them out and set share, or take basis 'hat', "
+                "'legendre' or 'fourier'"
+            )
+        return
+
+    if share != 1:
+        raise ValueError(
+            f"share={share} belongs to basis 'constant'; under {basis!r} coefficients say how many "
+            "sets of weights there are: leave share out"
+        )
+
+    if coefficients is None:
+        raise ValueError(f"basis {basis!r} needs coefficients, the number of its sets of weights")
+
+    if basis == "fourier" and coefficients % 2 == 0:
+        raise ValueError(
+            f"basis 'fourier' is 1 and pairs of cosine and sine, an odd number of functions; "
+            f"coefficients={coefficients} was given: take {coefficients - 1} or {coefficients + 1}"
+        )
+
+    if basis == "hat":
+        _check_nodes(coefficients, layers)
+
+
+def check_reversible_basis(reversible: float | None, basis: str) -> None:
+    """Raises ValueError for a reversible pair of weights that vary within a group."""
+    if reversible is not None and basis != "constant":
+        raise ValueError(
+            f"reversible={reversible:g} goes with basis 'constant', as each group of a pair is "
+            f"undone with weights of its own; basis={basis!r} was given: leave either out"
+        )
+
+
+def _check_nodes(coefficients: int, layers: int) -> None:
+    """Raises ValueError where the elements between nodes are neither layers nor parts of one."""
+    elements = coefficients - 1
+    if elements < 1 or (layers % elements and elements % layers):
+        raise ValueError(
+            f"basis 'hat' has coefficients - 1 elements, a divisor of layers={layers} or a "
+            f"multiple of it; coefficients={coefficients} was given: take one of "
+            f"{', '.join(str(n + 1) for n in _divisors(layers))}"
+        )
+
+
 def check_place(start: int, layers: int, total: int | None) -> None:
     """Raises ValueError where a stack does not lie within the layers of all stacks."""
     if not isinstance(start, int) or isinstance(start, bool) or start < 0:
@@ -118,6 +187,27 @@ def check_stacks(stacks: int, terms: Sequence[tuple[str, ...]]) -> None:
         raise ValueError(
             f"the counts of {stacks} stacks are recorded with as many tuples of terms' names; "
             f"{len(terms)} were given: add terms=(first.field.terms, second.field.terms)"
+        )
+
+
+def check_end_time(
+    end_time: Any, length: float | None = None, reversible: float | None = None
+) -> None:
+    """Raises ValueError for an end time that is no length, too long, or of a reversible pair."""
+    check_finite(end_time=end_time)
+    if end_time < 0:
+        raise ValueError(f"end_time is 0 or more; {end_time!r} was given")
+
+    if length is not None and end_time >= length:
+        raise ValueError(
+            f"end_time is less than the length of the last group, {length:g} layers, so that its "
+            f"flow ends after its start; {end_time} was given: give less, or share more layers"
+        )
+
+    if end_time and reversible is not None:
+        raise ValueError(
+            f"end_time={end_time} ends the flow at random, and reversible={reversible:g} undoes "
+            "steps of one length: leave either out"
         )
 
 

@@ -91,7 +91,7 @@ class TransformerField(nn.Module):
         check_positive_int(layers=self.layers)
         check_flag(causal=self.causal)
         check_attention(self, self.attention)
-        term_checks.check_field(terms.select(self.terms), self)
+        term_checks.check_field(terms.select(self.terms), self, terms.SETTINGS)
         super().__post_init__()
 
     @property
@@ -247,7 +247,7 @@ class FieldParams(NamedTuple):
     """The params that the terms of `make_vector_field` take.
 
     Attributes:
-      theta: one layer's parameters.
+      theta: one layer's parameters, or what their function of the time takes.
       offset: the depth-time of the solve's own time 0.
       context: how the tokens lie in their sequences, and what they read; None: each sees all of
         its sample.
@@ -259,7 +259,7 @@ class FieldParams(NamedTuple):
 
 
 def make_vector_field(
-    field: TransformerField, train: bool = False, local: bool = False
+    field: TransformerField, train: bool = False, local: bool = False, *, at: Any = None
 ) -> VectorField:
     """Returns the module as pure functions f_j(t, state, params, key), one per name of its terms.
 
@@ -267,6 +267,8 @@ def make_vector_field(
       field: the module; bound parameters are not used.
       train: whether dropout and drop-path act; the solve then needs a key.
       local: whether the activations are those of one shard of the batch, or of one sample.
+      at: (theta, t, offset) -> one layer's parameters at the solve's own time t, where theta holds
+        the coefficients of a basis; None: theta is one layer's parameters.
 
     Returns:
       A VectorField whose params are `FieldParams`, or the same as a plain tuple.
@@ -275,6 +277,7 @@ def make_vector_field(
     def function(method: str, *name: str):
         def slope(t, state, params, *key):
             theta, offset, context = FieldParams(*params)
+            theta = theta if at is None else at(theta, t, offset)
             variables, rngs = {"params": theta}, {"dropout": key[0]} if key else None
             apply = functools.partial(field.apply, variables, *name, method=method, rngs=rngs)
 

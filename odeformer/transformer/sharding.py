@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 
 from odeformer.ode.problem import Solution, SolveSettings, State
 from odeformer.ode.steps import STATE
+from odeformer.ode.sums import SUMMED
 from odeformer.transformer import lora, terms
 from odeformer.transformer.checks import check_shards
 from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
@@ -89,7 +90,7 @@ def by_shard(
     'checkpoint' the backward pass gathers the parameters again instead of storing them.
 
     Args:
-      solve: (theta, offset, key, state, inputs) -> Solution.
+      solve: (theta, place, key, state, inputs) -> Solution.
       state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
@@ -109,14 +110,15 @@ def by_shard(
         wrapped = _recomputed(solve, settings) if recompute and not settings.adaptive else solve
         return wrapped, state, inputs, lambda state: state
 
-    def solve_shards(theta, offset, key, state, inputs) -> Solution:
+    def solve_shards(theta, place, key, state, inputs) -> Solution:
         each = jax.vmap(solve, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
-        solution = each(_replicate(theta, axes), offset, key, state, inputs)
+        solution = each(_replicate(theta, axes), place, key, state, inputs)
 
         # All shards take the same number of fixed steps; per sample, each lists its own samples.
         merge = _merge_batch if settings.per_sample else lambda x: x.max(axis=0)
-        counts = jax.tree.map(merge, solution._replace(y1=None))
-        return counts._replace(y1=solution.y1)
+        counts = jax.tree.map(merge, solution._replace(y1=None, sums=None))
+        sums = jax.tree.map(_merge_batch, solution.sums)
+        return counts._replace(y1=solution.y1, sums=sums)
 
     # Without this the gathered parameters of every group would be stored for the backward pass.
     solve_shards = _recomputed(solve_shards, settings)
@@ -126,15 +128,44 @@ def by_shard(
 
 
 def _recomputed(solve: Callable[..., Solution], settings: SolveSettings) -> Callable[..., Solution]:
-    """The solve, of which 'checkpoint' stores the states between steps alone."""
+    """The solve, of which 'checkpoint' stores the states between steps, and sums, alone."""
     if settings.adjoint != "checkpoint":
         return solve
 
     policies: Any = jax.checkpoint_policies
-    kept = policies.save_only_these_names(STATE)
+    kept = policies.save_only_these_names(STATE, SUMMED)
     if settings.policy:
         kept = policies.save_from_both_policies(kept, getattr(policies, settings.policy))
     return jax.checkpoint(solve, policy=kept, prevent_cse=False)
+
+
+def pull_by_shard(
+    pull: Callable[..., tuple[Any, Any, Any, Any]], settings: SolveSettings
+) -> Callable[..., tuple[Any, Any, Any, Any]]:
+    """Returns the backward pass of one group of a pair, independently per shard of the batch.
+
+    As in the gradient of `by_shard` each shard gathers the parameters once per group, and gradients
+    are summed over the shards once per group.
+
+    Args:
+      pull: (theta, offset, key, (pair, cotangent), context) -> the pair before the group, and the
+        cotangents of that pair, of theta and of the context.
+      settings: of the solve.
+
+    Returns:
+      The same of pairs and contexts [S, B / S, ...]; without a mesh, unchanged.
+    """
+    axes = _solve_axes(settings)
+    if not axes:
+        return pull
+
+    def pull_shards(theta, offset, key, pairs, context):
+        copies, sum_up = jax.vjp(lambda theta: _replicate(theta, axes), theta)
+        each = jax.vmap(pull, in_axes=(0, None, None, 0, 0), spmd_axis_name=axes)
+        pair, cotangent, g_copies, g_context = each(copies, offset, key, pairs, context)
+        return pair, cotangent, *sum_up(g_copies), g_context
+
+    return pull_shards
 
 
 def _solve_axes(settings: SolveSettings) -> tuple[str, ...]:

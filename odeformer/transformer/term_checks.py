@@ -1,5 +1,6 @@
 """What terms accept: parts of their kind, streams and settings that fit one another."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,12 +19,11 @@ def check_term(term: Any) -> None:
         if not callable(part) and not (name == "norm" and part is None):
             raise ValueError(f"{name} of a Term is a function of a config; {part!r} was given")
 
-    for name in ("moves", "adds"):
+    kinds = dict.fromkeys(("moves", "adds"), "streams' names, such as ('y',)")
+    for name, kind in (kinds | {"settings": "fields' names, such as ('activation',)"}).items():
         part = getattr(term, name)
-        if not isinstance(part, tuple) or not all(isinstance(stream, str) for stream in part):
-            raise ValueError(
-                f"{name} of a Term is a tuple of streams' names, such as ('y',); {part!r} was given"
-            )
+        if not isinstance(part, tuple) or not all(isinstance(entry, str) for entry in part):
+            raise ValueError(f"{name} of a Term is a tuple of {kind}; {part!r} was given")
 
     accepted = ("y", *term.adds)
     if not term.moves or not set(term.moves) <= set(accepted) or "y" in term.adds:
@@ -70,12 +70,33 @@ def check_names(names: Any, accepted: Iterable[str]) -> None:
         )
 
 
-def check_field(terms: Mapping[str, Any], config: Any) -> None:
+def check_effect(
+    terms: Mapping[str, Any], settings: Mapping[str, str], values: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Raises ValueError for settings that would be ignored, as no term of a field reads them.
+
+    Args:
+      terms: of the field, by name.
+      settings: the term of the table that reads a setting, by its name.
+      values: by the same names, what was given, and what is accepted without such a term.
+    """
+    read = {setting for term in terms.values() for setting in term.settings}
+    for name, (given, accepted) in values.items():
+        if name not in read and given != accepted:
+            raise ValueError(
+                f"{name}={given!r} acts in the term {settings[name]!r}, which terms={tuple(terms)} "
+                f"lacks: add it, or take {name}={accepted!r}; a term of your own that reads it "
+                "names it in its settings"
+            )
+
+
+def check_field(terms: Mapping[str, Any], config: Any, settings: Mapping[str, str]) -> None:
     """Raises ValueError for terms that do not make up a field of that config.
 
     Args:
       terms: by name, in order.
-      config: with the fields of a `FieldConfig`.
+      config: a dataclass with the fields of a `FieldConfig`, and their defaults.
+      settings: the term of the table that reads a setting, by its name.
     """
     moved = {stream for term in terms.values() for stream in term.moves}
     for stream in ("y", *(stream for term in terms.values() for stream in term.adds)):
@@ -102,11 +123,9 @@ def check_field(terms: Mapping[str, Any], config: Any) -> None:
     if config.fused:
         _check_fused(config)
 
-    if config.centre and "attention" not in terms:
-        raise ValueError(
-            f"centre={config.centre} acts in the term 'attention', which terms={tuple(terms)} "
-            "lacks: add it, or take centre=0"
-        )
+    fields = [field for field in dataclasses.fields(config) if field.name in settings]
+    values = {field.name: (getattr(config, field.name), field.default) for field in fields}
+    check_effect(terms, settings, values)
 
     if config.time != "none" and all(term.norm is None for term in terms.values()):
         raise ValueError(

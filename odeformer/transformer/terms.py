@@ -57,6 +57,8 @@ class Term:
         read by the same call; `Cached` if it needs something of earlier tokens; None: cached
         decoding, and so `generate`, is refused.
       inputs: whether it reads `context.source`.
+      settings: which fields of the config it reads, of those that are refused where no term does:
+        see `SETTINGS`.
 
     Raises:
       ValueError: streams that do not fit one another, or a part that is not of its kind.
@@ -71,6 +73,7 @@ class Term:
     causal: bool | Callable[[Any], bool] = False
     decoding: Literal["tokenwise"] | Cached | None = None
     inputs: bool = False
+    settings: tuple[str, ...] = ()
 
     def __post_init__(self):
         term_checks.check_term(self)
@@ -138,6 +141,11 @@ _TERMS: dict[str, Term] = {
         flops=_attention_flops,
         causal=lambda config: config.causal,
         decoding=KEYS,
+        settings=(
+            *("attention", "centre", "kv_heads", "head_size", "qk_norm", "qkv_bias", "out_bias"),
+            # Of models of text: rotary ones turn queries and keys.
+            "positions",
+        ),
     ),
     "mlp": Term(
         make=_mlp,
@@ -154,6 +162,7 @@ _TERMS: dict[str, Term] = {
         ),
         causal=True,
         decoding="tokenwise",
+        settings=("activation", "gated", "mlp_bias"),
     ),
     # Split for storage alone, over fsdp: on a tensor axis each device computes the whole product.
     "conv": Term(
@@ -173,6 +182,12 @@ _TERMS: dict[str, Term] = {
 }
 TERMS: Mapping[str, Term] = types.MappingProxyType(_TERMS)
 NAMES = Names(_TERMS)
+
+# Fields of a config that act in one term, and which: in a field without it, and without a term of
+# your own that names them, other values than the defaults are refused.
+SETTINGS: Mapping[str, str] = types.MappingProxyType(
+    {setting: name for name, term in _TERMS.items() for setting in term.settings}
+)
 
 
 def get(name: str) -> Term:
@@ -197,7 +212,8 @@ def register(name: str, term: Term | Callable[[], Term] | None = None) -> Any:
       What was given, or a decorator.
 
     Raises:
-      ValueError: a name that is taken, or is none; something other than a `Term`.
+      ValueError: a name that is taken, or is none; something other than a `Term`, or one whose
+        settings are not those of `SETTINGS`.
     """
     check_new_name("term", name, NAMES)
     if term is None:
@@ -205,6 +221,9 @@ def register(name: str, term: Term | Callable[[], Term] | None = None) -> Any:
 
     made = term if isinstance(term, Term) else term() if callable(term) else term
     check_kind(f"terms.register({name!r}, ...)", made, Term)
+    for setting in made.settings:
+        check_name(f"setting of term {name!r}", setting, SETTINGS)
+
     _TERMS[name] = made
     return term
 

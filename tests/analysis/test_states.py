@@ -56,6 +56,23 @@ def test_similarity_refuses(arguments, message):
         similarity(*arguments)
 
 
+def test_states_at_the_layers_between_two_nodes():
+    """Weights that are linear between nodes two layers apart have nodes at every layer, too."""
+    depth = DepthConfig(layers=4, basis="hat", coefficients=3, solver="midpoint")
+    model = make_model(TextConfig(7, 8, depth=depth, **SIZES))
+    variables = noisy(model.init(jax.random.key(0), WORDS))
+    by_group, by_layer = jax.jit(
+        lambda v: tuple(trajectory(model, v, WORDS, layers=n) for n in (False, True))
+    )(variables)
+    assert by_group.shape == (3, 2, 8, 16) and by_layer.shape == (5, 2, 8, 16)
+    np.testing.assert_allclose(by_layer[::2], by_group, rtol=1e-4, atol=1e-5)
+
+    fine = dataclasses.replace(depth, coefficients=9)
+    with pytest.raises(ValueError, match="8 elements of basis 'hat' are parts of the layers=4"):
+        model = make_model(dataclasses.replace(model.config, depth=fine))
+        trajectory(model, variables, WORDS, layers=True)
+
+
 def test_states_at_the_ends_of_groups_and_layers():
     """The stack by itself, of one layer after the other, from the embedded tokens."""
     config = LMConfig(7, 8, depth=DEPTH, time="additive", **SIZES)

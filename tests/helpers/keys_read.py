@@ -11,7 +11,7 @@ def keys_read(action, cfg):
     read, originals = set(), {}
     config = from_config_dict(cfg)
     classes = {type(config), type(config.model.depth)}
-    for name in ("data", "model", "optimizer", "mesh", "checkpoint", "eval", "log"):
+    for name in ("data", "model", "optimizer", "regularise", "mesh", "checkpoint", "eval", "log"):
         classes.add(type(getattr(config, name)))
     classes |= {type(group) for group in vars(config.data).values() if is_dataclass(group)}
 

@@ -1,8 +1,8 @@
 """Trains tiny runs on eight CPU devices, one for each case of argv[1]; prints what came of them.
 
-A case is {"kind": "images", "depth": {...}, "mesh": {...}, "parallel": {...}, "model": {...},
-"optimizer": {...}, "lora": {...}, "width": 16, "devices": 8, "steps": 10}, and each of these can be
-left out; what is printed is a JSON list, an entry for each.
+A case is {"kind": "images", "depth": {...}, "mesh": {...}, "width": 16, "devices": 8, "steps": 10},
+with any groups of a config's keys, and each of these can be left out; what is printed is a JSON
+list, an entry for each.
 """
 
 import json
@@ -39,18 +39,17 @@ from train.data.pipeline import Position, train_batches
 from train.data.sources import load_splits
 from train.devices.checks import check_run_fits
 from train.devices.mesh import device_mesh, on_mesh, put_batch
+from train.gradient import make_gradient
 from train.optimizer import make_optimizer
 from train.state import abstract_state, init_state, jit_init
-from train.step import lower_train_step, make_gradient, make_train_step
+from train.step import lower_train_step, make_train_step
 from train.tasks import make_task
 
 ONE = dict(data=1, fsdp=1, tensor=1)
 terms.register("gates", gates())
 
 
-def configure(
-    kind="images", depth=(), mesh=(), parallel=(), model=(), optimizer=(), lora=(), width=16
-):
+def configure(kind="images", width=16, **groups):
     """A tiny config, with dropout and drop-path, and without augmentation."""
     if kind == "images":
         cfg = make_tiny()
@@ -60,14 +59,12 @@ def configure(
         cfg.model.update(dict(tied=False, positions="learned") if kind == "untied" else {})
     cfg.train_steps, cfg.batch_size = 10, 16
     cfg.model.update(width=width, heads=4, mlp=2 * width)
-    cfg.model.update(dict(model))
     cfg.depth.update(layers=4, share=2)
-    cfg.depth.update(dict(depth))
-    cfg.optimizer.update(dict(optimizer))
-    if lora:
-        cfg.lora, cfg.init.path = dict(lora), "/of/no/run"
-    cfg.mesh.update(ONE | dict(mesh))
-    cfg.parallel.update(dict(parallel))
+    cfg.mesh.update(ONE)
+    for name, values in groups.items():
+        cfg[name].update(values)
+    if groups.get("lora"):
+        cfg.init.path = "/of/no/run"
     return from_config_dict(cfg)
 
 
@@ -116,6 +113,7 @@ def padded():
         config = configure(
             kind="language",
             depth=dict(solver="euler"),
+            regularise=dict(kinetic=0.5, end_time=0.5),
             mesh=dict(data=devices),
             parallel=dict(mode=mode),
         )

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from tests.helpers.notes import make_notes
+
 
 class Reviews(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Two texts and two classes for each example; which words depends on the builder's config."""
@@ -66,7 +68,7 @@ class Dots(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare(folder):
-    """Makes both sets and a folder of pictures, and others of the same names in a second place."""
+    """Makes both sets, a folder of pictures and one of notes; others alike in a second place."""
     for place, first, dots, words in (
         (folder / "one", 0, ("whole", "other", "broken"), ("good", "fine")),
         (folder / "two", 100, ("whole",), ("good",)),
@@ -78,6 +80,7 @@ def prepare(folder):
                 options = dict(data_dir=place, file_format="array_record")
                 made(config=config, **options).download_and_prepare()
         draw_pictures(place / "pictures", first)
+        make_notes(place / "notes", {word: 15 + first // 10 for word in ("bad", "good")})
 
 
 def draw_pictures(folder, seed):

@@ -15,12 +15,13 @@ from train.config.border import from_config_dict
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, put_batch
+from train.gradient import make_gradient
 from train.logs.metrics import read_metrics
 from train.loop import train
 from train.optimizer import make_optimizer
 from train.scores import jit_eval_step
 from train.state import abstract_state, jit_init
-from train.step import jit_train_step, make_gradient
+from train.step import jit_train_step
 from train.tasks.images import ImageTask
 
 PLACES = ("images", "loss", "gradient")

@@ -21,11 +21,12 @@ from train.data.pipeline import BEGINNING, Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, on_mesh
 from train.divergence import SkipMonitor
+from train.gradient import make_gradient
 from train.logs.throughput import Throughput
 from train.optimizer import make_optimizer
 from train.schedule import Schedule
-from train.state import abstract_state
-from train.step import lower_train_step, make_gradient
+from train.state import abstract_state, expected_state
+from train.step import lower_train_step
 from train.tasks import make_task
 from train.tasks.task import Keys
 
@@ -95,6 +96,11 @@ def optimizer(config):
 def state(config):
     """The arrays of the state, which its checkpoints hold."""
     return str(abstract_state(config, _optimizer(config), _mesh(config)))
+
+
+def refined(config):
+    """The arrays of the state after each step, whose weights may have been refined."""
+    return str([expected_state(config, _mesh(config), step).params for step in STEPS])
 
 
 def initial(config):

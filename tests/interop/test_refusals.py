@@ -96,7 +96,7 @@ def test_a_post_norm_model_is_no_solve(vit):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vit", dict(qkv_bias=False), "qkv_bias=False.*True is accepted"),
+        ("vit", dict(qkv_bias=False), r"6 left over: .*attention.key.bias"),
         (
             "vit",
             dict(hidden_act="mish"),
@@ -303,6 +303,7 @@ def test_a_package_that_is_not_installed(package, folder, monkeypatch):
         ({"share": 2}, "layers=2, each with its own .* layers=2, share=2 was given"),
         ({"layers": 4}, "a depth of layers=4, share=1 was given"),
         (DepthConfig(), "a depth of layers=12, share=1 was given"),
+        ({"basis": "legendre", "coefficients": 2}, "share=1, basis='legendre' was given"),
         ({"solvr": "rk4"}, "unknown field of DepthConfig 'solvr'"),
         ("rk4", "depth is a DepthConfig, or a mapping"),
     ],
@@ -319,6 +320,7 @@ def test_dtypes(key):
 
 
 SEQUENTIAL = dict(layers=2, solver="lie_trotter")
+LEARNED = dict(depth=SEQUENTIAL, positions="learned")
 GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
 
 
@@ -331,6 +333,7 @@ GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
         ),
         (ViTConfig(depth=SEQUENTIAL | {"share": 2}), "depth.share=2"),
         (ViTConfig(depth=SEQUENTIAL | {"steps": 3}), "depth.steps=3"),
+        (ViTConfig(depth=SEQUENTIAL | {"basis": "hat", "coefficients": 3}), "depth.basis='hat'"),
         (ViTConfig(depth=SEQUENTIAL, terms=("mlp", "attention")), "model.terms"),
         (ViTConfig(depth=SEQUENTIAL, time="additive"), "model.time='additive'"),
         (ViTConfig(depth=SEQUENTIAL, centre=0.5), "model.centre=0.5"),
@@ -342,7 +345,8 @@ GATED = dict(depth=SEQUENTIAL, norm="rms", gated=True, mlp_bias=False)
         (ViTConfig(depth=SEQUENTIAL, kv_heads=1), "model.kv_heads=1.*model.kv_heads=3"),
         (ViTConfig(depth=SEQUENTIAL, head_size=16), "model.head_size=16.*model.head_size=64"),
         (ViTConfig(depth=SEQUENTIAL, qk_norm=True), "model.qk_norm=True"),
-        (ViTConfig(depth=SEQUENTIAL, qkv_bias=False), "model.qkv_bias=False"),
+        (LMConfig(**LEARNED, qkv_bias=False), "model.qkv_bias=False.*model.qkv_bias=True"),
+        (LMConfig(**LEARNED, gated=True), "model.gated=True.*model.gated=False"),
         (ViTConfig(depth=SEQUENTIAL, out_bias=False), "model.out_bias=False"),
         (ViTConfig(depth=SEQUENTIAL, mlp_bias=False), "model.mlp_bias=False"),
         (LMConfig(**GATED | dict(gated=False)), "model.gated=False"),

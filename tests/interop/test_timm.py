@@ -100,15 +100,23 @@ def test_what_else_the_name_and_the_input_say():
     assert config.grid == (37, 37)
     assert config_of("vit_small_patch14_dinov2", **changes)[1] == 22_056_192
 
+    config, count = config_of("vit_giant_patch14_dinov2", **changes)
+    assert (config.mlp, config.gated, config.activation) == (4096, True, "silu")
+    assert count == 1_136_479_232
+    assert config_of("vit_giant_patch14_reg4_dinov2", **changes)[1] == 1_136_483_840 + 1536
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(architecture="resnet50"), "timm's model 'resnet50', which is not read; those that"),
         (dict(architecture="vit_base_patch16_clip_224"), r"norm before the first layer \(clip\)"),
-        (dict(architecture="vit_giant_patch14_dinov2"), r"gated MLPs \(giant dinov2\)"),
+        (dict(architecture="vit_giant_patch14_224"), "'vit_giant_patch14_224', which is not read"),
+        (dict(model_args={"mlp_layer": "SwiGLUPacked"}), "mlp_layer='SwiGLUPacked' in model_args"),
+        (dict(model_args={"act_layer": "mish"}), "act_layer='mish' .*'gelu' is accepted"),
         (dict(global_pool="avg", model_args={}), "global_pool='avg' .*'token' is accepted"),
-        (dict(model_args={"qkv_bias": False}), "qkv_bias=False .*True is accepted"),
+        (dict(model_args={"qkv_bias": "no"}), "qkv_bias is True or False; 'no' was given"),
+        (dict(model_args={"proj_bias": False}), "proj_bias=False .*True is accepted"),
         (dict(model_args={"reg_tokens": 4}), "reg_tokens=4 with positions of their own"),
         (dict(model_args={"rope": 1}), "rope=1 in model_args, which is not read"),
         (dict(model_args={"patch_size": [4, 4]}), r"patch_size is a whole number.*\[4, 4\]"),

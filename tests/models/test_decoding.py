@@ -32,7 +32,8 @@ def make_variables(config):
 def make(depth, **changes):
     """A model and its parameters, the same for every solver."""
     config = dataclasses.replace(SMALL, depth=DepthConfig(**depth), **changes)
-    neutral = dataclasses.replace(config, depth=dataclasses.replace(config.depth, solver="euler"))
+    neutral = dataclasses.replace(config.depth, solver="euler", reversible=None)
+    neutral = dataclasses.replace(config, depth=neutral)
     return LM(config), make_variables(neutral)
 
 
@@ -73,6 +74,25 @@ ONES = (1, [1] * BLOCK)
 @pytest.mark.parametrize("solver", solvers.NAMES)
 def test_groups_of_several_steps(solver):
     compare(*make(SHARED | {"solver": solver}), *PROMPT_ONES_THREES)
+
+
+@pytest.mark.parametrize(
+    ("basis", "coefficients", "solver"), [("hat", 3, "midpoint"), ("legendre", 3, "strang")]
+)
+def test_weights_in_a_basis(basis, coefficients, solver):
+    depth = dict(layers=4, basis=basis, coefficients=coefficients, solver=solver, steps=2)
+    compare(*make(depth), *PROMPT_ONES_THREES)
+
+
+@pytest.mark.filterwarnings("ignore:reversible")
+@pytest.mark.parametrize("solver", ["strang", pytest.param("rk4", marks=pytest.mark.slow)])
+def test_a_reversible_pair(solver):
+    """Each state of the pair evaluates the terms: the caches are doubled."""
+    depth = SHARED | {"solver": solver, "reversible": 0.99}
+    model, variables = make(depth)
+    compare(model, variables, *PROMPT_ONES_THREES)
+    (keys,) = jax.tree.leaves(init_cache(model.config, 1).terms["attention"].k)
+    assert keys.shape[2] == 2 * solvers.evaluations(solver, 2)[0]
 
 
 BY_DEFAULT = ("lie_trotter", "euler", "rk4")  # the test above has all of them

@@ -44,6 +44,19 @@ def test_counted_equals_calculated(solver, share):
     assert flops.count(apply, variables, IMAGES) == flops.forward(config)
 
 
+@pytest.mark.parametrize("share", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_reversible_pair_is_counted(share):
+    """Twice the evaluations; 'reversible' repeats each once, to recover the states."""
+    depth = DepthConfig(layers=4, share=share, solver="midpoint", reversible=0.99, adjoint="store")
+    config, apply, variables = program(depth=depth)
+    assert flops.evaluations(config).tolist() == [16, 16]
+    assert flops.count(apply, variables, IMAGES) == flops.forward(config)
+    assert flops.count(gradient(apply), variables, IMAGES) == flops.training(config)
+    solved = sum(16 * cost for cost in flops.evaluation(config, 17))
+    depth = dataclasses.replace(depth, adjoint="reversible")
+    assert flops.recomputed(dataclasses.replace(config, depth=depth)) == solved
+
+
 @pytest.mark.parametrize("distillation", ["token", "mean"])
 def test_a_token_of_distillation_is_counted(distillation):
     config, apply, variables = program(distillation=distillation, activation="gelu")

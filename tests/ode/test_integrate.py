@@ -175,7 +175,13 @@ def test_forward_mode_and_vmap(smooth, name):
     np.testing.assert_allclose(one_of_many, alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kwargs", [dict(steps=3), dict(steps=3, solver="strang"), dict(steps=1)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *(dict(steps=3), dict(steps=3, solver="strang"), dict(steps=1)),
+        dict(steps=3, reversible=0.9, adjoint="reversible"),
+    ],
+)
 def test_strict_shard_map(smooth, kwargs):
     """On all devices there are: one, two in the test below."""
     field, y0, params = smooth

@@ -26,13 +26,13 @@ ROWS = [
     "train.command_line train.checks train.devices train.data train.augment train.optimizer",
     "train.adapters",
     "train.tasks train.state train.prepare",
-    "train.logs train.checkpoint",
-    "train.step",
+    "train.logs train.checkpoint train.gradient",
+    "train.step train.refinement",
     "train.schedule train.scores train.divergence train.aot train.inspect train.generate "
     "train.predict train.export",
     "train.evaluate train.programs",
     "train.loop",
-    "train.study train.__main__",
+    "train.study train.project train.__main__",
 ]
 ENTRIES = {entry: row for row, entries in enumerate(ROWS) for entry in entries.split()}
 PACKAGES = ("odeformer", "train")

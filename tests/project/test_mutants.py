@@ -26,6 +26,8 @@ WITHOUT = {
     *("odeformer/models/config.py", "odeformer/models/flops.py", "odeformer/models/presets.py"),
     *("odeformer/models/generate.py", "odeformer/models/registry.py"),
     *(f"odeformer/transformer/{name}.py" for name in ("config", "context", "counts", "streams")),
+    "odeformer/transformer/module.py",
+    "odeformer/transformer/regularised.py",
     *("train/augment/operations.py", "train/tasks/measured.py"),
 }
 

@@ -79,7 +79,7 @@ def test_every_key_that_is_a_path_is_expanded():
     words |= {"parallel.mode", "checkpoint.best", "depth.solver", "depth.adjoint", "depth.policy"}
     words |= {f"model.{key}" for key in ("dtype", "pool", "positions", "time", "attention")}
     words |= {f"model.{key}" for key in ("preset", "activation", "distillation", "norm")}
-    words |= {"model.rotary_scaling"}
+    words |= {"model.rotary_scaling", "depth.basis"}
     words |= {"optimizer.name", "optimizer.schedule"}
     for task in TASKS:
         settings = settings_for(task)

@@ -16,6 +16,7 @@ PROGRAMS = (
     "predict",
     "generate",
     "inspect",
+    "project",
     "aot",
     "export",
     "prepare",

@@ -46,6 +46,7 @@ def make_quick(train_steps=12, every_steps=2):
     cfg.depth.update(layers=1, share=1, solver="euler", adjoint="store")
     cfg.checkpoint.every_steps = every_steps
     cfg.eval.update(every_steps=3, batch_size=360)
+    cfg.regularise.update(kinetic=0.01, end_time=0.5)
     cfg.log.every_steps = 2
     return cfg
 

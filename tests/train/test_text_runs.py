@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from odeformer import LM, TextClassifier, generate
 from tests.helpers.checkout import ROOT, code_block
@@ -19,8 +20,9 @@ from tests.helpers.tiny import make_tiny_language, make_tiny_sentences
 from train import command_line, evaluate
 from train import generate as program
 from train.checkpoint.weights import load_model, load_params
-from train.checkpoint.workdir import read_tokenizer
+from train.checkpoint.workdir import check_inputs, read_inputs, read_tokenizer, record_run
 from train.config.border import from_config_dict
+from train.data.inputs import to_json
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.logs.metrics import read_metrics, read_scores
@@ -76,6 +78,34 @@ def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
     ):
         np.testing.assert_array_equal(a, b)
     assert list(map(timeless, read_metrics(tmp_path))) == list(map(timeless, read_metrics(whole)))
+
+
+def test_a_language_run_notices_that_its_files_have_changed(tmp_path):
+    """A run of before, whose inputs.json has no origin, continues."""
+    text, workdir = tmp_path / "a.txt", tmp_path / "run"
+    whole = (ROOT / "LICENSE").read_text()
+    text.write_text(whole)
+    cfg = make_tiny_language()
+    cfg.data.update(files=str(text), tokenizer="bytes")
+    cfg.model.vocabulary = 257
+    config = from_config_dict(cfg)
+    record_run(epath.Path(workdir), config, load_splits(config)["train"])
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
+
+    stored = json.loads((workdir / "inputs.json").read_text())
+    assert stored["origin"]["characters"] == len(whole)
+    for changed, message in (
+        (whole + "more", f"it had {len(whole):,} characters and has {len(whole) + 4:,}"),
+        (whole.replace("License", "Licence"), "as many characters as before, and not the same"),
+    ):
+        text.write_text(changed)
+        with pytest.raises(BadInput, match=f"text of config.data.files has changed .*{message}"):
+            train(cfg, workdir)
+
+    del stored["origin"]
+    (workdir / "inputs.json").write_text(json.dumps(stored))
+    check_inputs(epath.Path(workdir), config, load_splits(config)["train"])
+    assert to_json("language", read_inputs(workdir)) == json.dumps(stored, indent=2)
 
 
 def test_the_same_weights_under_every_solver(finished, capsys, monkeypatch):

@@ -18,6 +18,8 @@ from odeformer import (
     lora,
     make_model,
     presets,
+    project,
+    refine,
     sharding,
 )
 from odeformer.analysis import trajectory
@@ -248,6 +250,30 @@ def test_refusals(params, images, tmp_path):
         lambda: generate(LM(config), variables, [[1]], max_new_tokens=1),
         lambda: save_pretrained(ViT(vit()), variables, tmp_path),
         lambda: trajectory(ViT(vit(share=2)), variables, images, layers=True),
+        lambda: refine(variables, vit(share=2)),
+        lambda: project(variables, vit(share=2), dict(share=1)),
     ):
         with pytest.raises(ValueError, match="merge them first, by odeformer.lora.merge"):
             use()
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        dict(reversible=0.99, solver="midpoint"),
+        dict(basis="hat", coefficients=3),
+        dict(basis="legendre", coefficients=2),
+    ],
+)
+def test_depths_that_adapters_do_not_go_with(depth, images):
+    model, key = ViT(vit(**depth)), jax.random.key(0)
+    params = jax.eval_shape(model.init, key, images)["params"]
+    adapters = jax.eval_shape(lambda params: lora.init(key, params, rank=2), params)
+    variables = {"params": params, "lora": adapters}
+    name = "reversible" if "reversible" in depth else "basis"
+    with pytest.raises(ValueError, match=rf"depth\.{name}=.*odeformer\.lora\.merge"):
+        jax.eval_shape(model.apply, variables, images)
+
+    # Merged first, they are parameters as any others.
+    merged = jax.eval_shape(lora.merge, params, adapters)
+    jax.eval_shape(model.apply, {"params": merged}, images)

@@ -202,6 +202,7 @@ def test_registering(tables):
         ("a b", bridge(), "registered under a name, a word .*'a b' was given"),
         (bridge(), None, r"write register\('name', ...\), or @register"),
         ("second", 7, r"terms.register\('second', ...\) takes a Term; 7 was given"),
+        ("third", bridge(settings=("gate",)), "setting of term 'third' 'gate'; .*mean 'gated'"),
     ):
         with pytest.raises(ValueError, match=message):
             terms.register(name, term)
@@ -215,6 +216,7 @@ def test_parts_that_do_not_fit(tables):
         (dict(moves="y"), r"moves of a Term is a tuple of streams' names.*'y' was given"),
         (dict(moves=("cell",)), "a Term moves y or streams that it adds"),
         (dict(adds=("y",)), "y is there without being added"),
+        (dict(settings="gated"), "settings of a Term is a tuple of fields' names.*'gated' was"),
         (dict(causal="no"), "causal is True or False; 'no' was given"),
         (dict(decoding="token"), "decoding of a Term is 'tokenwise', a Cached or None"),
         (
@@ -231,3 +233,51 @@ def test_parts_that_do_not_fit(tables):
     terms.register("inner", dataclasses.replace(gates(), moves=("cell",)))
     with pytest.raises(ValueError, match="no term of terms=.* moves the stream 'y'"):
         CONFIGS["vit"](terms=("inner",))
+
+
+# By setting, the term in which it acts, and a value that is not the default.
+SETTINGS = {
+    "attention": ("attention", "xla"),
+    "centre": ("attention", 0.5),
+    "kv_heads": ("attention", 1),
+    "head_size": ("attention", 4),
+    "qk_norm": ("attention", True),
+    "qkv_bias": ("attention", False),
+    "out_bias": ("attention", False),
+    "activation": ("mlp", "relu"),
+    "gated": ("mlp", True),
+    "mlp_bias": ("mlp", False),
+}
+
+
+def test_settings_without_an_effect_are_refused(tables):
+    """And accepted with the term in which they act, or another one that says that it reads them."""
+    assert {name: term for name, (term, _) in SETTINGS.items()} | {"positions": "attention"} == (
+        dict(terms.SETTINGS)
+    )
+    own = dataclasses.replace(terms.get("conv"), settings=tuple(SETTINGS))
+    terms.register("own", own)
+    for name, (term, value) in SETTINGS.items():
+        others = tuple(other for other in ALL if other != term)
+        message = f"{name}={value!r} acts in the term '{term}', which terms=.*: add it, or take "
+        with pytest.raises(ValueError, match=message):
+            TransformerField(**SIZES, terms=others, **{name: value})
+        for names in ((term,), (*others, "own")):
+            assert getattr(TransformerField(**SIZES, terms=names, **{name: value}), name) == value
+    # The defaults are accepted with any term.
+    for name in ALL:
+        TransformerField(**SIZES, terms=(name,))
+
+
+@pytest.mark.parametrize("kind", ["lm", "text"])
+def test_rotary_positions_without_a_term_that_turns_are_refused(kind, tables):
+    make = CONFIGS[kind]
+    with pytest.raises(
+        ValueError, match="positions='rotary' acts in the term 'attention', .*'lear"
+    ):
+        make(terms=("conv", "mlp"))
+    assert make(terms=("conv", "mlp"), positions="learned").positions == "learned"
+    with pytest.raises(ValueError, match="rotary_base=5.0 has no effect with positions='learned'"):
+        make(terms=("conv", "mlp"), positions="learned", rotary_base=5.0)
+    terms.register("turned", dataclasses.replace(terms.get("conv"), settings=("positions",)))
+    assert make(terms=("turned",)).positions == "rotary"

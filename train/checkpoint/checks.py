@@ -16,6 +16,7 @@ from train.checkpoint.metadata import (
     versions,
 )
 from train.checkpoint.workdir import read_config
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.config.stored import differences, from_stored
 from train.devices.processes import is_primary
@@ -71,7 +72,8 @@ def warn_of_learning_rate(workdir: epath.Path, *, config: RunConfig, metadata: M
 
 def check_files(metadata: Metadata, workdir: str | epath.Path) -> None:
     """Refuses a config.json or a tokenizer.json that the checkpoint was not made with."""
-    changed = differences(from_stored(metadata.config), read_config(workdir))
+    config = at_step(read_config(workdir), metadata.position.step)
+    changed = differences(from_stored(metadata.config), config)
     lines = [
         f"{key}: {was!r} in checkpoint {metadata.position.step}, {now!r} in config.json"
         for key, (was, now) in changed.items()
@@ -123,6 +125,16 @@ def check_arrays_fit(
                 f"{stored.get(name, 'absent')} in the checkpoint and {wanted.get(name, 'absent')} "
                 "in the model; give the config that the run was trained with"
             )
+
+
+def check_refined(weights: Any, target: Any, where: str | epath.Path) -> None:
+    """Refuses refined weights of a checkpoint that are not those of the model to evaluate."""
+    found, wanted = (jax.tree.map(_form, tree) for tree in (weights, target))
+    if found != wanted:
+        raise BadInput(
+            f"the checkpoint {where}, refined as its run will be, does not fit the model: evaluate "
+            "it with the depth that the run has at its end"
+        )
 
 
 def _form(leaf: Any) -> str:

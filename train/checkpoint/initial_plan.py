@@ -22,6 +22,7 @@ from train.checkpoint.parameters import parameter_shapes
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import saved_steps
 from train.config.patterns import check_matching, matches_any
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.files import as_path
 
@@ -80,6 +81,9 @@ def find_source(config: RunConfig) -> Source:
         run = verified_config(path)
         check_task(path, run.task, config.task)
         check_has_checkpoint(path, saved_steps(path))
+
+        # As load_weights gives them, whose config is that of the last refinement over depth.
+        run = at_step(run, run.train_steps)
         return Source(path, run, run.model, run.model)
 
     with reading_pretrained(path):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from train.checkpoint.workdir import (
     saved_steps,
     unfinished_saves,
 )
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.devices.mesh import one_device_mesh
 from train.errors import BadInput
@@ -57,7 +59,8 @@ def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Entry
     Returns:
       Every checkpoint, unfinished and retired ones included, by step in ascending order.
     """
-    target = expected_state(config, one_device_mesh())
+    # Refined weights have other shapes than those before them.
+    target = functools.cache(lambda config: expected_state(config, one_device_mesh()))
     folder = checkpoint_folder(workdir)
 
     entries: list[Entry] = []
@@ -65,7 +68,9 @@ def list_checkpoints(workdir: str | epath.Path, config: RunConfig) -> list[Entry
         steps, others = saved_steps(workdir), _not_checkpoints(workdir)
 
         # The newest first: a run that is training deletes the oldest.
-        entries = [_verify(workdir, step, target) for step in reversed(steps)] + others
+        entries = [
+            _verify(workdir, step, target(at_step(config, step))) for step in reversed(steps)
+        ] + others
         entries = [_measure(entry, folder) for entry in entries if (folder / entry.name).exists()]
 
         # A run that keeps few checkpoints may have replaced all of them while they were read.

@@ -8,15 +8,15 @@ import numpy as np
 from etils import epath
 
 from train.checkpoint.arrays import read_part, read_state
-from train.checkpoint.checks import check_arrays_fit, check_files, check_none_damaged
+from train.checkpoint.checks import check_arrays_fit, check_files
 from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
-from train.checkpoint.together import on_all, report
+from train.checkpoint.search import newest_sound
+from train.checkpoint.together import on_all
 from train.checkpoint.workdir import (
     checkpoint_folder,
     read_config,
     saved_steps,
-    unfinished_saves,
 )
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
@@ -82,7 +82,9 @@ def _verify(arrays: Any, metadata: Metadata) -> None:
 
 
 def restore_newest(
-    workdir: str | epath.Path, target: TrainState, before: int | None = None
+    workdir: str | epath.Path,
+    target: TrainState | Callable[[int], TrainState],
+    before: int | None = None,
 ) -> tuple[TrainState, Metadata] | None:
     """Returns the newest sound state, laid out as the abstract target says; None if there is none.
 
@@ -90,45 +92,18 @@ def restore_newest(
 
     Args:
       workdir: of the run.
-      target: the state's shapes, dtypes and shardings.
+      target: the state's shapes, dtypes and shardings; a function of the step where they depend on
+        it.
       before: checkpoints of earlier steps than this one are preferred; None: no preference.
 
     Raises:
       BadInput: there are checkpoints, none of them sound; or a state that does not fit the target.
     """
-    return _newest_sound(workdir, lambda step: restore_step(workdir, step, target), before)
 
+    def restore(step: int) -> tuple[TrainState, Metadata]:
+        return restore_step(workdir, step, target(step) if callable(target) else target)
 
-def _newest_sound(
-    workdir: str | epath.Path,
-    restore: Callable[[int], tuple[Any, Metadata]],
-    before: int | None = None,
-) -> tuple[Any, Metadata] | None:
-    """What `restore` returns for the newest step for which it finds no damage; None without one."""
-    folder = checkpoint_folder(workdir)
-    for name in unfinished_saves(workdir):
-        report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
-
-    # The sort is stable: on either side of `before` the newest comes first.
-    steps = saved_steps(workdir)[::-1]
-    if before is not None:
-        steps.sort(key=lambda step: step >= before)
-
-    damaged = {}
-    for step in steps:
-        # Twice: what could not be read for a moment is not damaged.
-        for is_last in (False, True):
-            try:
-                return restore(step)
-            except Damaged as error:
-                damaged[step] = str(error)
-
-            if is_last:
-                report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
-
-    # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
-    check_none_damaged(folder, damaged)
-    return None
+    return newest_sound(workdir, restore, before)
 
 
 def verified_config(workdir: str | epath.Path) -> RunConfig:
@@ -160,16 +135,6 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
         refuses.
     """
     return for_evaluation(verified_config(workdir), overrides)
-
-
-def restore_newest_weights(workdir: str | epath.Path, target: Any) -> tuple[Any, Metadata]:
-    """Returns what `restore_weights` does, of the newest sound checkpoint.
-
-    Raises:
-      BadInput: no sound checkpoint, or one that does not fit the target.
-    """
-    found = _newest_sound(workdir, lambda step: restore_weights(workdir, step, target))
-    return found or refuse_none(workdir)
 
 
 def refuse_none(workdir: str | epath.Path) -> NoReturn:

@@ -21,6 +21,7 @@ from train.checkpoint.metadata import (
 from train.checkpoint.retention import Retention
 from train.checkpoint.workdir import RETIRED, checkpoint_folder, delete_replaced, saved_steps
 from train.config.border import to_dict
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.data.pipeline import Position
 from train.devices.processes import all_agree, barrier, is_primary
@@ -169,7 +170,7 @@ class Saver:
             state=state,
             position=position,
             examples=self._examples,
-            config=to_dict(self._config),
+            config=to_dict(at_step(self._config, step)),
             metrics=metrics,
             tokenizer=self._tokenizer,
             inputs=self._inputs,

@@ -1,6 +1,7 @@
 """The weights of a run: to evaluate with, to adapt, and to begin another run with."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -8,11 +9,11 @@ import jax
 from etils import epath
 
 import odeformer.interop as interop
-from odeformer import make_model
+from odeformer import ModelConfig, make_model, refine
 from train.adapters import merge
 from train.checkpoint.base import Base, make_base
 from train.checkpoint.base_checks import check_base, check_no_loop
-from train.checkpoint.checks import check_saved, step_damaged
+from train.checkpoint.checks import check_refined, check_saved, step_damaged
 from train.checkpoint.initial_checks import reading_pretrained
 from train.checkpoint.initial_plan import Source, find_source, plan_initial, size_to_read
 from train.checkpoint.metadata import Damaged, Metadata
@@ -20,11 +21,12 @@ from train.checkpoint.parameters import abstract_parameters, check_adapters
 from train.checkpoint.restore import (
     evaluation_config,
     refuse_none,
-    restore_newest_weights,
     restore_weights,
 )
 from train.checkpoint.retention import find_best_step
-from train.checkpoint.workdir import saved_steps
+from train.checkpoint.search import newest_sound
+from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.devices.mesh import one_device_mesh
 from train.errors import BadInput
@@ -77,19 +79,24 @@ def load_params(
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
-      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of.
+      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of;
+      of a run that refines its weights over depth, they are refined to its last resolution.
 
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.
     """
-    return _load(workdir, config, one_device_mesh() if mesh is None else mesh, step)[0]
+    return load_weights(workdir, config, mesh, step)[0]
 
 
-def _load(
-    workdir: str | epath.Path, config: RunConfig, mesh: jax.sharding.Mesh, step: Step = None
+def load_weights(
+    workdir: str | epath.Path,
+    config: RunConfig,
+    mesh: jax.sharding.Mesh | None = None,
+    step: Step = None,
 ) -> tuple[Any, Metadata]:
-    """What `load_params` returns, and the metadata of the checkpoint that it is from."""
-    base = read_base(config, mesh)
+    """Returns what `load_params` does, and the metadata of its checkpoint."""
+    mesh = one_device_mesh() if mesh is None else mesh
+    run, base = read_config(workdir), read_base(config, mesh)
 
     # The weights alone, whatever optimiser trained them.
     if base is None:
@@ -97,12 +104,21 @@ def _load(
     else:
         target = expected_state(config, mesh).params
 
-    if step is None:
-        weights, metadata = restore_newest_weights(workdir, target)
-    else:
-        best = config.checkpoint.best
-        weights, metadata = _restore_only(workdir, step, target, best) or refuse_none(workdir)
+    def restore(step: int) -> tuple[Any, Metadata]:
+        depth = at_step(run, step).model.depth
+        if not depth.refine_at:
+            return restore_weights(workdir, step, target)
 
+        return _restore_refined(
+            workdir, step, dataclasses.replace(config.model, depth=depth), target
+        )
+
+    if step is None:
+        restored = newest_sound(workdir, restore)
+    else:
+        restored = _restore_only(workdir, step, restore, config.checkpoint.best)
+
+    weights, metadata = restored or refuse_none(workdir)
     check_base(metadata, base, config, workdir)
     return (weights if base is None else merge(config, weights, base.params)), metadata
 
@@ -143,7 +159,7 @@ def read_weights(
     """
     if source.run is not None:
         try:
-            weights, metadata = _load(source.path, source.run, mesh)
+            weights, metadata = load_weights(source.path, source.run, mesh)
         except BadInput as error:
             raise BadInput(f"config.init.path={source.path}: {error}") from error
         return weights, metadata.position.step
@@ -154,8 +170,25 @@ def read_weights(
     return variables["params"], None
 
 
+def _restore_refined(
+    workdir: str | epath.Path, step: int, model: ModelConfig, target: Any
+) -> tuple[Any, Metadata]:
+    """The weights of a model that has refinements to come, after these."""
+    coarse = abstract_parameters(model, one_device_mesh())
+    weights, metadata = restore_weights(workdir, step, coarse)
+    for _ in model.depth.refine_at:
+        variables, model = refine({"params": weights}, model)
+        weights = variables["params"]
+
+    check_refined(weights, target, checkpoint_folder(workdir) / str(step))
+    return jax.tree.map(lambda w, t: jax.device_put(w, t.sharding), weights, target), metadata
+
+
 def _restore_only(
-    workdir: str | epath.Path, step: int | Literal["best"], target: Any, best: str | None
+    workdir: str | epath.Path,
+    step: int | Literal["best"],
+    restore: Callable[[int], tuple[Any, Metadata]],
+    best: str | None,
 ) -> tuple[Any, Metadata] | None:
     """The weights of a step, or the best ones by a metric, and no other; None if none exist."""
     steps = saved_steps(workdir)
@@ -167,6 +200,6 @@ def _restore_only(
     check_saved(workdir, step, steps)
 
     try:
-        return restore_weights(workdir, step, target)
+        return restore(step)
     except Damaged as error:
         raise step_damaged(workdir, step, steps, error) from error

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from etils import epath
 from train.config.modules import advice, are_names, missing
 from train.config.run import RunConfig
 from train.config.stored import CHANGEABLE_ON_RESUME, resume_conflicts
-from train.data.inputs import ImageInputs, Inputs
+from train.data.inputs import ImageInputs, Inputs, LanguageInputs
 from train.errors import BadInput
 from train.files import is_local
 
@@ -144,11 +144,14 @@ def check_same_inputs(path: epath.Path, stored: Inputs, now: Inputs) -> None:
       stored: its inputs.json.
       now: what the data say.
     """
-    if isinstance(stored, ImageInputs) and isinstance(now, ImageInputs):
-        _check_same_files(path, stored.origin, now.origin)
+    if type(stored) is type(now):
+        _check_same_files(path, stored, now)
 
+    # Runs on texts were begun before these had an origin, and are not refused for lacking it.
     was, is_now = dataclasses.asdict(stored), dataclasses.asdict(now)
-    for name in was | is_now:
+    if was["origin"] is None and not isinstance(stored, ImageInputs):
+        del is_now["origin"]
+    for name in is_now:
         if not _is_same(was.get(name), is_now.get(name)):
             raise BadInput(
                 f"{path}: the data are not those that the run was trained on: {name} was "
@@ -157,21 +160,35 @@ def check_same_inputs(path: epath.Path, stored: Inputs, now: Inputs) -> None:
             )
 
 
-def _check_same_files(path: epath.Path, was: Any, now: Any) -> None:
+def _check_same_files(path: epath.Path, stored: Inputs, current: Inputs) -> None:
+    was, now = stored.origin, current.origin
     if was is None or now is None or was["sha256"] == now["sha256"]:
         return
 
-    classes = was["files"] | now["files"]
-    changed = [
-        f"{name!r} had {was['files'].get(name, 0)} images and has {now['files'].get(name, 0)}"
-        for name in classes
-        if was["files"].get(name) != now["files"].get(name)
-    ]
-    what = ", ".join(changed) or "a file has another name, content or split"
+    if isinstance(stored, LanguageInputs):
+        read, what = "text of config.data.files", _changed_text(was, now)
+    else:
+        noun = "images" if isinstance(stored, ImageInputs) else "texts"
+        read, what = f"folder of {noun}", _changed_files(was["files"], now["files"], noun)
     raise BadInput(
-        f"{path}: the folder of images has changed since the run began: {what}; put it back as it "
-        "was, or take another --workdir"
+        f"{path}: the {read} has changed since the run began: {what}; put it back as it was, or "
+        "take another --workdir"
     )
+
+
+def _changed_text(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if was["characters"] == now["characters"]:
+        return "as many characters as before, and not the same, or in another order"
+    return f"it had {was['characters']:,} characters and has {now['characters']:,}"
+
+
+def _changed_files(was: Mapping[str, int], now: Mapping[str, int], noun: str) -> str:
+    changed = [
+        f"{name!r} had {was.get(name, 0)} {noun} and has {now.get(name, 0)}"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
+    ]
+    return ", ".join(changed) or "a file has another name, content or split"
 
 
 def _is_same(was: Any, now: Any) -> bool:

@@ -128,11 +128,21 @@ class SentenceDataConfig:
     """Labelled sentences, for a classifier."""
 
     name: str = setting(
-        "glue/sst2", "The set, with a text and a class label.", _set_in(SENTENCE_SETS)
+        "glue/sst2",
+        "The set, with a text and a class label; or 'folder', with files.",
+        _set_in(SENTENCE_SETS),
     )
     data_dir: str | None = setting(None, _DATA_DIR, path=True)
-    text_key: str | None = setting(None, _TEXT_KEY)
-    label_key: str = setting("label", "The set's feature that holds the label.")
+    files: str | None = setting(
+        None,
+        "With name 'folder': a folder with a folder of texts per class, or with such in train/, "
+        "val/ and test/; or a CSV of 'text', 'label' and, if you like, 'split'.",
+        path=True,
+    )
+    text_key: str | None = setting(
+        None, "The set's feature, or a CSV's column, of the text; None: the only one, or 'text'."
+    )
+    label_key: str = setting("label", "The set's feature, or a CSV's column, of the label.")
     held_out_fraction: float = setting(
         0.1, "Part of the training split for each split that the set lacks.", _PART_OF_TEXT
     )

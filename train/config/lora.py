@@ -34,7 +34,7 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-def check_lora(lora: LoraConfig, init: Any) -> None:
+def check_lora(lora: LoraConfig, init: Any, depth: Any) -> None:
     """Refuses adapters of no weights, and what acts on adapters where there are none."""
     if lora.rank is not None:
         if init.path is None:
@@ -50,6 +50,7 @@ def check_lora(lora: LoraConfig, init: Any) -> None:
                     "which are trained of all the weights: leave it out, or set config.lora.rank "
                     "to None"
                 )
+        _check_depth(lora, depth)
         return
 
     for key, value in (("alpha", lora.alpha), ("targets", list(lora.targets) or None)):
@@ -57,4 +58,18 @@ def check_lora(lora: LoraConfig, init: Any) -> None:
             raise BadInput(
                 f"config.lora.{key}={value} has no effect without adapters: set config.lora.rank, "
                 "too"
+            )
+
+
+def _check_depth(lora: LoraConfig, depth: Any) -> None:
+    """Refuses adapters of weights over depth that are not those of groups, or not for long."""
+    for key, value, plain in (
+        ("reversible", depth.reversible, None),
+        ("basis", depth.basis, "constant"),
+        ("refine_at", list(depth.refine_at), []),
+    ):
+        if value != plain:
+            raise BadInput(
+                f"config.depth.{key}={value!r} does not go with adapters, config.lora.rank="
+                f"{lora.rank}: set config.depth.{key} to {plain!r}, or config.lora.rank to None"
             )

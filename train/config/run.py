@@ -11,6 +11,8 @@ from train.config.lora import LoraConfig, check_lora
 from train.config.modules import are_names
 from train.config.optimizer import InitConfig, OptimizerConfig, check_init
 from train.config.patterns import check_layer_decay
+from train.config.refining import check_refine_at
+from train.config.regularise import RegulariseConfig, regularised
 from train.config.setting import (
     COUNT,
     COUNT_OR_ZERO,
@@ -189,6 +191,7 @@ class RunConfig:
     init: InitConfig
     lora: LoraConfig
     optimizer: OptimizerConfig
+    regularise: RegulariseConfig
     mesh: MeshConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
@@ -198,14 +201,16 @@ class RunConfig:
 
     def __post_init__(self):
         _check_solver(self.model)
+        regularised(self.model, self.regularise)
         _check_warmup(self)
         _check_decay(self)
         check_init(self.init)
-        check_lora(self.lora, self.init)
+        check_lora(self.lora, self.init, self.model.depth)
         if self.optimizer.layer_decay is not None:
             check_layer_decay(self.optimizer.layer_decay, self.model.depth.layers)
         _check_best(self)
         _check_repeats(self)
+        check_refine_at(self)
         TASKS[self.task].check(self.model, self.data)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from odeformer import solvers
 from train.config.border import flatten, from_config_dict, known_changes, to_dict
 from train.config.names import with_new_names
+from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.errors import BadInput
 from train.files import absolute
@@ -64,8 +65,9 @@ def for_evaluation(
     """Returns a run's config to evaluate under, in which changes replace what conflicts with them.
 
     A tolerance replaces the run's fixed steps; fixed steps, or a solver without an error estimate,
-    replace its tolerances. No gradient is taken, so the adjoint is the default one. The model is
-    replicated over the devices that are there, whatever mesh it was trained on.
+    replace its tolerances. No gradient is taken, so the adjoint is the default one, and nothing is
+    regularised. The model is replicated over the devices that are there, whatever mesh it was
+    trained on.
 
     Args:
       config: of the run.
@@ -75,6 +77,8 @@ def for_evaluation(
     Raises:
       BadInput: keys or values that the config refuses.
     """
+    # The weights are refined to the run's last resolution, whichever its checkpoint has.
+    config = at_step(config, config.train_steps)
     values, refusals = flatten(to_dict(config)), list(earlier)
     changes = known_changes(changes, values, refusals)
     values |= changes
@@ -83,13 +87,18 @@ def for_evaluation(
     mesh = {"mesh.data": -1, "mesh.fsdp": 1, "mesh.tensor": 1}
     mesh |= {key: changes[key] for key in mesh if key in changes}
     parallel = {"parallel.mode": "jit", "parallel.accumulate": 1}
-    return from_config_dict({}, values | depth | mesh | parallel, refusals)
+    training = {key: 0.0 for key in values if key.startswith("regularise.")}
+    return from_config_dict({}, values | depth | mesh | parallel | training, refusals)
 
 
 def _depth_for_evaluation(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of depth that evaluation sets, whatever the run had."""
     depth: dict[str, Any] = {"depth.adjoint": "checkpoint", "depth.policy": None}
     tolerances = ("depth.rtol", "depth.atol", "depth.max_steps")
+
+    # A reversible pair has fixed steps.
+    if changes.get("depth.rtol") is not None and changes.get("depth.reversible") is None:
+        depth["depth.reversible"] = None
     asked = {key for key, value in changes.items() if value is not None}
 
     solver = values["depth.solver"]

@@ -11,7 +11,7 @@ SCHEDULES = Table("schedule", ("cosine", "linear", "constant", "wsd"))
 # Other names are those of tensorflow-datasets.
 IMAGE_SETS = Table("set of images", ("digits",), reserved=("folder",))
 DOCUMENT_SETS = Table("set of documents", ("pydocs", "files"))
-SENTENCE_SETS = Table("set of sentences")
+SENTENCE_SETS = Table("set of sentences", ("folder",))
 
 # In train/tasks/: (RunConfig, split) -> task. Its other half, what a run of it is configured by, is
 # TASKS in train/config/run.py.
@@ -25,6 +25,7 @@ METRICS = Table(
     reserved=(
         *("loss", "accuracy", "correct", "label", "f1", "perplexity", "bits_per_byte"),
         *("nfe", "failed", "failed_solves", "index", "tokens", "bytes"),
+        *("reversible_gap", "reversible_error"),
     ),
 )
 SIGNS: dict[str, int] = {}

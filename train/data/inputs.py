@@ -40,10 +40,12 @@ class SentenceInputs:
     Attributes:
       block_size: the most tokens of a text; the others are cut off.
       classes: names, in the order of the outputs.
+      origin: fields of the set's `Origin`; None where it has none.
     """
 
     block_size: int
     classes: tuple[str, ...]
+    origin: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,12 @@ class LanguageInputs:
     Attributes:
       block_size: the most tokens of a text and its continuation.
       begins: whether a text begins with the token that ends texts.
+      origin: fields of the set's `TextOrigin`; None where it has none.
     """
 
     block_size: int
     begins: bool
+    origin: Mapping[str, Any] | None = None
 
 
 Inputs = ImageInputs | SentenceInputs | LanguageInputs
@@ -74,13 +78,16 @@ def describe_inputs(config: RunConfig, data: Any) -> Inputs:
       config: of the run.
       data: any of its splits.
     """
+    # Sets of somebody's own may have none.
+    found = getattr(data, "origin", None)
+    origin = None if found is None else dataclasses.asdict(found)
     if isinstance(config.data, LanguageDataConfig):
-        return language_inputs(config)
+        return dataclasses.replace(language_inputs(config), origin=origin)
 
     # Sets without names have numbers, as tensorflow-datasets gives them.
     names = data.class_names or tuple(str(label) for label in range(data.classes))
     if isinstance(config.model, TextConfig):
-        return SentenceInputs(config.model.block_size, names)
+        return SentenceInputs(config.model.block_size, names, origin)
 
     assert isinstance(config.model, ViTConfig)
     return ImageInputs(
@@ -90,12 +97,12 @@ def describe_inputs(config: RunConfig, data: Any) -> Inputs:
         mean=tuple(data.mean),
         std=tuple(data.std),
         classes=names,
-        origin=None if data.origin is None else dataclasses.asdict(data.origin),
+        origin=origin,
     )
 
 
 def language_inputs(config: RunConfig) -> LanguageInputs:
-    """Returns the inputs of a language model, which its config alone says."""
+    """Returns the inputs of a language model, which its config alone says but for their origin."""
     model: Any = config.model
     assert isinstance(config.data, LanguageDataConfig)
     return LanguageInputs(model.block_size, begins=config.data.packing == "documents")
@@ -103,7 +110,12 @@ def language_inputs(config: RunConfig) -> LanguageInputs:
 
 def to_json(task: str, inputs: Inputs) -> str:
     """Returns the inputs as a run's inputs.json holds them."""
-    return json.dumps({"task": task, **dataclasses.asdict(inputs)}, indent=2)
+    values = dataclasses.asdict(inputs)
+
+    # Checkpoints hold this text's digest, and runs on texts were begun before these had an origin.
+    if values["origin"] is None and not isinstance(inputs, ImageInputs):
+        del values["origin"]
+    return json.dumps({"task": task, **values}, indent=2)
 
 
 def from_json(text: str) -> Inputs:

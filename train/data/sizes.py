@@ -8,9 +8,13 @@ from typing import Any
 import ml_collections
 
 from train.config.border import Given, flatten
+from train.config.data import SentenceDataConfig
+from train.config.run import TASKS
 from train.data.file_search import find_files
-from train.data.images.listing import Listing, list_images
+from train.data.folders.kinds import IMAGES, TEXTS
+from train.data.folders.listing import Listing, list_files
 from train.data.images.pixels import probe
+from train.data.text.sizes import find_text_sizes
 from train.errors import BadInput
 from train.files import absolute
 
@@ -26,11 +30,12 @@ _PATCHES = 64
 _HELD_OUT = 0.15  # for each of two splits that a folder lacks
 _BATCH = 64
 _EPOCHS, _LEAST_STEPS, _MOST_STEPS = 60, 300, 10_000
+_TEXT_EPOCHS = 10  # of labelled texts, which nothing augments: more would be learnt by heart
 
 _BLOCK, _BLOCKS_PER_BATCH = 128, 16
 
 _RUN = ("batch_size", "train_steps", "optimizer.warmup_steps")
-_KEYS = {
+_KEYS: dict[str, set[str]] = {
     "folder": {
         "model.classes",
         "model.image_size",
@@ -40,9 +45,13 @@ _KEYS = {
         "data.validation_examples",
         *_RUN,
     },
+    "labelled": {"model.classes", "model.vocabulary", "model.block_size", *_RUN},
     "files": {"model.block_size", *_RUN},
 }
-_SAID_BY_PRESETS = ("model.image_size", "model.patch_size", "model.channels", "model.block_size")
+_SAID_BY_PRESETS = (
+    *("model.image_size", "model.patch_size", "model.channels"),
+    *("model.block_size", "model.vocabulary"),
+)
 
 
 def with_sizes(
@@ -53,7 +62,8 @@ def with_sizes(
     """Returns the changes, and a value for each key left out that follows from the user's files.
 
     Of a data set named 'folder' these are the number of classes, the size and channels of the
-    images, their patches, the parts held out, batch size, steps and warm-up; of 'files' block size,
+    images, their patches, the parts held out, batch size, steps and warm-up; of one of texts the
+    number of classes, vocabulary, block size, batch size, steps and warm-up; of 'files' block size,
     batch size, steps and warm-up. Other sets have none. Where `model.preset` is given, it says the
     model's sizes, but for the number of classes.
 
@@ -69,10 +79,11 @@ def with_sizes(
     given = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
     values = flatten(given) | dict(changes)
     name, files = values.get("data.name"), values.get("data.files")
-    if not isinstance(name, str) or name not in _KEYS or not isinstance(files, str):
+    if not isinstance(name, str) or not isinstance(files, str):
         return dict(changes)
 
-    open_keys = {key for key in _KEYS[name] - values.keys() if not _is_given(given, key)}
+    kind = "labelled" if name == "folder" and _is_of_texts(values.get("task")) else name
+    open_keys = {key for key in _KEYS.get(kind, set()) - values.keys() if not _is_given(given, key)}
     if not open_keys:
         return dict(changes)
 
@@ -83,9 +94,11 @@ def with_sizes(
 
     # A folder that has changed since must not change a run: that it did is noticed later.
     if (run := stored()) is not None:
-        found = {key: run[key] for key in _KEYS[name] & run.keys()}
-    elif name == "folder":
-        found = _of_images(list_images(files), values)
+        found = {key: run[key] for key in _KEYS[kind] & run.keys()}
+    elif kind == "folder":
+        found = _of_images(list_files(files, IMAGES), values)
+    elif kind == "labelled":
+        found = _of_labelled(files, values)
     else:
         found = _of_texts(find_files(pathlib.Path(files)), values)
 
@@ -128,6 +141,33 @@ def _of_images(listing: Listing, values: Mapping[str, Any]) -> dict[str, Any]:
     return found | _of_run(trained, _BATCH, values)
 
 
+def _of_labelled(files: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (values.get("data.text_key"), values.get("data.label_key"))
+    columns = [
+        given if isinstance(given, str) else usual
+        for given, usual in zip(keys, ("text", "label"), strict=True)
+    ]
+    listing = list_files(files, TEXTS, columns)
+    trained = [file for file in listing.files if file.split in (None, "train")]
+
+    tokenizer, vocabulary = values.get("data.tokenizer"), _count(values.get("model.vocabulary"), 0)
+    vocabulary, block = find_text_sizes(
+        trained, tokenizer if isinstance(tokenizer, str) else "bpe", vocabulary or None
+    )
+
+    # About: how much is held out for splits that are lacking is known when all texts are read.
+    kept = 1 - _HELD_OUT * (2 - len({"validation", "test"} & set(listing.splits)))
+    return {
+        "model.classes": len(listing.classes),
+        "model.vocabulary": vocabulary,
+        "model.block_size": block,
+    } | _of_run(round(kept * len(trained)), _BATCH, values, epochs=_TEXT_EPOCHS)
+
+
+def _is_of_texts(task: Any) -> bool:
+    return isinstance(task, str) and task in TASKS and TASKS[task].data is SentenceDataConfig
+
+
 def _of_texts(files: Sequence[pathlib.Path], values: Mapping[str, Any]) -> dict[str, Any]:
     size = sum(path.stat().st_size for path in files)
 
@@ -139,13 +179,15 @@ def _of_texts(files: Sequence[pathlib.Path], values: Mapping[str, Any]) -> dict[
     return {"model.block_size": block} | _of_run(blocks, _BLOCKS_PER_BATCH, values)
 
 
-def _of_run(examples: int, batch_size: int, values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(
+    examples: int, batch_size: int, values: Mapping[str, Any], epochs: int = _EPOCHS
+) -> dict[str, Any]:
     """Batch size, steps and warm-up."""
     # In several batches per epoch, even if there are few examples.
     fitting = 2 ** int(math.log2(max(examples // 4, 1)))
     batch_size = _count(values.get("batch_size"), min(batch_size, fitting))
 
-    steps = min(max(_EPOCHS * examples // batch_size, _LEAST_STEPS), _MOST_STEPS)
+    steps = min(max(epochs * examples // batch_size, _LEAST_STEPS), _MOST_STEPS)
     steps = _count(values.get("train_steps"), steps)
     return {
         "batch_size": batch_size,

@@ -21,6 +21,19 @@ class Origin:
     sha256: str
 
 
+@dataclasses.dataclass(frozen=True)
+class TextOrigin:
+    """The text that a language model's set was read from, to notice where it changes.
+
+    Attributes:
+      characters: of all documents.
+      sha256: of all documents, split by split.
+    """
+
+    characters: int
+    sha256: str
+
+
 class Split(Protocol):
     """One split of a data set, as the trainer reads it."""
 

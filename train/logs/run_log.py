@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from odeformer import DepthConfig
 from train.config.run import RunConfig
 from train.data.split import Split
 from train.data.summary import describe_data, describe_model
@@ -134,6 +135,20 @@ class RunLog:
         if pending is not None:
             self._writer.write(*pending)
             self._progress.show(*pending)
+
+    def refined(self, step: int, depth: DepthConfig, parameters: int) -> None:
+        """Reports that the weights over depth were refined after a step, and writes it."""
+        self.write_pending()
+        numbers = {"depth/sets": depth.sets, "depth/groups": depth.groups}
+        self._writer.write(step, numbers | {"depth/parameters": parameters})
+        self._progress.note(
+            f"step {step:>6}  weights over depth refined to {depth.sets} sets of basis "
+            f"{depth.basis!r}, {depth.groups} groups of {depth.length:g} layers, "
+            f"{parameters:,} parameters"
+        )
+
+        # Refining, and compiling what follows, is no training either.
+        self._throughput.restart_clock(step)
 
     def validation(
         self, step: int, metrics: Mapping[str, float], warnings: Mapping[str, float]

@@ -103,6 +103,25 @@ MODELS = {
         | dict(attention_bias=True, head_dim=4, num_attention_heads=3, num_key_value_heads=3)
         | dict(hidden_act="relu", rope_parameters=LLAMA3, rms_norm_eps=1e-3),
     ),
+    "vit_unbiased": ("ViT", "ForImageClassification", VIT | dict(qkv_bias=False)),
+    "deit_unbiased": (
+        "DeiT",
+        "ForImageClassificationWithTeacher",
+        VIT | dict(qkv_bias=False, num_channels=1),
+    ),
+    # The giants: 21 hidden entries become 24; the activation that is named has no effect.
+    "dinov2_giant": (
+        "Dinov2",
+        "Model",
+        DINOV2 | dict(use_swiglu_ffn=True, hidden_size=16, layerscale_value=0.5, hidden_act="relu"),
+    ),
+    "dinov2_registers_giant": (
+        "Dinov2WithRegisters",
+        "ForImageClassification",
+        DINOV2
+        | dict(use_swiglu_ffn=True, qkv_bias=False, num_register_tokens=2, hidden_size=12)
+        | dict(num_attention_heads=3),
+    ),
 }
 LANGUAGE = ("LMHeadModel", "ForCausalLM")
 NEW_TOKENS = 32

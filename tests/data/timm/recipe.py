@@ -28,6 +28,19 @@ MODELS = {
     "deit3": ("deit3_small_patch16_224", SIZES | dict(num_classes=3)),
     "dinov2": ("vit_small_patch14_dinov2", SIZES | dict(num_classes=0, depth=3, mlp_ratio=2)),
     "dinov2_reg4": ("vit_small_patch14_reg4_dinov2", SIZES | dict(num_classes=0, mlp_ratio=2)),
+    # Twice a hidden size of 24, which is also what transformers makes of a ratio of 2.
+    "dinov2_giant": (
+        "vit_giant_patch14_dinov2",
+        SIZES | dict(num_classes=0, embed_dim=16, mlp_ratio=3, qkv_bias=False),
+    ),
+    "dinov2_giant_reg4": (
+        "vit_giant_patch14_reg4_dinov2",
+        SIZES | dict(num_classes=0, mlp_ratio=4),
+    ),
+    "vit_unbiased": (
+        "vit_small_patch16_224",
+        SIZES | dict(num_classes=3, qkv_bias=False, act_layer="gelu_tanh"),
+    ),
 }
 
 

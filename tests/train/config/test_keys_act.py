@@ -39,6 +39,7 @@ class Change(NamedTuple):
 
 ADAPTED = {"init.path": "/of/no/run", "lora.rank": 2}
 ADAPTIVE = {"depth.solver": "heun", "depth.rtol": 0.1}
+HAT = {"depth.share": 1, "depth.basis": "hat", "depth.coefficients": 3}
 OF_EVERY_TASK = {
     "seed": Change(1, views.batches),
     "train_steps": Change(7, views.step),
@@ -72,8 +73,12 @@ OF_EVERY_TASK = {
     "depth.per_sample": Change(True, views.forward, ADAPTIVE),
     "depth.adjoint": Change("store", views.gradient),
     "depth.policy": Change("dots_saveable", views.gradient),
+    "depth.reversible": Change(0.99, views.gradient),
     "depth.layers": Change(4, views.state),
     "depth.share": Change(1, views.state),
+    "depth.basis": Change("legendre", views.gradient, HAT),
+    "depth.coefficients": Change(5, views.state, HAT),
+    "depth.refine_at": Change((4,), views.refined, HAT | {"depth.steps": 2}),
     "model.terms": Change(("attention",), views.state),
     # tests/train/checkpoint/test_initial.py shows what they do.
     "init.path": Change("/nowhere/at/all", views.initial, refused=True),
@@ -96,6 +101,9 @@ OF_EVERY_TASK = {
     "optimizer.freeze": Change(("bias",), views.optimizer),
     "optimizer.rate_factors": Change(("bias=0.5",), views.optimizer),
     "optimizer.layer_decay": Change(0.5, views.optimizer),
+    "regularise.kinetic": Change(0.1, views.gradient),
+    "regularise.error": Change(0.1, views.gradient, {"depth.solver": "heun"}),
+    "regularise.end_time": Change(0.5, views.gradient),
     "mesh.data": Change(4, views.mesh, {"mesh.data": 2, "mesh.fsdp": -1}),
     "mesh.fsdp": Change(2, views.mesh),
     "mesh.tensor": Change(2, views.mesh),
@@ -128,6 +136,7 @@ SET |= {"data.validation_examples": 10}
 PICTURES = {"data.name": "folder", "data.files": "PICTURES ONE", "data.test_fraction": 0.25}
 PICTURES |= {"data.validation_examples": 10, "batch_size": 8}
 REVIEWS = {"data.name": "reviews/good", "data.data_dir": "ONE", "data.text_key": "sentence"}
+NOTES = {"data.name": "folder", "data.files": "NOTES ONE", "data.data_dir": None}
 DOCUMENTS = REVIEWS | {"data.files": None, "model.vocabulary": 270, "batch_size": 4}
 OF_TASK = {
     "images": {
@@ -192,6 +201,7 @@ OF_TASK = {
         "data.data_dir": Change("TWO", views.batches, REVIEWS),
         "data.text_key": Change("title", views.batches, REVIEWS),
         "data.label_key": Change("mood", views.batches, REVIEWS),
+        "data.files": Change("NOTES TWO", views.batches, NOTES),
         "data.held_out_fraction": Change(0.3, views.batches),
         "data.tokenizer": Change("bytes", views.batches, refused=True),
         "data.token_dropout": Change(0.5, views.prepare),
@@ -223,7 +233,11 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     reviews.prepare(folder)
     places = {name: folder / name.lower() for name in ("ONE", "TWO")}
-    places |= {f"PICTURES {name}": path / "pictures" for name, path in places.items()}
+    places |= {
+        f"{kind} {name}": path / kind.lower()
+        for name, path in places.items()
+        for kind in ("PICTURES", "NOTES")
+    }
     return {name: str(path) for name, path in places.items()}
 
 

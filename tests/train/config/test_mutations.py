@@ -141,6 +141,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "train_steps": (3, 2**31 - 1),
     "batch_size": (1, 2**31 - 1),
     "seed": (0, 2**32 - 1),
+    "depth.reversible": (None, 0.999, 1, 1.0),
     "data.validation_examples": (0, 10**12),
     "data.test_fraction": (0.0, 0, 0.9999),
     "data.workers": (0, 1024),
@@ -205,6 +206,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "depth.layers": (2, 2**31 - 2),
     "depth.share": (1, 2),
     "depth.steps": (None, 1, 2**31 - 1),
+    "depth.coefficients": (None,),
 }
 
 

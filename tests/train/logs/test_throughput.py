@@ -19,13 +19,14 @@ from train.data.sources import load_splits
 from train.devices import chips
 from train.devices.mesh import device_mesh, local_rows, put_batch
 from train.errors import BadInput
+from train.gradient import make_gradient
 from train.logs.metrics import read_metrics
 from train.logs.run_log import RunLog
 from train.logs.throughput import Throughput
 from train.logs.tracing import Span, Trace, parse_span
 from train.optimizer import make_optimizer
 from train.state import init_state, make_init
-from train.step import make_gradient, make_train_step
+from train.step import make_train_step
 from train.tasks import make_task
 
 PEAK = 275e12  # of a TPU v4

@@ -187,6 +187,18 @@ def test_hidden_tokens_are_drawn_by_sentence(sentences):
     np.testing.assert_array_equal(mask[2:5], alone)
 
 
+def test_a_sentence_keeps_a_token(sentences, opinions_dir):
+    """Where all of its tokens would be hidden, none is."""
+    config, splits, *_ = sentences
+    cfg = make_tiny_sentences(opinions_dir)
+    cfg.data.token_dropout = 0.9999
+    task = make_task(from_config_dict(cfg), splits["train"])
+    batch = first_batch(config, splits)
+    keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), config.batch_size))
+    (_, mask), _ = task.prepare(batch, keys, {})
+    np.testing.assert_array_equal(mask, batch["mask"])
+
+
 def test_classes_that_do_not_fit(sentences, opinions_dir):
     _, splits, *_ = sentences
     cfg = make_tiny_sentences(opinions_dir)

@@ -1,19 +1,17 @@
 """Images of a folder: a folder per class, or a CSV of files and labels."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from train.config.data import ImageDataConfig
-from train.data.cuts import SEED
+from train.data.folders.kinds import IMAGES
+from train.data.folders.listing import LabelledFile, Listing, list_files
+from train.data.folders.parts import complete_parts, present_parts
 from train.data.images import checks
 from train.data.images.arrays import Images, channel_moments
-from train.data.images.listing import ImageFile, Listing, list_images
-from train.data.images.listing_checks import check_cut, check_parts_hold
 from train.data.images.pixels import Decoded
 from train.data.images.reading import Readable, read_images
 from train.data.images.records import Records, published_moments
@@ -32,7 +30,7 @@ class FolderSource:
       images: their images, where these are kept in memory.
     """
 
-    files: Sequence[ImageFile]
+    files: Sequence[LabelledFile]
     images: Sequence[Decoded] | None = None
 
     def __len__(self) -> int:
@@ -67,7 +65,7 @@ def load(
       BadInput: a folder that is missing or empty, without two classes of two images or more that
         can be read, or too small for its splits.
     """
-    listing = list_images(config.files)
+    listing = list_files(config.files, IMAGES)
     found = read_images(listing, image_shape, cuts_crops=bool(config.augment.crop_min_area))
     parts = _parts(config, listing, found)
 
@@ -117,38 +115,23 @@ def _source(found: Readable, index: np.ndarray) -> FolderSource:
 
 def _parts(config: ImageDataConfig, listing: Listing, found: Readable) -> dict[str, np.ndarray]:
     """The places of each split among the files that can be read, in ascending order."""
-    places = np.arange(len(found.files))
-    parts = {"train": places}
-    if listing.splits:
-        splits = np.array([file.split for file in found.files])
-        parts = {name: places[splits == name] for name in listing.splits}
+    parts = present_parts(found.files, listing.splits)
+    trained, lacking = len(parts["train"]), {}
 
-    # As of prepared sets: without a test split the validation split is tested on.
-    if "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
-
-    lacking = {}
     if "test" in parts:
         checks.check_no_test_fraction(config, "test")
         if "validation" not in parts:
-            checks.check_validation(config, len(parts["train"]))
+            checks.check_validation(config, trained)
     else:
-        lacking["test"] = round(config.test_fraction * len(parts["train"]))
-        checks.check_parts(config, len(parts["train"]), lacking["test"])
+        lacking["test"] = round(config.test_fraction * trained)
+        checks.check_parts(config, trained, lacking["test"])
     if "validation" not in parts:
         lacking["validation"] = config.validation_examples
 
-    # The test part first: runs with different validation parts are tested on the same images.
-    for name, held_out in lacking.items():
-        labels = found.labels[parts["train"]]
-        check_cut(_KEYS[name], held_out, Counter(listing.classes[label] for label in labels))
-        parts["train"], parts[name] = _cut(parts["train"], labels, held_out)
-
-    trained = Counter(listing.classes[label] for label in found.labels[parts["train"]])
-    check_parts_hold(listing.classes, trained, {name: len(part) for name, part in parts.items()})
-    return {name: np.sort(parts[name]) for name in ("train", "validation", "test")}
-
-
-def _cut(places: np.ndarray, labels: np.ndarray, held_out: int) -> Any:
-    """Divides places by a fixed seed, each class in proportion: those kept, those held out."""
-    return train_test_split(places, test_size=held_out, stratify=labels, random_state=SEED)
+    return complete_parts(
+        parts,
+        labels=found.labels,
+        classes=listing.classes,
+        lacking={name: (_KEYS[name], held_out) for name, held_out in lacking.items()},
+        kind=IMAGES,
+    )

@@ -2,28 +2,21 @@
 
 import dataclasses
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from train.data.file_search import report
+from train.data.folders.kinds import IMAGES
+from train.data.folders.listing import LabelledFile, Listing
+from train.data.folders.reading import good_places, on_files, origin_of
 from train.data.images.crops import evaluation_crop
-from train.data.images.listing import ImageFile, Listing
-from train.data.images.listing_checks import check_readable
 from train.data.images.pixels import Decoded, Encoded, probe
-from train.data.progress import chunks
 from train.data.split import Origin
 
 # Larger sets are read while the run trains: of the pixels that would be kept.
 MEMORY_BYTES = 1 << 30
-
-_CHUNK = 256  # files read at a time
-_NAMED = 20  # of the files that cannot be read, how many are named
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +33,7 @@ class Readable:
       wholes: the whole images, where training crops are cut from them; else None.
     """
 
-    files: Sequence[ImageFile]
+    files: Sequence[LabelledFile]
     labels: np.ndarray
     is_exact: bool
     origin: Origin
@@ -69,7 +62,7 @@ def read_images(listing: Listing, image_shape: tuple[int, int, int], cuts_crops:
       BadInput: no file can be read, or fewer than two of a class.
     """
     height, width, _ = image_shape
-    sizes = list(_on_files(listing.files, _size, "reading the images' sizes"))
+    sizes = list(on_files(listing.files, _size, "reading the images' sizes"))
     is_exact = all(size == (width, height) for size in sizes if not isinstance(size, Exception))
 
     keeps_whole = cuts_crops and not is_exact
@@ -77,41 +70,23 @@ def read_images(listing: Listing, image_shape: tuple[int, int, int], cuts_crops:
     reader = _make_reader(image_shape, is_exact, keeps_whole) if fits else _stat
 
     # A file that is cut short has a size and no pixels; of large sets the sizes alone are known.
-    contents = _on_files(listing.files, reader, "reading the images")
+    contents = on_files(listing.files, reader, "reading the images")
     read: list[Any] = [
         size if isinstance(size, Exception) else found
         for size, found in zip(sizes, contents, strict=True)
     ]
-    good = _good(listing, read)
+    good = good_places(listing, read, IMAGES)
     return Readable(
         files=[listing.files[place] for place in good],
         labels=np.array([listing.files[place].label for place in good], np.int32),
         is_exact=is_exact,
-        origin=_origin(listing, read),
+        origin=origin_of(listing, [getattr(found, "digest", "") for found in read], good),
         crops=np.stack([read[place].crop for place in good]) if fits else None,
         wholes=[read[place].whole for place in good] if fits and keeps_whole else None,
     )
 
 
-def _on_files(
-    files: Sequence[ImageFile], read: Callable[[ImageFile], Any], description: str
-) -> Iterator[Any]:
-    """Yields what a function returns for each file, or the exception that it raised."""
-
-    def attempt(file: ImageFile) -> Any:
-        try:
-            return read(file)
-        # Decoders raise errors of any kind on bytes that are no image.
-        except Exception as error:
-            return error
-
-    # Threads suffice: decoders release the interpreter's lock while they work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in chunks(len(files), _CHUNK, description):
-            yield from pool.map(attempt, files[chunk.start : chunk.stop])
-
-
-def _size(file: ImageFile) -> tuple[int, int]:
+def _size(file: LabelledFile) -> tuple[int, int]:
     size, _ = probe(file.path)
     return size
 
@@ -124,17 +99,17 @@ def _memory(sizes: Sequence[Any], image_shape: tuple[int, ...], keeps_whole: boo
     return (len(found) * height * width + whole) * channels
 
 
-def _stat(file: ImageFile) -> _Read:
+def _stat(file: LabelledFile) -> _Read:
     # To read all contents of a large set would take as long as an epoch.
     return _Read(str(file.path.stat().st_size))
 
 
 def _make_reader(
     image_shape: tuple[int, int, int], is_exact: bool, keeps_whole: bool
-) -> Callable[[ImageFile], _Read]:
+) -> Callable[[LabelledFile], _Read]:
     """Returns the function that decodes a file."""
 
-    def read(file: ImageFile) -> _Read:
+    def read(file: LabelledFile) -> _Read:
         content = file.path.read_bytes()
         digest, image = hashlib.sha256(content).hexdigest(), Encoded(content)
         if not is_exact and not keeps_whole:
@@ -149,41 +124,3 @@ def _make_reader(
         return _Read(digest, evaluation_crop(whole, image_shape), whole)
 
     return read
-
-
-def _good(listing: Listing, read: Sequence[Any]) -> list[int]:
-    """The places of the files that could be read; the others are reported."""
-    errors = {
-        file.name: found
-        for file, found in zip(listing.files, read, strict=True)
-        if isinstance(found, Exception)
-    }
-    for name in list(errors)[:_NAMED]:
-        report(f"{name} cannot be read as an image ({errors[name]}): left out")
-    if errors:
-        more = f", {_NAMED} of which are named above" if len(errors) > _NAMED else ""
-        report(f"{len(errors)} of {len(read)} files cannot be read{more}")
-
-    check_readable(listing.classes, _counts(listing, read), len(errors))
-    return [place for place, found in enumerate(read) if not isinstance(found, Exception)]
-
-
-def _counts(listing: Listing, read: Sequence[Any]) -> dict[str, int]:
-    """Number of files of each class that could be read."""
-    counts = Counter(
-        file.label
-        for file, found in zip(listing.files, read, strict=True)
-        if not isinstance(found, Exception)
-    )
-    return {name: counts[label] for label, name in enumerate(listing.classes)}
-
-
-def _origin(listing: Listing, read: Sequence[Any]) -> Origin:
-    """The fingerprint of all files; those that cannot be read are in it by their names."""
-    digest = hashlib.sha256()
-    for file, found in zip(listing.files, read, strict=True):
-        content = "" if isinstance(found, Exception) else found.digest
-        entry = (file.name, listing.classes[file.label], file.split, content)
-        digest.update(f"{entry!r}\n".encode())
-
-    return Origin(_counts(listing, read), digest.hexdigest())

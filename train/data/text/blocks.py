@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from train.data.progress import chunks
+from train.data.split import Origin, TextOrigin
 from train.data.text.packing import pack
 from train.data.text.tokenizer import Tokenizer, token_dtype
 
@@ -50,10 +51,17 @@ class Documents:
       corpus: the documents.
       block_size: number of tokens per block.
       tokenizer: that made the corpus.
+      origin: the text that the set was read from, of files.
     """
 
-    def __init__(self, corpus: Corpus, block_size: int, tokenizer: Tokenizer):
-        self.block_size, self.tokenizer = block_size, tokenizer
+    def __init__(
+        self,
+        corpus: Corpus,
+        block_size: int,
+        tokenizer: Tokenizer,
+        origin: TextOrigin | None = None,
+    ):
+        self.block_size, self.tokenizer, self.origin = block_size, tokenizer, origin
         self._tokens = corpus.tokens
 
         # A sequence longer than a block is cut into pieces, all but the last one of a block's size.
@@ -128,10 +136,18 @@ class Stream:
       block_size: number of tokens per window.
       tokenizer: that made the corpus.
       seed: of the beginnings of training windows.
+      origin: the text that the set was read from, of files.
     """
 
-    def __init__(self, corpus: Corpus, block_size: int, tokenizer: Tokenizer, seed: int = 0):
-        self.block_size, self.tokenizer = block_size, tokenizer
+    def __init__(
+        self,
+        corpus: Corpus,
+        block_size: int,
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        origin: TextOrigin | None = None,
+    ):
+        self.block_size, self.tokenizer, self.origin = block_size, tokenizer, origin
         self._tokens, self._seed = corpus.tokens, seed
 
         # The first `end` is no target, as nothing comes before it.
@@ -185,6 +201,7 @@ class Sentences:
       block_size: the most tokens of a text.
       tokenizer: that made the corpus.
       class_names: of all classes; () where the set does not name them.
+      origin: the files that the set was read from, of a folder.
 
     Attributes:
       shortened: number of texts that were truncated.
@@ -198,9 +215,10 @@ class Sentences:
         block_size: int,
         tokenizer: Tokenizer,
         class_names: tuple[str, ...] = (),
+        origin: Origin | None = None,
     ):
         self.block_size, self.tokenizer, self.classes = block_size, tokenizer, classes
-        self.class_names, self.labels = class_names, labels
+        self.class_names, self.labels, self.origin = class_names, labels, origin
         self._tokens = corpus.tokens
 
         lengths = np.diff(corpus.starts) - 1

@@ -1,11 +1,12 @@
 """What a set of texts must hold, and which keys of its config have an effect."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from odeformer.errors import unknown
-from train.config.data import PACKINGS, LanguageDataConfig
+from train.config.data import PACKINGS, LanguageDataConfig, SentenceDataConfig
 from train.config.tables import DOCUMENT_SETS
 from train.data.text.tokenizer import Tokenizer
 from train.errors import BadInput
@@ -31,6 +32,31 @@ def check_keys(config: LanguageDataConfig) -> None:
                 f"config.data.{key}={value!r} has no effect with config.data.name={config.name!r}: "
                 + ("set the name to 'files'" if key == "files" else "leave it out")
             )
+
+
+def check_folder_keys(config: SentenceDataConfig) -> None:
+    """Refuses keys that have no effect on a folder of texts, or on a table of them."""
+    is_folder = config.files is not None and os.path.isdir(config.files)
+    for key, has_effect, otherwise in (
+        ("data_dir", config.data_dir is None, "config.data.files names the folder"),
+        ("text_key", config.text_key is None or not is_folder, "the files are the texts"),
+        ("label_key", config.label_key == "label" or not is_folder, "folders name the classes"),
+    ):
+        if not has_effect:
+            raise BadInput(
+                f"config.data.{key}={getattr(config, key)!r} has no effect with "
+                f"config.data.name='folder' and config.data.files={config.files!r}: leave it out "
+                f"({otherwise})"
+            )
+
+
+def check_no_files(config: SentenceDataConfig) -> None:
+    """Refuses files, which only 'folder' has."""
+    if config.files is not None:
+        raise BadInput(
+            f"config.data.files={config.files!r} has no effect with config.data.name="
+            f"{config.name!r}: set the name to 'folder'"
+        )
 
 
 def check_packing(name: str) -> None:

@@ -14,9 +14,18 @@ from train.config.tables import DOCUMENT_SETS, SENTENCE_SETS
 from train.data import tfds_sets
 from train.data.checks import check_splits
 from train.data.cuts import SEED, cut
-from train.data.text.checks import check_held_out, check_keys, check_labels, check_not_empty
+from train.data.split import Origin
+from train.data.text.checks import (
+    check_folder_keys,
+    check_held_out,
+    check_keys,
+    check_labels,
+    check_no_files,
+    check_not_empty,
+)
 from train.data.text.features import class_names, find_text_key
 from train.data.text.files import read_files
+from train.data.text.labelled import find_parts, read_labelled
 from train.data.text.prepared import read_texts
 
 
@@ -29,12 +38,14 @@ class LabelledTexts:
       labels: [N] int32, from 0 to classes - 1.
       classes: number of classes.
       class_names: of all classes.
+      origin: the files that the set was read from, of a folder.
     """
 
     texts: list[str]
     labels: np.ndarray
     classes: int
     class_names: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     def take(self, index: np.ndarray) -> "LabelledTexts":
         """Returns the texts of an index, in its order."""
@@ -51,6 +62,21 @@ def _pydocs(config: LanguageDataConfig) -> dict[str, list[str]]:
 @DOCUMENT_SETS.define("files")
 def _files(config: LanguageDataConfig) -> dict[str, list[str]]:
     return _cut(read_files(config.files), config.held_out_fraction)
+
+
+@SENTENCE_SETS.define("folder")
+def _folder(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
+    check_folder_keys(config)
+    found = read_labelled(config.files, config.text_key or "text", config.label_key)
+    whole = LabelledTexts(
+        texts=found.texts,
+        labels=found.labels,
+        classes=len(found.classes),
+        class_names=found.classes,
+        origin=found.origin,
+    )
+    parts = find_parts(found, config.held_out_fraction)
+    return {name: whole.take(part) for name, part in parts.items()}
 
 
 def _is_texts(value: Any) -> bool:
@@ -95,7 +121,7 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
 
     The test split is the set's 'test', or its 'validation' where it has no labelled test split
     (GLUE). For each split that is then lacking, config.held_out_fraction of the training examples,
-    chosen by a fixed seed, are held out.
+    chosen by a fixed seed, are held out; of a folder's each class in proportion.
 
     Args:
       config: the texts, and how they are split.
@@ -111,6 +137,7 @@ def load_sentences(config: SentenceDataConfig) -> dict[str, LabelledTexts]:
             check_labels(split.labels, split.classes, f"{config.name}/{name}", lambda _: "")
         return dict(splits)
 
+    check_no_files(config)
     builder = tfds_sets.find(config.name, config.data_dir)
     text_key = find_text_key(builder, config.text_key)
     names = class_names(builder, config.label_key)

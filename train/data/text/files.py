@@ -1,10 +1,12 @@
 """Plain text files, found as `train.data.file_search` says, and decoded."""
 
 import codecs
+import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from train.data.file_search import find_files, report
+from train.data.split import TextOrigin
 from train.errors import BadInput
 from train.files import absolute
 
@@ -36,6 +38,21 @@ def read_files(pattern: str | None) -> list[str]:
     if not documents:
         raise BadInput(f"config.data.files={pattern!r}: no file with text there: {_REMEDY}")
     return documents
+
+
+def fingerprint(splits: Mapping[str, Sequence[str]]) -> TextOrigin:
+    """Returns what tells the documents of the splits from others, their order included."""
+    digest, characters = hashlib.sha256(), 0
+    for name, documents in splits.items():
+        digest.update(f"{name} {len(documents)}\n".encode())
+
+        # With its length: where a document ends is a part of what is read.
+        for document in documents:
+            content = document.encode()
+            digest.update(f"{len(content)}\n".encode() + content)
+            characters += len(document)
+
+    return TextOrigin(characters, digest.hexdigest())
 
 
 def decode(contents: Sequence[bytes], name: str) -> list[str]:

@@ -7,6 +7,7 @@ from train.config.data import LanguageDataConfig, SentenceDataConfig
 from train.data.text import documents
 from train.data.text.blocks import Documents, Sentences, Stream, tokenise
 from train.data.text.checks import check_packing, check_vocabulary
+from train.data.text.files import fingerprint
 from train.data.text.tokenizer import ByteTokenizer, Tokenizer, from_json, train_bpe
 from train.data.text.tokenizer_checks import check_file, reading
 from train.files import absolute
@@ -37,14 +38,17 @@ def load_language(
     texts = documents.load_documents(config)
     tokenizer = tokenizer or train_bpe(texts["train"], vocabulary)
 
+    # Files change; the text of a prepared set does not.
+    origin = fingerprint(texts) if config.name == "files" else None
+
     splits: dict[str, Documents | Stream] = {}
     for name in list(texts):
         # Each split's texts are let go once they are tokens: both may not fit into memory.
         corpus = tokenise(texts.pop(name), tokenizer, f"{config.name}/{name}")
         if config.packing == "documents":
-            splits[name] = Documents(corpus, block_size, tokenizer)
+            splits[name] = Documents(corpus, block_size, tokenizer, origin)
         else:
-            splits[name] = Stream(corpus, block_size, tokenizer, seed)
+            splits[name] = Stream(corpus, block_size, tokenizer, seed, origin)
     return splits
 
 
@@ -80,6 +84,7 @@ def load_sentences(
             block_size=block_size,
             tokenizer=tokenizer,
             class_names=split.class_names,
+            origin=split.origin,
         )
 
         # Reported, as it costs accuracy and leaves no other trace.
@@ -94,7 +99,7 @@ def load_sentences(
 
 def _find_tokenizer(saved: Tokenizer | None, name: str, vocabulary: int) -> Tokenizer | None:
     """Returns the saved or named tokenizer; None for 'bpe', which is trained on the texts."""
-    tokenizer = saved or _load_tokenizer(name)
+    tokenizer = saved or load_tokenizer(name)
 
     # Before the texts are read, which may take long.
     if tokenizer is not None:
@@ -102,7 +107,12 @@ def _find_tokenizer(saved: Tokenizer | None, name: str, vocabulary: int) -> Toke
     return tokenizer
 
 
-def _load_tokenizer(name: str) -> Tokenizer | None:
+def load_tokenizer(name: str) -> Tokenizer | None:
+    """Returns the tokenizer that config.data.tokenizer names; None for 'bpe', which is trained.
+
+    Raises:
+      BadInput: there is no such file, or it is none.
+    """
     if name == "bytes":
         return ByteTokenizer()
     if name == "bpe":

@@ -1,0 +1,126 @@
+"""A reversible pair through all groups: gradients against stored ones, memory, what is kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odeformer import DepthConfig, ODEStack, TransformerField, terms
+from odeformer.transformer.depth import RECOVERED, STATES
+from tests.helpers.terms import gates
+from tests.helpers.trees import noisy, relative_error
+
+FIELD = TransformerField(width=16, heads=2, mlp=32, dropout=0.1, drop_path=0.1, time="additive")
+WIDE = TransformerField(width=64, heads=4, mlp=128, dropout=0.1, drop_path=0.1)
+
+
+def make(field, y, dtype=jnp.float32, **depth):
+    """A stack of a pair by adjoint, as a function (adjoint) -> stack, and its parameters."""
+    stack = lambda adjoint="store": ODEStack(
+        DepthConfig(**{"reversible": 0.999, "adjoint": adjoint} | depth), field
+    )
+    params = jax.jit(stack().init)(jax.random.key(1), y)
+    return stack, jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def gradient(stack, params, y, mutable=()):
+    """The gradient of a loss with respect to parameters and state, with dropout; and the gap."""
+
+    def loss(params, y):
+        rngs = {"dropout": jax.random.key(3)}
+        solution, aux = stack.apply(params, y, train=True, rngs=rngs, mutable=list(mutable))
+        kept = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(aux.get(STATES, {})))
+        return jnp.mean(solution.y1**2) + kept, (solution.gap, aux)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, y)
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        dict(layers=4, share=2, solver="lie_trotter"),
+        pytest.param(dict(layers=3, solver="midpoint", streams=True), marks=pytest.mark.slow),
+        pytest.param(dict(layers=4, share=4, solver="rk4", streams=True), marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:reversible")
+def test_gradients_equal_the_stored_ones(float64, tables, depth):
+    """With dropout, the time, a loss on the states on the way, and a term of two streams."""
+    terms.register("gates", gates())
+    streams = ("gates",) if depth.pop("streams", False) else ()
+    field = FIELD.clone(terms=("attention", "mlp", *streams), dtype=jnp.float64)
+    y = jax.random.normal(jax.random.key(0), (2, 5, 16), jnp.float64)
+    stack, params = make(field, y, jnp.float64, **depth)
+    params = noisy(params)
+    stored, (gap, _) = gradient(stack("store"), params, y, [STATES])
+    found, (same_gap, aux) = gradient(stack("reversible"), params, y, [STATES, RECOVERED])
+    assert relative_error(found, stored) < 1e-10
+    np.testing.assert_allclose(gap, same_gap, rtol=1e-8)
+    assert gap.shape == (2,) and float(gap.min()) > 1e-8
+    assert float(aux[RECOVERED]["error"]) < 1e-12
+    assert aux[STATES]["y"].shape == (depth["layers"] // depth.get("share", 1) + 1, 2, 5, 16)
+
+
+def test_the_pair_spans_the_groups():
+    """Two groups of the same weights are one of twice the length: z goes on from group to group."""
+    field, y = FIELD.clone(time="none"), jax.random.normal(jax.random.key(0), (2, 5, 16))
+    depth = dict(layers=4, solver="midpoint")
+    one, params = make(field, y, share=4, **depth)
+    two, _ = make(field, y, share=2, **depth)
+    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), params)
+    whole, parts = one().apply(params, y), two().apply(twice, y)
+    np.testing.assert_allclose(parts.y1, whole.y1, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(parts.gap, whole.gap, rtol=1e-2)
+    assert parts.nfe.tolist() == [[8, 8]] * 2 and parts.accepted.tolist() == [2, 2]
+
+
+def temporary(field, y, adjoint, **depth):
+    stack, params = make(field, y, adjoint=adjoint, **depth)
+    loss = lambda params, y: jnp.mean(stack(adjoint).apply(params, y).y1 ** 2)
+    compiled = jax.jit(jax.grad(loss)).lower(params, y).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_depth():
+    field = FIELD.clone(dropout=0.0, drop_path=0.0, time="none")
+    y = jnp.zeros((16, 32, 16))
+    few, many = (
+        temporary(field, y, "reversible", layers=layers, solver="midpoint") for layers in (4, 32)
+    )
+    assert many < 1.1 * few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["midpoint", "rk4"])
+def test_memory_of_deep_stacks(solver):
+    field, y = WIDE.clone(dropout=0.0, drop_path=0.0), jnp.zeros((8, 32, 64))
+    size = lambda adjoint="reversible", **depth: temporary(
+        field, y, adjoint, solver=solver, **depth
+    )
+    deep = size(layers=96)
+    assert deep < 1.1 * size(layers=12)
+    assert size(layers=64, share=64) < 1.1 * size(layers=4, share=4)
+    assert deep < 0.5 * size("checkpoint", layers=96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["midpoint", "rk4"])
+@pytest.mark.parametrize("share", [1, 48])
+def test_gradients_of_48_layers_in_float32(solver, share):
+    """At initial weights, whose kernels have the deviation 1 / sqrt(fan-in)."""
+    y = jax.random.normal(jax.random.key(0), (8, 32, 64))
+    stack, params = make(WIDE, y, layers=48, share=share, solver=solver)
+    stored, _ = gradient(stack("store"), params, y)
+    found, _ = gradient(stack("reversible"), params, y)
+    assert relative_error(found, stored) < (1e-5 if share == 1 else 5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [1, 48])
+def test_gradients_of_48_layers_in_float64(float64, share):
+    y = jax.random.normal(jax.random.key(0), (2, 8, 64), jnp.float64)
+    field = WIDE.clone(dtype=jnp.float64)
+    stack, params = make(field, y, jnp.float64, layers=48, share=share, solver="rk4")
+    stored, _ = gradient(stack("store"), params, y)
+    found, _ = gradient(stack("reversible"), params, y)
+    assert relative_error(found, stored) < 1e-10

@@ -1,0 +1,1 @@
+"""Folders and tables of labelled files, whatever the files hold: found, read, split."""
