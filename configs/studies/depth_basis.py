@@ -17,7 +17,8 @@ its runs of 800 steps
 
     python -m train.project --workdir=RUN --config.depth.coefficients=4
     python -m train.project --workdir=RUN --config.depth.basis=hat --config.depth.coefficients=4
-    python -m train.project --workdir=RUN --config.depth.basis=constant --config.depth.share=3
+    python -m train.project --workdir=RUN --config.depth.basis=constant --config.depth.share=3 \\
+        --config.depth.coefficients=None
 
 prints the test accuracy before and after. Compression is free where the accuracy after it, against
 that of the run itself, has a 90 % interval over the five folds, each the mean of its seeds, within
