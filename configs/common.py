@@ -88,6 +88,36 @@ def get_study(config: Config, depth: dict[str, tuple[Any, ...]]) -> Config:
     return study
 
 
+def get_small_digits(**depth: Any) -> Config:
+    """Returns the digits' run of a cross-validation on a CPU: of width 32, for 400 steps."""
+    config = get_digits(**depth)
+    config.train_steps = 400
+    config.data.validation_examples = 200
+    config.model.update(width=32, heads=2, mlp=64)
+
+    # Longer than any run: scored and saved at its end.
+    config.checkpoint.update(every_steps=800, keep=1)
+
+    # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
+    config.eval.update(every_steps=800, batch_size=40)
+    config.log.every_steps = 50
+    return config
+
+
+def get_folds_study(config: Config) -> Config:
+    """Returns a study by five folds and two seeds, of 400 and 800 steps, its grid still missing."""
+    study: Config = ml_collections.ConfigDict()
+    study.config = config
+    study.folds = 5
+    study.seeds = (0, 1)
+    study.lengths = (400, 800)
+    study.tune = dict(
+        grid=dict(optimizer=dict(learning_rate=(4.5e-3, 9e-3))), steps=200, seeds=(900,)
+    )
+    study.margin = 1.5
+    return study
+
+
 CENTRED = "centred attention helps"
 
 

@@ -20,17 +20,7 @@ from configs import common
 
 def get_config() -> common.Config:
     """Returns the study."""
-    config = common.get_digits(solver="euler")
-    config.train_steps = 400
-    config.data.validation_examples = 200
-    config.model.update(width=32, heads=2, mlp=64)
-
-    # Longer than any run: scored and saved at its end.
-    config.checkpoint.update(every_steps=800, keep=1)
-
-    # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
-    config.eval.update(every_steps=800, batch_size=40)
-    config.log.every_steps = 50
+    config = common.get_small_digits(solver="euler")
 
     study = common.get_centred_study(config, layers=6)
     study.folds = 5

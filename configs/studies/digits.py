@@ -24,16 +24,8 @@ STEPS = "RK4 beats as many evaluations in smaller steps"
 
 def get_config() -> common.Config:
     """Returns the study."""
-    config = common.get_digits(layers=6)
+    config = common.get_small_digits(layers=6)
     config.train_steps = 800
-    config.data.validation_examples = 200
-    config.model.update(width=32, heads=2, mlp=64)
-
-    config.checkpoint.update(every_steps=800, keep=1)
-
-    # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
-    config.eval.update(every_steps=800, batch_size=40)
-    config.log.every_steps = 50
 
     solvers = ("lie_trotter", "euler", "midpoint", "rk4")
     study = common.get_study(config, depth=dict(share=(1, 6), solver=solvers))

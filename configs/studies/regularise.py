@@ -22,8 +22,6 @@ Sources: arXiv 2002.02798 (kinetic energy), 2105.03918 (error estimate), 2006.10
 Not measured.
 """
 
-import ml_collections
-
 from configs import common
 
 COSTS = "regularising the flow costs accuracy"
@@ -32,17 +30,7 @@ KINETIC, ERROR, END_TIME = 0.01, 1.0, 1.0
 
 def get_config() -> common.Config:
     """Returns the study."""
-    config = common.get_digits(layers=2, share=2, solver="heun")
-    config.train_steps = 400
-    config.data.validation_examples = 200
-    config.model.update(width=32, heads=2, mlp=64)
-
-    # Longer than any run: scored and saved at its end.
-    config.checkpoint.update(every_steps=800, keep=1)
-
-    # Validation (200) and test (320 or 319) have batches of one size: one program scores both.
-    config.eval.update(every_steps=800, batch_size=40)
-    config.log.every_steps = 50
+    config = common.get_small_digits(layers=2, share=2, solver="heun")
 
     options = (
         dict(kinetic=(0.0, KINETIC)),
@@ -50,15 +38,8 @@ def get_config() -> common.Config:
         dict(end_time=(END_TIME,)),
         dict(kinetic=(KINETIC,), error=(ERROR,), end_time=(END_TIME,)),
     )
-    study: common.Config = ml_collections.ConfigDict()
-    study.config = config
+    study = common.get_folds_study(config)
     study.grid = [dict(regularise=each) for each in options]
-    study.folds = 5
-    study.seeds = (0, 1)
-    study.lengths = (400, 800)
-    study.tune = dict(
-        grid=dict(optimizer=dict(learning_rate=(4.5e-3, 9e-3))), steps=200, seeds=(900,)
-    )
 
     flow = "heun, share 2"
     rows = (
@@ -67,7 +48,6 @@ def get_config() -> common.Config:
         f"end_time {END_TIME}",
         f"kinetic {KINETIC}, error {ERROR}, end_time {END_TIME}",
     )
-    study.margin = 1.5
     study.contrasts = tuple(
         (COSTS, f"{flow}, {row}", f"{flow}, kinetic 0.0", "worse") for row in rows
     )

@@ -42,6 +42,8 @@ class TransformerConfig(FieldConfig):
         if self.causal:
             check_causal(self.depth.rtol)
 
-        # The state's dtype, whatever that of the matrix products is.
-        depth, dtype = self.depth, param_dtype(self.dtype)
-        check_recoverable(depth.reversible, depth.groups * (depth.fixed_steps or 1), dtype)
+        # In the state's dtype, whatever that of the matrix products is.
+        depth = self.depth
+        if depth.reversible is not None:
+            steps = depth.groups * (depth.fixed_steps or 1)
+            check_recoverable(depth.reversible, steps, param_dtype(self.dtype))

@@ -11,6 +11,7 @@ from tests.helpers.checkout import ROOT
 
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 REDUCED = {
+    "depth": "train_steps, workdir, compared = 4, {workdir!r}, ('euler', 'midpoint')",
     "finetune": "train_steps, tuned_steps, workdir = 4, 2, {workdir!r}",
     "language": (
         "train_steps, width, workdir = 4, 16, {workdir!r}; "
@@ -24,6 +25,7 @@ REDUCED = {
 
 # What each prints.
 PRINTED = {
+    "depth": "legendre, 3",
     "finetune": "from scratch",
     "language": "dopri8",
     "pretrained": "dopri8",

@@ -94,6 +94,13 @@ OPTIONAL = {  # every key that may be without a value -> another value of it
     "data.fold": 3,
     "checkpoint.best": "val/accuracy",
     "model.preset": "deit_ti",
+    "model.kv_heads": 2,
+    "model.head_size": 8,
+    "model.layer_scale": 0.1,
+    "depth.coefficients": 3,
+    "depth.reversible": 0.9,
+    "init.path": "/z",
+    "optimizer.layer_decay": 0.5,
 }
 
 

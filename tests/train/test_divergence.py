@@ -31,6 +31,7 @@ from train.config.border import from_config_dict
 from train.data.pipeline import BatchOrder, Position
 from train.data.sources import load_splits
 from train.devices.mesh import put_batch
+from train.divergence import Diverged, first_skipped
 from train.errors import RunError
 from train.logs.metrics import read_metrics
 from train.loop import train
@@ -185,6 +186,13 @@ def test_where_no_checkpoint_lies_before_the_bad_batches(
     )
     skipped = 1 if back_to else 0  # the batch of step 2, before the checkpoint
     assert read_state(tmp_path, cfg, END)[0].step == END - skipped
+
+
+def test_the_checkpoint_just_before_the_bad_batches_is_a_good_one():
+    """Of batches skipped in steps 3, 4 and 5 the first is that of step 3: step 2 is before it."""
+    state: Any = None
+    diverged = Diverged(5, {}, {"skipped_in_a_row": np.int32(3)}, state)
+    assert first_skipped(diverged) == 3
 
 
 def test_every_order_reads_every_example_once_an_epoch():

@@ -161,6 +161,15 @@ def test_an_rms_norm_by_hand():
         make_norm("batch", jnp.float32, 1e-6)
 
 
+@pytest.mark.parametrize(("kind", "by_hand"), [("layer", [-1, 1]), ("rms", [1, 3])])
+def test_norms_take_a_configs_epsilon_and_dtype(kind, by_hand, float64):
+    x = jnp.array([[1.0, 3.0]], jnp.float64)
+    found, variables = make_norm(kind, jnp.float64, 0.5).init_with_output(jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}
+    variance = 1.0 if kind == "layer" else 5.0
+    np.testing.assert_allclose(found[0], np.array(by_hand) / np.sqrt(variance + 0.5), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

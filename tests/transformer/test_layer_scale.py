@@ -8,6 +8,7 @@ import pytest
 from benchmarks import handwritten
 from odeformer import TransformerField, make_vector_field
 from odeformer.transformer.field import init_params
+from odeformer.transformer.layer_scale import LayerScale
 
 BASE = TransformerField(width=16, heads=2, mlp=32, layers=4, layer_scale=0.25)
 Y = jax.random.normal(jax.random.key(0), (2, 5, 16))
@@ -61,6 +62,13 @@ def test_products_in_bfloat16_are_scaled_in_float32():
     ):
         assert found.dtype == jnp.float32
         np.testing.assert_array_equal(found, sign * gamma * slope)
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [("bfloat16", "float32"), ("float64", "float64")])
+def test_factors_have_the_dtype_of_parameters(dtype, kept, float64):
+    scale = LayerScale(16, 0.25, jnp.dtype(dtype))
+    shapes = jax.eval_shape(scale.init, jax.random.key(0), Y)
+    assert shapes["params"]["gamma"].dtype == kept
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), "small", True])

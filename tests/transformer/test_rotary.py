@@ -61,6 +61,18 @@ def test_the_first_part_of_a_head_turns_alone():
     assert rotation(POSITIONS, SIZE, jnp.float32, Rotary(fraction=0.34)).shape == (1, 4, 2, 2)
 
 
+def test_products_in_bfloat16_are_turned_in_float32():
+    """By angles of positions that bfloat16 does not hold."""
+    turns = rotation(jnp.array([[257]]), 2)
+    np.testing.assert_allclose(turns[0, 0, :, 0], [np.cos(257), np.sin(257)], rtol=1e-4)
+    x = jax.random.normal(jax.random.key(0), (1, 1, 2, 2), jnp.bfloat16)
+    with jax.numpy_dtype_promotion("strict"):
+        found = rotate(x, turns)
+    assert found.dtype == jnp.bfloat16
+    exact = rotate(x.astype(jnp.float32), turns).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(found, exact)
+
+
 SMALL = dict(vocabulary=7, block_size=8, width=16, heads=2, mlp=8)
 
 

@@ -133,10 +133,11 @@ def from_study_dict(
     trials = _trials(settings, config.train_steps, grid)
 
     # What a length or a trial makes impossible is refused here, and not after hours of others.
-    for replica in {replica.steps: replica for replica in replicas}.values():
-        replica_config(rows[0], replica)
-    for trial in trials:
-        replica_config(rows[0], trial.replica, dict(trial.values))
+    for row in rows:
+        for replica in {replica.steps: replica for replica in replicas}.values():
+            replica_config(row, replica)
+        for trial in trials:
+            replica_config(row, trial.replica, dict(trial.values))
 
     return Study(
         rows=tuple(rows),

@@ -1,4 +1,4 @@
-"""The mesh: one device trains as eight do, however they are laid out."""
+"""The mesh: what it refuses, and that one device trains as eight do, however they are laid out."""
 
 import json
 import subprocess
@@ -7,14 +7,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 
-from odeformer import LM, TextClassifier, ViT, presets
-from odeformer.models.registry import example_inputs
-from odeformer.transformer.sharding import parameter_axes
 from tests.helpers.checkout import ROOT
+from tests.helpers.tiny import make_tiny
+from train.config.border import from_config_dict
+from train.config.run import MeshConfig
 from train.config.tables import OPTIMIZERS
-from train.devices.mesh import RULES
+from train.devices.checks import check_run_fits
+from train.devices.mesh import device_mesh
+from train.errors import BadInput
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
 QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
@@ -290,65 +291,70 @@ def test_checksums_do_not_depend_on_the_layout(trained):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("sizes", "shape"),
+    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 1, 8), (1, 1, 8))],
+)
+def test_an_open_axis_takes_what_is_left(sizes, shape):
+    devices = jax.devices() * 8  # the same one, eight times: it is laid out, not used
+    assert tuple(device_mesh(MeshConfig(*sizes), devices).shape.values()) == shape
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
     [
-        *(ViT(presets.vit(name)) for name in ("deit_ti", "digits")),
-        ViT(presets.vit("deit_ti", distillation="mean")),
-        ViT(presets.vit("deit_ti", pool="token_mean", registers=4, layer_scale=1e-5)),
-        LM(presets.lm("gpt_small", tied=False, time="additive")),
-        TextClassifier(presets.text("text_small", positions="learned")),
-        LM(presets.lm("gpt_nano", kv_heads=2, gated=True, qk_norm=True, norm="rms")),
+        ((3, 1, 1), r"\(data=3 x fsdp=1 x tensor=1\) does not fit the 1 devices"),
+        ((-1, 2, 1), "product divides 1"),
+        ((-1, -1, 1), "leaves several axes open"),
     ],
 )
-def test_every_kernel_and_embedding_has_names(model):
-    """All but the patches', which are too small to be worth it, and the time's."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *example_inputs(model.config))["params"]
-    axes = parameter_axes(shapes)
-    names = set()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        where = [key.key for key in path]
-        spec = axes
-        for key in where:
-            spec = spec[key]
-        assert len(spec) == leaf.ndim, where
-        names |= set(spec) - {None}
-        if where[-1] in ("kernel", "embedding") and "projection" not in where:
-            assert "width" in spec, where
-    assert names <= set(RULES)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(BadInput, match=message):
+        device_mesh(MeshConfig(*sizes))
 
 
-def axes_of(**changes):
-    config = presets.lm("gpt_nano", **changes)
-    shapes = jax.eval_shape(LM(config).init, jax.random.key(0), *example_inputs(config))
-    return parameter_axes(shapes["params"])
+@pytest.mark.parametrize(
+    ("changes", "mesh", "message"),
+    [
+        ({"batch_size": 36}, dict(data=8), "batch_size=36 does not divide .* multiple of 8"),
+        ({"parallel.accumulate": 3}, dict(data=2), "accumulate=3 .* multiple of 6"),
+        ({"model.heads": 1}, dict(tensor=2), "model.heads=1 does not divide over mesh.tensor=2"),
+        (
+            {"model.heads": 4, "model.kv_heads": 1},
+            dict(tensor=2),
+            "model.kv_heads=1 does not divide over mesh.tensor=2 .* part of a head of keys and",
+        ),
+        ({"model.mlp": 31}, dict(tensor=2), "model.mlp=31 .* divisors of 31"),
+        ({}, dict(fsdp=32), "model.width=16 does not divide over mesh.fsdp=32"),
+        ({"model.fused": True}, dict(tensor=2), "fused=True joins kernels"),
+        ({"parallel.mode": "shard_map"}, dict(fsdp=2), "replicas of the model"),
+        ({"parallel.mode": "shard_map"}, dict(tensor=2), "mesh.tensor=2 were given"),
+        (
+            {"parallel.mode": "shard_map", "depth.adjoint": "recursive"},
+            dict(data=2),
+            "adjoint='recursive' has no gradient under",
+        ),
+    ],
+)
+def test_a_run_that_does_not_fit_its_mesh_is_refused(changes, mesh, message):
+    cfg = make_tiny()
+    cfg.batch_size = 32
+    cfg.update_from_flattened_dict(changes)
+    sizes = dict(data=1, fsdp=1, tensor=1) | mesh
+    shape = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    with pytest.raises(BadInput, match=message):
+        check_run_fits(from_config_dict(cfg), shape)
 
 
-def test_the_axes_where_heads_share_keys():
-    """Queries and the keys that they read lie on the same device."""
-    layer = axes_of(kv_heads=2, gated=True, qk_norm=True)["depth"]["groups"]
-    attention, mlp = layer["attention_layer"], layer["mlp_layer"]
-    assert attention["q"]["kernel"] == PartitionSpec(None, "width", "heads", None)
-    assert attention["q"]["bias"] == PartitionSpec(None, "heads", None)
-    assert attention["kv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
-    assert attention["kv"]["bias"] == PartitionSpec(None, None, "heads", None)
-    assert attention["k_norm"]["scale"] == PartitionSpec(None, None)
-    assert mlp["gate"]["kernel"] == PartitionSpec(None, "width", "mlp")
-    assert mlp["gate"]["bias"] == PartitionSpec(None, "mlp")
-
-
-def test_the_axes_that_products_sum_over():
-    """Into heads and the MLP each device computes its own columns; out of them it sums its rows."""
-    axes = axes_of(tied=False, time="additive", positions="learned")
-    layer = axes["depth"]["groups"]
-    attention, mlp = layer["attention_layer"], layer["mlp_layer"]
-    assert attention["qkv"]["kernel"] == PartitionSpec(None, "width", None, "heads", None)
-    assert attention["qkv"]["bias"] == PartitionSpec(None, None, "heads", None)
-    assert attention["out"]["kernel"] == PartitionSpec(None, "heads", None, "width")
-    assert mlp["up"]["kernel"] == PartitionSpec(None, "width", "mlp")
-    assert mlp["up"]["bias"] == PartitionSpec(None, "mlp")
-    assert mlp["down"]["kernel"] == PartitionSpec(None, "mlp", "width")
-    assert axes["embedding"]["embedding"] == PartitionSpec("vocabulary", "width")
-    assert axes["position_embedding"]["embedding"] == PartitionSpec(None, "width")
-    assert axes["head"]["kernel"] == PartitionSpec("width", "vocabulary")
-    for whole in (attention["out"]["bias"], mlp["down"]["bias"], layer["mlp_norm"]["scale"]):
-        assert whole == PartitionSpec(None, None)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.fsdp": 0}, "config.mesh.fsdp is 1 or more, or -1"),
+        ({"parallel.mode": "pmap"}, "config.parallel.mode is one of jit, shard_map; pmap"),
+        ({"parallel.accumulate": 0}, "config.parallel.accumulate is greater than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    cfg = make_tiny()
+    cfg.update_from_flattened_dict(changes)
+    with pytest.raises(BadInput, match=message):
+        from_config_dict(cfg)

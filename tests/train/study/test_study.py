@@ -179,6 +179,18 @@ def test_refusals(changes, message):
         from_study_dict(make_study(**changes))
 
 
+def test_a_length_that_only_a_later_row_refuses():
+    """Before anything runs: the first row has no refinement."""
+    study = small(lengths=(3, 6))
+    study.config.train_steps = 6
+    refined = dict(depth=dict(solver=("rk4",), share=(2,), refine_at=((4,),)))
+    del study["grid"]
+    study.grid = [dict(depth=dict(solver=("euler",))), refined]
+
+    with pytest.raises(BadInput, match=r"refine_at=\[4\] does not lie below train_steps=3"):
+        from_study_dict(study)
+
+
 def small(**changes):
     study = make_study(**changes)
     study.matched = None
