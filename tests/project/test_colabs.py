@@ -25,11 +25,11 @@ REDUCED = {
 
 # What each prints.
 PRINTED = {
-    "depth": "legendre, 3",
-    "finetune": "from scratch",
-    "language": "dopri8",
-    "pretrained": "dopri8",
-    "quickstart": "dopri8",
+    "depth": ("legendre, 3",),
+    "finetune": ("from scratch", "weights trained of"),
+    "language": ("dopri8",),
+    "pretrained": ("dopri8",),
+    "quickstart": ("dopri8",),
 }
 
 
@@ -78,6 +78,6 @@ def test_notebook_runs(name, tmp_path):
     client.execute()
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert PRINTED[name] in str(outputs)
+    assert all(text in str(outputs) for text in PRINTED[name])
     if name == "pretrained":  # at its end: the exported program's logits against the model's
         assert float(outputs[-1]["data"]["text/plain"]) < 1e-5

@@ -11,10 +11,11 @@ from etils import epath
 
 from configs import lm1b
 from odeformer import generate
+from tests.helpers.adapted import make_adapted
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import interrupt_at_second_score, timeless
 from tests.helpers.saved import save, shaken
-from tests.helpers.tiny import make_tiny, make_tiny_language
+from tests.helpers.tiny import make_tiny_language
 from train.adapters import abstract_base, init_trained, make_variables, merge
 from train.checkpoint import load_model, load_predictor
 from train.checkpoint.base import make_base
@@ -34,19 +35,6 @@ from train.loop import train
 from train.optimizer import decay_mask
 from train.state import expected_state
 
-LORA = dict(rank=4, alpha=8.0, targets=("qkv", "mlp_layer"))
-
-
-def make_cfg(base=None, **options):
-    cfg = make_tiny()
-    cfg.depth.update(layers=2, share=1, solver="euler")
-    cfg.model.update(dropout=0.0, drop_path=0.0)
-    cfg.data.augment.update(shift_px=0.0, rotate_degrees=0.0, zoom=0.0)
-    if base is not None:
-        cfg.init.path = str(base)
-        cfg.lora = LORA | options
-    return cfg
-
 
 @pytest.fixture(scope="module", autouse=True)
 def without_curves():
@@ -59,7 +47,7 @@ def without_curves():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("base") / "run"
-    save(make_cfg(), workdir, shaken)
+    save(make_adapted(), workdir, shaken)
     return workdir
 
 
@@ -67,7 +55,7 @@ def base(tmp_path_factory):
 def finished(base, tmp_path_factory):
     """A run of adapters, trained to its end, with an average of its weights."""
     workdir = tmp_path_factory.mktemp("adapted") / "run"
-    train(make_cfg(base), workdir)
+    train(make_adapted(base), workdir)
     return workdir
 
 
@@ -133,12 +121,12 @@ def test_an_interrupted_run_ends_as_one_that_was_not(base, finished, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.loop.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
-            train(make_cfg(base), tmp_path / "run")
+            train(make_adapted(base), tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [3]
 
     # The base may have been moved: it is known by what it holds.
     shutil.copytree(base, tmp_path / "moved")
-    train(make_cfg(tmp_path / "moved"), tmp_path / "run")
+    train(make_adapted(tmp_path / "moved"), tmp_path / "run")
     was, now = (read_metadata(workdir, 6) for workdir in (finished, tmp_path / "run"))
     assert now.leaves == was.leaves and now.base == was.base
     lines = [list(map(timeless, read_metrics(w))) for w in (finished, tmp_path / "run")]
@@ -146,12 +134,12 @@ def test_an_interrupted_run_ends_as_one_that_was_not(base, finished, tmp_path):
 
 
 def test_another_base_is_refused(finished, tmp_path):
-    other = make_cfg()
+    other = make_adapted()
     other.seed = 1
     save(other, tmp_path / "other", shaken)
     message = "does not hold the weights that the adapters of step 6 were trained of"
     with pytest.raises(BadInput, match=message):
-        train(make_cfg(tmp_path / "other"), finished)
+        train(make_adapted(tmp_path / "other"), finished)
     with pytest.raises(BadInput, match=message):
         load_model(finished, {"init.path": str(tmp_path / "other")})
     with pytest.raises(BadInput, match=r"init\.path=/nowhere is neither a workdir nor a model"):
@@ -165,8 +153,8 @@ def test_another_base_is_refused(finished, tmp_path):
 
 
 def test_a_head_of_other_classes_is_new(base, capsys):
-    config = from_config_dict(make_cfg(base))
-    weights, mesh = load_params(base, from_config_dict(make_cfg())), one_device_mesh()
+    config = from_config_dict(make_adapted(base))
+    weights, mesh = load_params(base, from_config_dict(make_adapted())), one_device_mesh()
 
     def based(weights, classes):
         source = find_source(config)
@@ -210,20 +198,20 @@ def test_a_head_of_other_classes_is_new(base, capsys):
 )
 def test_refusals(base, tmp_path, changes, message):
     with pytest.raises(BadInput, match=message):
-        train(from_config_dict(make_cfg(base), changes), tmp_path / "run")
+        train(from_config_dict(make_adapted(base), changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_adapters_of_itself_is_refused(base, tmp_path):
     """As a second start finds it whose first was stopped before its first checkpoint."""
-    config = from_config_dict(make_cfg(base), {"init.path": str(tmp_path)})
+    config = from_config_dict(make_adapted(base), {"init.path": str(tmp_path)})
     record_run(epath.Path(tmp_path), config, load_splits(config)["train"])
     with pytest.raises(BadInput, match="it is the run's own folder: take another folder"):
         train(config, tmp_path)
 
 
 def test_adapters_decay_as_kernels_do(base):
-    config = from_config_dict(make_cfg(base, targets=("qkv",)))
+    config = from_config_dict(make_adapted(base, targets=("qkv",)))
     mask = decay_mask(expected_state(config, one_device_mesh()).params)
     assert mask == {
         "depth": {"groups": {"attention_layer": {"qkv": {"lora_a": True, "lora_b": True}}}},

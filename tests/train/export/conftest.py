@@ -43,4 +43,7 @@ def runs(tmp_path_factory, opinions_dir):
     save(images, folder / "images", _shaken, scores=[{"val/loss": 0.1}, {"val/loss": 0.5}])
     save(language, folder / "language", _shaken)
     save(make_tiny_sentences(opinions_dir), folder / "sentences", _shaken)
+
+    images.init.path, images.lora = str(folder / "images"), dict(rank=2, alpha=4.0)
+    save(images, folder / "adapted", _shaken)
     return folder

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -107,6 +108,27 @@ def test_a_layout_that_transformers_reads(digits, tmp_path, monkeypatch):
     preparation = load_preparation(folder)
     np.testing.assert_allclose(preparation.standardise(pixels), wanted, rtol=1e-5, atol=1e-6)
     assert (preparation.resize, preparation.crop) == (None, None)
+
+
+def test_a_run_of_adapters_goes_out_merged(runs, tmp_path, monkeypatch):
+    """In each form: what `load_model` reads, under the names of the weights that it adapts."""
+    expected, weights = load_model(runs / "adapted")
+    _, before = load_model(runs / "images")
+    assert jax.tree.structure(weights) == jax.tree.structure(before)
+    layer = lambda variables: variables["params"]["depth"]["groups"]["mlp_layer"]["up"]["kernel"]
+    assert np.abs(layer(weights) - layer(before)).max() > 1e-3
+
+    out = export(monkeypatch, runs / "adapted", "safetensors", tmp_path / "own")
+    assert_equal(load_safetensors(out / "weights.safetensors"), weights)
+    out = export(monkeypatch, runs / "adapted", "huggingface", tmp_path / "layout")
+    assert_equal(load_pretrained(out)[1], weights)
+
+    flags = ("--platforms=cpu", "--batch=3")
+    out = export(monkeypatch, runs / "adapted", "stablehlo", tmp_path / "program", *flags)
+    exported = jax.export.deserialize(bytearray((out / "program.bin").read_bytes()))
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    logits = expected.apply(weights, images)
+    np.testing.assert_allclose(exported.call(images), logits, rtol=1e-5, atol=1e-5)
 
 
 def test_crops_in_the_words_of_the_layout(capsys):
