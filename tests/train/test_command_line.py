@@ -100,6 +100,7 @@ OPTIONAL = {  # every key that may be without a value -> another value of it
     "depth.coefficients": 3,
     "depth.reversible": 0.9,
     "init.path": "/z",
+    "lora.rank": 4,
     "optimizer.layer_decay": 0.5,
 }
 
