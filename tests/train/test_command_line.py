@@ -101,6 +101,7 @@ OPTIONAL = {  # every key that may be without a value -> another value of it
     "depth.reversible": 0.9,
     "init.path": "/z",
     "lora.rank": 4,
+    "lora.alpha": 8.0,
     "optimizer.layer_decay": 0.5,
 }
 
