@@ -108,6 +108,12 @@ def get_folds_study(config: Config) -> Config:
     """Returns a study by five folds and two seeds, of 400 and 800 steps, its grid still missing."""
     study: Config = ml_collections.ConfigDict()
     study.config = config
+    repeat_over_folds(study)
+    return study
+
+
+def repeat_over_folds(study: Config) -> None:
+    """Repeats a study of digits over five folds and two seeds, for 400 and 800 steps."""
     study.folds = 5
     study.seeds = (0, 1)
     study.lengths = (400, 800)
@@ -115,7 +121,6 @@ def get_folds_study(config: Config) -> Config:
         grid=dict(optimizer=dict(learning_rate=(4.5e-3, 9e-3))), steps=200, seeds=(900,)
     )
     study.margin = 1.5
-    return study
 
 
 CENTRED = "centred attention helps"

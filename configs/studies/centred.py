@@ -23,11 +23,5 @@ def get_config() -> common.Config:
     config = common.get_small_digits(solver="euler")
 
     study = common.get_centred_study(config, layers=6)
-    study.folds = 5
-    study.seeds = (0, 1)
-    study.lengths = (400, 800)
-    study.tune = dict(
-        grid=dict(optimizer=dict(learning_rate=(4.5e-3, 9e-3))), steps=200, seeds=(900,)
-    )
-    study.margin = 1.5
+    common.repeat_over_folds(study)
     return study

@@ -129,7 +129,7 @@ def projected_depth(depth: DepthConfig, changes: DepthConfig | Mapping[str, Any]
 
 def _with_steps(depth: DepthConfig, changes: Mapping[str, Any]) -> DepthConfig:
     """The depth with changes; its steps, if it has any, as many in all as before."""
-    # What belongs to the basis that is left behind has no default in another one.
+    # What belongs to the former basis has no default in another one.
     basis = changes.get("basis", depth.basis)
     if basis != depth.basis:
         left = {"coefficients": None} if basis == "constant" else {"share": 1}

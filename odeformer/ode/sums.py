@@ -34,7 +34,7 @@ from odeformer.ode.problem import (
 # The name by which policies of `jax.checkpoint` know what the sums of a step read last.
 SUMMED = "ode_summed"
 
-# Where the state lies among the sums that a solver carries beside it.
+# Where the state lies among the sums that a solver carries with it.
 _STATE = "state"
 
 
@@ -107,7 +107,7 @@ def mean(state: State, weights: State | None) -> jax.Array:
 
 
 def carry(problem: Problem) -> Problem:
-    """Returns the problem with the sums beside its state, each an array of zeros [B] at t0.
+    """Returns the problem with the sums next to its state, each an array of zeros [B] at t0.
 
     The kinetic energy is a quantity that moves by mean(f^2): a Runge-Kutta method integrates it by
     the weights b_i of its stages. The sums weigh nothing in the error norm, so that the steps are

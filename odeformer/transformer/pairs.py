@@ -52,7 +52,7 @@ class Depth(NamedTuple):
 
 
 class Recovered(NamedTuple):
-    """What a pair leaves behind in addition to the Solution.
+    """What a pair returns in addition to the Solution.
 
     Attributes:
       states: tokens after each group, [G, B, N, D], if they are asked for.

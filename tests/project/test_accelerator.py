@@ -228,7 +228,7 @@ def test_by_hand_is_the_same_model():
 
 
 def test_the_readme_shows_the_tables_as_they_are():
-    """The published tables are those of the rows that lie beside them."""
+    """The published tables are those of the rows that lie next to them."""
     lines = rows.read(ROOT / "benchmarks" / "results")
     page = (ROOT / "benchmarks" / "README.md").read_text()
     assert any("values" in line for line in lines)

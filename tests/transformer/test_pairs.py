@@ -62,7 +62,7 @@ def test_gradients_equal_the_stored_ones(float64, tables, depth):
 
 
 def test_the_pair_spans_the_groups():
-    """Two groups of the same weights are one of twice the length: z goes on from group to group."""
+    """Two groups of the same weights are one of twice the length: z runs from group to group."""
     field, y = FIELD.clone(time="none"), jax.random.normal(jax.random.key(0), (2, 5, 16))
     depth = dict(layers=4, solver="midpoint")
     one, params = make(field, y, share=4, **depth)

@@ -50,7 +50,7 @@ def check_out(out: str | None) -> pathlib.Path:
     if path.exists() and not path.is_dir():
         raise BadInput(f"--out={out} is a file: give a folder that is empty or does not exist")
 
-    # Files of another export beside those of this one would be read as one.
+    # Files of another export among those of this one would be read as one.
     held = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
     if held:
         raise BadInput(

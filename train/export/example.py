@@ -1,4 +1,4 @@
-"""The example that is written beside a program, and runs it with jax, numpy and flatbuffers."""
+"""The example that is written next to a program, and runs it with jax, numpy and flatbuffers."""
 
 EXAMPLE = "run.py"
 

@@ -50,7 +50,7 @@ def write_program(
       params: the tree of `model.init(...)['params']`.
       data: how raw inputs become the model's, in the keys of a run's inputs.json, 'task' among
         them; kept in the manifest.
-      tokenizer: a tokenizer.json, to be written beside the program.
+      tokenizer: a tokenizer.json, to be written next to the program.
       platforms: that the program is made for, of PLATFORMS.
       weights: 'inside' the program, or 'beside' it, as its first argument.
       batch: the one batch size that the program takes; None for any.

@@ -38,7 +38,7 @@ PYDOCS = (
 
 
 def write(folder, model, **files):
-    """Writes a model of random weights in the published layout, and other JSON files beside it."""
+    """Writes a model of random weights in the published layout, and other JSON files next to it."""
     shape = (1, 8, 8, 1) if isinstance(model, ViT) else (1, 4)
     dtype = "float32" if isinstance(model, ViT) else "int32"
     inputs = jax.ShapeDtypeStruct(shape, dtype)

@@ -34,7 +34,7 @@ def read_table(path: pathlib.Path, kind: Kind, columns: Sequence[str]) -> Iterat
     """Yields what the lines of a CSV name, or hold.
 
     Args:
-      path: of the table, beside which the files lie.
+      path: of the table, in whose folder the files lie.
       kind: what is labelled: files, or the texts of one column.
       columns: names of those that hold the example and its label; a column 'split' may be there.
 
