@@ -19,11 +19,11 @@ from odeformer.ode import solvers
 from odeformer.ode.integrate import integrate
 from odeformer.ode.problem import Solution, VectorField
 from odeformer.transformer import lora, sharding, terms
-from odeformer.transformer.context import Context
+from odeformer.transformer.config import DepthConfig, RegularisedDepth
 from odeformer.transformer.counts import sow_counts
-from odeformer.transformer.depth import DepthConfig, ODEStack
+from odeformer.transformer.depth import ODEStack
 from odeformer.transformer.field import TransformerField, make_vector_field
-from odeformer.transformer.regularised import RegularisedDepth
+from odeformer.transformer.state import Context
 
 warn_about_namesake()
 

@@ -253,14 +253,19 @@ def _validate(
 
     # Whether a reversible pair comes back: one batch, run backwards.
     split = run.splits["validation"]
-    recovered = run.recover(state.eval_params, split, run.config.batch_size)
+    recovered = run.recover(_eval_params(run, state), split, run.config.batch_size)
     return log.validation(step, summarise(run.task, scores) | recovered, warnings)
 
 
 def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
     size, workers = run.config.eval.batch_size, run.config.data.workers
-    params = merge(run.config, state.eval_params, run.base and run.base.params)
+    params = _eval_params(run, state)
     return score(params, run.splits[split], size, run.mesh, run.eval_step, workers=workers)
+
+
+def _eval_params(run: Run, state: TrainState) -> Any:
+    """All parameters, adapters merged, that are evaluated: the average where the run keeps one."""
+    return merge(run.config, state.eval_params, run.base and run.base.params)
 
 
 def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:

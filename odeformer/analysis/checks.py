@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.config import DepthConfig
 
 
 def check_states(states: Any, mask: Any) -> None:

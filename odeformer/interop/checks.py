@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.config import DepthConfig
 from odeformer.transformer.heads import heads_of
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -17,7 +17,7 @@ from odeformer.interop.settings import Raw
 from odeformer.models.lm import LMConfig
 from odeformer.models.registry import ModelConfig
 from odeformer.models.vit import ViTConfig
-from odeformer.transformer.depth import DepthConfig, as_depth
+from odeformer.transformer.config import DepthConfig, as_depth
 
 
 class Family(NamedTuple):

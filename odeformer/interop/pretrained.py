@@ -24,7 +24,7 @@ from odeformer.interop.positions import resample_positions
 from odeformer.interop.weights import FILE, find_weights, read_json, weight_files, write_weights
 from odeformer.models.registry import ModelConfig, make_model
 from odeformer.models.vit import ViTConfig
-from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.config import DepthConfig
 from odeformer.transformer.lora_checks import check_merged
 
 CONFIG = "config.json"

@@ -6,10 +6,9 @@ from odeformer.checks import check_settings
 from odeformer.ode.problem_checks import check_recoverable
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import check_causal
-from odeformer.transformer.config import FieldConfig
-from odeformer.transformer.depth import DepthConfig, as_depth
+from odeformer.transformer.config import DepthConfig, FieldConfig, as_depth
 from odeformer.transformer.field import transformer_field
-from odeformer.transformer.layers import param_dtype
+from odeformer.transformer.norms import param_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

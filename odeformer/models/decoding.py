@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from odeformer.models.checks import check_tokens
 from odeformer.models.lm import LM, LMConfig
 from odeformer.ode import reversible, solvers
-from odeformer.ode.steps import staged_step, step_times
+from odeformer.ode.steps import staged_step
+from odeformer.ode.times import step_times
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.bases import weights_over_depth
 from odeformer.transformer.caches import Cached
-from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.config import DepthConfig
 from odeformer.transformer.field import TransformerField, transformer_field
-from odeformer.transformer.streams import Y, begin, filled, tokens
+from odeformer.transformer.state import Y, begin, filled, tokens
 
 
 class Cache(NamedTuple):
@@ -165,7 +166,7 @@ def _integrate(
 
     def group(state, xs):
         scanned, offset, caches = xs
-        theta = weights.of_group(scanned)
+        theta = weights.of_group(scanned, weights.common)
 
         def params(t: jax.Array) -> Any:
             return theta if weights.at is None else weights.at(theta, t, offset)

@@ -9,8 +9,8 @@ import jax
 from odeformer.checks import FLAG, setting
 from odeformer.errors import check_kind
 from odeformer.models.tokens import TokenConfig, TokenTransformer, embedding_init
-from odeformer.transformer.layers import param_dtype
 from odeformer.transformer.mesh import constrain
+from odeformer.transformer.norms import param_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from odeformer.models.lm import LMConfig
 from odeformer.models.text import TextConfig
 from odeformer.models.vit import ViTConfig
 from odeformer.transformer.checks import check_fields
-from odeformer.transformer.depth import DepthConfig, as_depth
+from odeformer.transformer.config import DepthConfig, as_depth
 
 Config = TypeVar("Config", ViTConfig, LMConfig, TextConfig)
 

@@ -22,7 +22,7 @@ from odeformer.models.checks import (
 from odeformer.models.registry import MODELS, ModelConfig, example_inputs, make_model
 from odeformer.transformer.bases import functions
 from odeformer.transformer.checks import check_mapping
-from odeformer.transformer.depth import DepthConfig
+from odeformer.transformer.config import DepthConfig
 from odeformer.transformer.lora_checks import check_merged
 from odeformer.transformer.sharding import GROUPS
 

@@ -11,7 +11,7 @@ from odeformer.checks import COUNT, one_of, setting
 from odeformer.errors import check_kind
 from odeformer.models.checks import check_mask
 from odeformer.models.tokens import TokenConfig, TokenTransformer
-from odeformer.transformer.layers import param_dtype
+from odeformer.transformer.norms import param_dtype
 
 POOLS = ("mean", "first")
 

@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from odeformer.checks import COUNT, FRACTION, POSITIVE, one_of, setting
 from odeformer.models.checks import check_layout, check_rotary, check_tokens
 from odeformer.models.config import TransformerConfig
-from odeformer.transformer.context import Context
 from odeformer.transformer.counts import sow_counts
-from odeformer.transformer.depth import DepthModule, ODEStack
+from odeformer.transformer.depth import ODEStack
 from odeformer.transformer.field import transformer_field
 from odeformer.transformer.heads import heads_of
-from odeformer.transformer.layers import Dropout, param_dtype
+from odeformer.transformer.layers import Dropout
 from odeformer.transformer.mesh import constrain, sample_numbers
-from odeformer.transformer.norms import make_norm
+from odeformer.transformer.module import DepthModule
+from odeformer.transformer.norms import make_norm, param_dtype
 from odeformer.transformer.rotary import SCALINGS, Rotary, rotation
+from odeformer.transformer.state import Context
 
 POSITIONS = ("rotary", "learned")
 embedding_init = nn.initializers.normal(0.02)

@@ -17,16 +17,12 @@ from odeformer.models.checks import (
 )
 from odeformer.models.config import TransformerConfig
 from odeformer.transformer.counts import sow_counts
-from odeformer.transformer.depth import DepthModule, ODEStack
+from odeformer.transformer.depth import ODEStack
 from odeformer.transformer.field import transformer_field
-from odeformer.transformer.layers import (
-    Dropout,
-    PatchEmbedding,
-    grid_positions,
-    param_dtype,
-)
+from odeformer.transformer.layers import Dropout, PatchEmbedding, grid_positions
 from odeformer.transformer.mesh import sample_numbers
-from odeformer.transformer.norms import make_norm
+from odeformer.transformer.module import DepthModule
+from odeformer.transformer.norms import make_norm, param_dtype
 
 POOLS = ("token", "mean", "token_mean")
 POSITIONS = ("learned", "sincos")

@@ -29,9 +29,10 @@ from odeformer.ode.problem import (
 )
 from odeformer.ode.reversible import scan_pairs
 from odeformer.ode.solvers import Solver
-from odeformer.ode.steps import scan_fixed_steps, step_indices, step_times
+from odeformer.ode.steps import scan_fixed_steps
 from odeformer.ode.sums import carry, uncarried
 from odeformer.ode.time_checks import as_span, in_order
+from odeformer.ode.times import step_indices, step_times
 
 
 def integrate(

@@ -38,13 +38,8 @@ from odeformer.ode.problem import (
     VectorField,
 )
 from odeformer.ode.scans import Pair, floating, merged, reversible_scan, scan_steps
-from odeformer.ode.steps import (
-    STATE,
-    advance,
-    count_fixed_steps,
-    states_at,
-    unrolled_slopes,
-)
+from odeformer.ode.steps import STATE, advance, count_fixed_steps, unrolled_slopes
+from odeformer.ode.times import states_at
 
 # (half, t0, t1, y) -> the increment from t0 to t1; half is 0 for z's own step, 1 for y's step back.
 Increment = Callable[[int, jax.Array, jax.Array, State], State]

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from odeformer.errors import check_finite
 from odeformer.transformer.centring import means_after, subtract_means, visible_means
 from odeformer.transformer.checks import check_attention, check_backend
-from odeformer.transformer.context import Context
 from odeformer.transformer.heads import Heads, as_heads, as_rows, heads_of, mask_of_rows
-from odeformer.transformer.layers import EPSILON, Dtype, kernel_init, param_dtype
+from odeformer.transformer.layers import kernel_init
 from odeformer.transformer.mesh import constrain
-from odeformer.transformer.norms import make_norm
+from odeformer.transformer.norms import EPSILON, Dtype, make_norm, param_dtype
 from odeformer.transformer.rotary import rotate
+from odeformer.transformer.state import Context
 
 
 class KeyValues(NamedTuple):

@@ -43,13 +43,15 @@ class Weights(NamedTuple):
 
     Attributes:
       scanned: what is scanned along with the groups, [G, ...]; None where all groups read the same.
-      of_group: an entry of `scanned` -> the theta of its group.
+      common: what all groups read, [K, ...]; None where each reads its own.
+      of_group: (an entry of `scanned`, `common`) -> the theta of its group.
       at: (theta of a group, s, offset) -> one layer's parameters at the group's local time s; None
         where theta is one layer's parameters.
     """
 
     scanned: Any
-    of_group: Callable[[Any], Any]
+    common: Any
+    of_group: Callable[[Any, Any], Any]
     at: Callable[[Any, jax.Array, jax.Array], Any] | None
 
 
@@ -116,7 +118,7 @@ def weights_over_depth(depth: Depth, theta: Any, start: int = 0) -> Weights:
     """
     basis, layers, length = depth.basis, depth.layers, depth.length
     if basis == "constant":
-        return Weights(theta, lambda theta: theta, None)
+        return Weights(theta, None, lambda theta, _: theta, None)
 
     def at(theta: Any, s: jax.Array, offset: jax.Array) -> Any:
         # On the local time within an element, whose two nodes alone are here.
@@ -128,10 +130,10 @@ def weights_over_depth(depth: Depth, theta: Any, start: int = 0) -> Weights:
 
     if basis == "hat":
         pairs = jax.tree.map(lambda w: jnp.stack([w[:-1], w[1:]], axis=1), theta)
-        return Weights(pairs, lambda pair: {GROUPS: pair}, at)
+        return Weights(pairs, None, lambda pair, _: {GROUPS: pair}, at)
 
     # Under the name of stacked parameters, whose leading axis no mesh splits.
-    return Weights(None, lambda _: {GROUPS: theta}, at)
+    return Weights(None, theta, lambda _, theta: {GROUPS: theta}, at)
 
 
 def init_coefficients(basis: str, count: int, init: Callable[[jax.Array], Any], key: Any) -> Any:

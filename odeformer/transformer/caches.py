@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from odeformer.transformer.attention import Attention, KeyValues
 from odeformer.transformer.convolution import Convolution
 from odeformer.transformer.heads import heads_of
-from odeformer.transformer.layers import param_dtype
+from odeformer.transformer.norms import param_dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odeformer.transformer.layers import param_dtype
+from odeformer.transformer.norms import param_dtype
 
 
 def subtract_means(mixed_BNHK: jax.Array, means_BNHK: jax.Array, centre: float) -> jax.Array:

@@ -148,15 +148,6 @@ def check_basis(basis: str, coefficients: int | None, layers: int, share: int) -
         _check_nodes(coefficients, layers)
 
 
-def check_reversible_basis(reversible: float | None, basis: str) -> None:
-    """Raises ValueError for a reversible pair of weights that vary within a group."""
-    if reversible is not None and basis != "constant":
-        raise ValueError(
-            f"reversible={reversible:g} goes with basis 'constant', as each group of a pair is "
-            f"undone with weights of its own; basis={basis!r} was given: leave either out"
-        )
-
-
 def _check_nodes(coefficients: int, layers: int) -> None:
     """Raises ValueError where the elements between nodes are neither layers nor parts of one."""
     elements = coefficients - 1

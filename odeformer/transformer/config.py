@@ -1,13 +1,28 @@
-"""What the configs of all models say of the vector field."""
+"""What the configs of all models say of the vector field, and how it is integrated over depth."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from odeformer.checks import COUNT, FINITE, FLAG, POSITIVE, RATE, Accepted, one_of, setting
+from odeformer.ode.checks import check_sums, check_sums_of
+from odeformer.ode.problem import SUMS, SolveSettings
+from odeformer.ode.problem_checks import warn_of_order
+from odeformer.ode.solvers import Solver
 from odeformer.transformer import term_checks, terms
-from odeformer.transformer.checks import ATTENTIONS, DTYPES, TIME
-from odeformer.transformer.layers import ACTIVATIONS, EPSILON
-from odeformer.transformer.norms import NORMS
+from odeformer.transformer.bases import BASES
+from odeformer.transformer.checks import (
+    ATTENTIONS,
+    DTYPES,
+    STEPS,
+    TIME,
+    check_basis,
+    check_end_time,
+    check_mapping,
+    check_shared_layers,
+)
+from odeformer.transformer.layers import ACTIVATIONS
+from odeformer.transformer.norms import EPSILON, NORMS
 
 TERMS = ("attention", "mlp")
 _TERMS = Accepted(
@@ -77,3 +92,152 @@ class FieldConfig:
 
     # Whether a token sees only itself and those before it: of a model, and no setting.
     causal: ClassVar[bool] = False
+
+
+class Flow(NamedTuple):
+    """What a stack does to its flow beyond integrating it; by default nothing.
+
+    Attributes:
+      sums: of `integrate`, that each group's solve returns.
+      end_time: b, in layers: in training the last group, of length T, ends at U(T - b, T + b).
+    """
+
+    sums: tuple[str, ...] = ()
+    end_time: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthConfig(SolveSettings):
+    """How a stack of layers is integrated.
+
+    The other fields are those of `SolveSettings`.
+
+    Attributes:
+      layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].
+      share: how many successive layers share one set of weights; it divides layers.
+      basis: theta(t) = sum_k phi_k(t) w_k: 'constant' over each group, 'hat' (linear between K
+        nodes), 'legendre' or 'fourier'. Under the last three share is 1, and the groups are the
+        layers; under 'hat' the K - 1 elements between two nodes.
+      coefficients: K of the basis, the sets of weights; None for 'constant': one per group.
+      refine_at: steps after which the trainer calls `odeformer.refine`; a model ignores them.
+      steps: number of fixed steps per group; None: one step per layer, and one at least.
+      max_steps: bound on adaptive steps per group, rejected ones included (default 64).
+
+    Raises:
+      ValueError: a value, a name or a combination that is not accepted.
+    """
+
+    layers: int = setting(COUNT, 12)
+    share: int = setting(COUNT, 1)
+    basis: str = setting(one_of(BASES), "constant")
+    coefficients: int | None = setting(COUNT, None)
+    refine_at: tuple[int, ...] = setting(STEPS, ())
+    solver: Solver = "euler"
+
+    def __post_init__(self):
+        # JSON has no tuples; as a list the config could not be hashed.
+        if isinstance(self.refine_at, list):
+            object.__setattr__(self, "refine_at", tuple(self.refine_at))
+        super().__post_init__()
+        check_shared_layers(self.layers, self.share)
+        check_basis(self.basis, self.coefficients, self.layers, self.share)
+        warn_of_order(self.reversible, self.solver)
+
+    @property
+    def groups(self) -> int:
+        """G, the number of intervals that are solved one after another."""
+        if self.basis == "hat":
+            return self.sets - 1
+        return self.layers // self.share
+
+    @property
+    def sets(self) -> int:
+        """K, the number of sets of weights: those of the groups, or the basis's coefficients."""
+        return self.coefficients or self.layers // self.share
+
+    @property
+    def length(self) -> float:
+        """Of a group, in layers."""
+        return self.layers / self.groups
+
+    @property
+    def fixed_steps(self) -> int | None:
+        """Number of fixed steps per group; None under adaptive steps."""
+        # One step per layer, so that Euler with share = 1 is the plain parallel stack.
+        if self.steps is None and not self.adaptive:
+            return max(self.layers // self.groups, 1)
+        return self.steps
+
+    @property
+    def flow(self) -> Flow:
+        """What is done to the flow beyond integrating it: here nothing; see `RegularisedDepth`."""
+        return Flow()
+
+    @property
+    def group_settings(self) -> SolveSettings:
+        """How one group is solved."""
+        names = [field.name for field in dataclasses.fields(SolveSettings)]
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        settings["steps"] = self.fixed_steps
+        return SolveSettings(**settings)
+
+
+def _check_length(**values: Any) -> None:
+    for end_time in values.values():
+        check_end_time(end_time)
+
+
+_SUMS = Accepted(f"a tuple of names of {', '.join(SUMS)}", check_sums)
+_LENGTH = Accepted("a finite number, 0 or more", _check_length)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularisedDepth(DepthConfig):
+    """A depth that also returns sums along its flow, and may end at a random time in training.
+
+    The sums are what a loss can be regularised by: a model's `aux["ode"]["kinetic"]` and
+    `aux["ode"]["error"]`, [G, B], of the state's dtype; nothing is added to a loss by itself.
+    The other fields are those of `DepthConfig`.
+
+    Attributes:
+      sums: what is summed: 'kinetic', the integral of mean(f^2) over a sample's tokens and width
+        (padding of a `TextClassifier` excepted), and 'error', the sum over steps of |h| times the
+        root mean square of the error estimate; see `integrate`.
+      end_time: b, in layers, less than the length T of a group: in training the last group ends at
+        U(T - b, T + b) instead, in as many steps, by the rng stream 'dropout'; the whole batch ends
+        there. 0: it ends at T.
+
+    Raises:
+      ValueError: a value, a name or a combination that is not accepted.
+    """
+
+    sums: tuple[str, ...] = setting(_SUMS, ())
+    end_time: float = setting(_LENGTH, 0.0)
+
+    def __post_init__(self):
+        # JSON has no tuples; as a list the config could not be hashed.
+        if isinstance(self.sums, list):
+            object.__setattr__(self, "sums", tuple(self.sums))
+
+        super().__post_init__()
+        check_sums_of(self, self.sums)
+        check_end_time(self.end_time, self.length, self.reversible)
+
+    @property
+    def flow(self) -> Flow:
+        """What is done to the flow beyond integrating it."""
+        return Flow(self.sums, self.end_time)
+
+
+def as_depth(depth: DepthConfig | Mapping[str, Any]) -> DepthConfig:
+    """Returns the depth that a DepthConfig, or a mapping of its fields, describes.
+
+    Raises:
+      ValueError: anything else, a field that does not exist, or a value that is not accepted.
+    """
+    if isinstance(depth, DepthConfig):
+        return depth
+
+    names = [field.name for field in dataclasses.fields(DepthConfig)]
+    check_mapping("depth", depth, "DepthConfig", names)
+    return DepthConfig(**depth)

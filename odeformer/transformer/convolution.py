@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from odeformer.transformer.context import Context
-from odeformer.transformer.layers import Dtype, kernel_init, param_dtype
+from odeformer.transformer.layers import kernel_init
+from odeformer.transformer.norms import Dtype, param_dtype
+from odeformer.transformer.state import Context
 
 # Of a token, from the first of the three that it sees; causal, these are itself and the two before.
 CENTRED, CAUSAL = (-1, 0, 1), (-2, -1, 0)

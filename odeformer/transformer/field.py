@@ -15,12 +15,11 @@ from odeformer.ode.problem import State, VectorField
 from odeformer.transformer import term_checks, terms
 from odeformer.transformer.checks import check_attention, check_dtype
 from odeformer.transformer.config import TERMS, FieldConfig
-from odeformer.transformer.context import Context
 from odeformer.transformer.fused import fused_outputs
-from odeformer.transformer.layer_scale import LayerScale
-from odeformer.transformer.layers import EPSILON, Dropout, TimeEmbedding, layer_norm
+from odeformer.transformer.layers import Dropout, TimeEmbedding
 from odeformer.transformer.mesh import sample_numbers, without_batch
-from odeformer.transformer.streams import Y, filled, tokens
+from odeformer.transformer.norms import EPSILON, LayerScale, layer_norm
+from odeformer.transformer.state import Context, Y, filled, tokens
 
 
 class TransformerField(nn.Module):

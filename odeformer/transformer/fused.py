@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from odeformer.transformer.context import Context
 from odeformer.transformer.heads import heads_of
-from odeformer.transformer.layers import param_dtype
+from odeformer.transformer.norms import param_dtype
+from odeformer.transformer.state import Context
 
 
 def fused_outputs(

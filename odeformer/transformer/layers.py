@@ -1,4 +1,4 @@
-"""The parts of a transformer: norm, MLP, embeddings of patches, of positions and of time.
+"""The parts of a transformer: MLP, damping, dropout; embeddings of patches, positions and time.
 
 Arrays carry their axes in their names: B batch, N tokens, D width, M MLP width, P patch pixels.
 """
@@ -7,7 +7,6 @@ import functools
 import math
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,14 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer.errors import check_name
-from odeformer.transformer.checks import check_float64
-from odeformer.transformer.context import Context
 from odeformer.transformer.mesh import constrain
-
-Dtype = Any
-
-# What a norm adds to the variance, unless a config says otherwise.
-EPSILON = 1e-6
+from odeformer.transformer.norms import Dtype, param_dtype
+from odeformer.transformer.state import Context
 
 # What may stand between an MLP's two products.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = types.MappingProxyType(
@@ -34,33 +28,6 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = types.MappingProxy
     }
 )
 kernel_init = nn.initializers.lecun_normal()
-
-
-def layer_norm(
-    dtype: Dtype, name: str | None = None, affine: bool = True, epsilon: float = EPSILON
-) -> nn.LayerNorm:
-    """Returns a layer norm over the width, computed in float32 or above.
-
-        norm(x) = scale (x - mean(x)) / sqrt(var(x) + epsilon) + bias
-
-    Args:
-      dtype: of the matrix products around it; sets the parameters' dtype.
-      name: the submodule's name.
-      affine: whether it has a scale and a bias of its own.
-      epsilon: added to the variance.
-
-    Returns:
-      A flax module, [..., D] -> [..., D].
-
-    Source: Ba, Kiros, Hinton, 'Layer Normalization', 2016, arXiv 1607.06450.
-    """
-    return nn.LayerNorm(
-        epsilon=epsilon,
-        use_scale=affine,
-        use_bias=affine,
-        param_dtype=param_dtype(dtype),
-        name=name,
-    )
 
 
 class MLP(nn.Module):
@@ -233,22 +200,6 @@ class TimeEmbedding(nn.Module):
             kernel_init=nn.initializers.zeros,
             name="projection",
         )(features)[0]
-
-
-def param_dtype(dtype: Dtype) -> Dtype:
-    """Returns the dtype of parameters and state: float64 under float64, else float32.
-
-    Args:
-      dtype: of the matrix products.
-
-    Raises:
-      ValueError: float64 while jax_enable_x64 is off, where JAX would compute in float32.
-    """
-    if jnp.dtype(dtype) != jnp.float64:
-        return jnp.float32
-
-    check_float64()
-    return jnp.float64
 
 
 def sinusoids(positions: jax.Array, width: int, longest: float = 10_000.0) -> jax.Array:

@@ -65,21 +65,6 @@ def check_adapters(
             )
 
 
-def check_adaptable(reversible: float | None, basis: str) -> None:
-    """Raises ValueError for a depth whose weights adapters cannot be added to as it is solved."""
-    merged = "merge them first, by odeformer.lora.merge(variables['params'], variables['lora'])"
-    if reversible is not None:
-        raise ValueError(
-            f"depth.reversible={reversible} solves a pair backwards, with the parameters alone, "
-            f"and the variables hold adapters ('lora'): {merged}, or leave reversible out"
-        )
-    if basis != "constant":
-        raise ValueError(
-            f"depth.basis={basis!r} has coefficients that no group owns, and the variables hold "
-            f"adapters ('lora') of groups: take basis='constant', or {merged}"
-        )
-
-
 def check_merged(variables: Any, collection: str = "lora") -> None:
     """Raises ValueError for variables whose adapters are still apart from the parameters."""
     if isinstance(variables, Mapping) and variables.get(collection):

@@ -3,6 +3,7 @@
 One gradient spans the groups, so that under adjoint 'reversible' the last pair alone is stored.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,29 +27,14 @@ from odeformer.ode.reversible import (
     step_inputs,
 )
 from odeformer.ode.scans import Pair, reversible_scan, scan_back, scan_pull, scan_steps
-from odeformer.ode.steps import count_fixed_steps, step_times
-from odeformer.transformer.context import Context
+from odeformer.ode.steps import count_fixed_steps
+from odeformer.ode.times import step_times
+from odeformer.transformer import lora
+from odeformer.transformer.config import DepthConfig
 from odeformer.transformer.field import FieldParams
+from odeformer.transformer.groups import Groups
 from odeformer.transformer.sharding import by_shard, pull_by_shard
-from odeformer.transformer.streams import tokens
-
-
-class Depth(NamedTuple):
-    """What a pair runs through.
-
-    Attributes:
-      field: of `make_vector_field`.
-      settings: of a group, with a `reversible`.
-      length: of a group, in layers.
-      groups: of each group its parameters, its depth-time and its key.
-      context: as for an `ODEStack`.
-    """
-
-    field: VectorField
-    settings: SolveSettings
-    length: float
-    groups: tuple[Any, jax.Array, jax.Array | None]
-    context: Context | None
+from odeformer.transformer.state import Context, tokens
 
 
 class Recovered(NamedTuple):
@@ -63,12 +49,23 @@ class Recovered(NamedTuple):
     error: Callable[[], jax.Array]
 
 
-def through_groups(depth: Depth, y0: Any, kept: bool) -> tuple[Solution, Recovered]:
+def through_pairs(
+    groups: Groups,
+    config: DepthConfig,
+    y0: Any,
+    context: Context | None,
+    *,
+    adapted: bool = False,
+    kept: bool = False,
+) -> tuple[Solution, Recovered]:
     """Solves for a pair through all groups.
 
     Args:
-      depth: the groups.
-      y0: the state before the first one, arrays with the batch as their leading axis.
+      groups: of the stack.
+      config: how its depth is integrated, with a `reversible`.
+      y0: the state before the first group, arrays with the batch as their leading axis.
+      context: as for an `ODEStack`.
+      adapted: whether adapters are attached to the weights over depth.
       kept: whether tokens after each group are returned.
 
     Returns:
@@ -77,45 +74,53 @@ def through_groups(depth: Depth, y0: Any, kept: bool) -> tuple[Solution, Recover
     Raises:
       ValueError: a lambda under which so many steps cannot be undone.
     """
-    y0 = as_state(y0, depth.settings.per_sample)
-    number, dtype = len(depth.groups[1]), tokens(y0).dtype
-    group = _Group(depth, dtype)
-    check_recoverable(depth.settings.reversible, number * group.number, dtype)
+    settings, dtype = config.group_settings, tokens(y0).dtype
+    y0 = as_state(y0, settings.per_sample)
+    group = _Group(groups.field, settings, config.length, dtype, adapted)
+    check_recoverable(settings.reversible, config.groups * group.number, dtype)
 
     # On a mesh each shard of the batch runs its own pairs, as it does plain states.
     first: Any = begin(y0)
-    forth, split, context, merge = by_shard(group.forth, first, depth.context, depth.settings)
-    back, *_ = by_shard(group.back, first, depth.context, depth.settings)
+    split_up = functools.partial(by_shard, settings=settings, recompute=adapted)
+    back, *_ = split_up(group.back, first, context)
+    forth, split, context, merge = split_up(group.forth, first, context)
     pair: Any = split
-    pull = pull_by_shard(group.pull, depth.settings)
+    pull = pull_by_shard(group.pull, settings)
+    of_group = groups.theta.of_group
 
-    def through(pair, x, context):
-        return forth(*x, pair, context).y1
+    def through(pair, x, shared):
+        (scanned, *place), (context, common) = x, shared
+        return forth(of_group(scanned, common), *place, pair, context).y1
 
     def keep(pair):
         return tokens(pair.y) if kept else None
 
-    def pull_group(pair, g_pair, x, context):
-        pair, g_pair, g_theta, g_context = pull(*x, (pair, g_pair), context)
-        return pair, g_pair, (g_theta, None, None), g_context
+    def pull_group(pair, g_pair, x, shared):
+        (scanned, *place), (context, common) = x, shared
+        theta, pull_theta = jax.vjp(of_group, scanned, common)
+        pair, g_pair, g_theta, g_context = pull(theta, *place, (pair, g_pair), context)
+        g_scanned, g_common = pull_theta(g_theta)
+        return pair, g_pair, (g_scanned, None, None), (g_context, g_common)
 
-    groups = depth.groups
-    if depth.settings.adjoint == REVERSIBLE:
+    xs = groups.theta.scanned, groups.places.offset, groups.keys
+    shared = context, groups.theta.common
+    if settings.adjoint == REVERSIBLE:
         scan = reversible_scan(through, pull_group, keep)
-        last, states = run_reversibly(scan, pair, groups, context)
+        last, states = run_reversibly(scan, pair, xs, shared)
     else:
         # As many groups as there are stay in a scan, like those of a plain state.
-        last, states = scan_steps(through, pair, groups, context, keep)
+        last, states = scan_steps(through, pair, xs, shared, keep)
 
     def error() -> jax.Array:
-        def undo(pair, x, context):
-            return back(*x, pair, context).y1
+        def undo(pair, x, shared):
+            (scanned, *place), (context, common) = x, shared
+            return back(of_group(scanned, common), *place, pair, context).y1
 
-        first = scan_back(undo, *jax.lax.stop_gradient((last, groups, context)))
+        first = scan_back(undo, *jax.lax.stop_gradient((last, xs, shared)))
         return relative_gap(y0, merge(first.y))
 
     y1, z1 = map(merge, last[:2])
-    solution = group.counts(number, len(tokens(y0)))
+    solution = group.counts(config.groups, len(tokens(y0)))
     solution = solution._replace(y1=y1, gap=jax.vmap(relative_gap)(y1, z1))
     merged: Any = jax.vmap(merge)(states) if kept else None
     return solution, Recovered(merged, error)
@@ -124,42 +129,46 @@ def through_groups(depth: Depth, y0: Any, kept: bool) -> tuple[Solution, Recover
 class _Group:
     """The steps of one group, on its local time."""
 
-    def __init__(self, depth: Depth, dtype: Any):
-        number: Any = depth.settings.steps
-        self.number, self._depth = number, depth
-        self._times = step_times(0.0, depth.length, number, dtype)
-        self._steps = make_steps(in_state_dtype(depth.field), depth.settings, scanned=number > 1)
+    def __init__(
+        self, field: VectorField, settings: SolveSettings, length: float, dtype: Any, adapted: bool
+    ):
+        number: Any = settings.steps
+        self.number, self._terms, self._settings = number, len(field.terms), settings
+        self._times = step_times(0.0, length, number, dtype)
+        self._xs = step_inputs(self._times)
+        self._steps = make_steps(in_state_dtype(field), settings, scanned=number > 1)
+
+        # Here, where 'checkpoint' recomputes: no merged kernel outlives its group.
+        self._merged = lora.merge_attached if adapted else lambda theta: theta
 
     def forth(self, theta, offset, key, pair, context) -> Solution:
         """The pair after the group, as the y1 of a Solution."""
-        shared, xs = (FieldParams(theta, offset, context), key), step_inputs(self._times)
-        pair, _ = scan_steps(self._steps.forth, pair, xs, shared, keep=_nothing)
+        shared = FieldParams(self._merged(theta), offset, context), key
+        pair, _ = scan_steps(self._steps.forth, pair, self._xs, shared, keep=_nothing)
         return self._solution(pair)
 
     def back(self, theta, offset, key, pair, context) -> Solution:
         """The pair before the group."""
-        shared, xs = (FieldParams(theta, offset, context), key), step_inputs(self._times)
-        return self._solution(scan_back(self._steps.back, pair, xs, shared))
+        shared = FieldParams(self._merged(theta), offset, context), key
+        return self._solution(scan_back(self._steps.back, pair, self._xs, shared))
 
     def pull(self, theta, offset, key, pairs, context) -> tuple[Pair, Pair, Any, Any]:
         """The pair before the group; the cotangents of it, of theta and of the context."""
         pair, g_pair = pairs
-        shared, xs = (FieldParams(theta, offset, context), key), step_inputs(self._times)
-        cotangents = g_pair, None
+        theta, pull_merged = jax.vjp(self._merged, theta)
+        shared = FieldParams(theta, offset, context), key
         pair, g_pair, _, (g_params, _) = scan_pull(
-            self._steps.pull, pair, cotangents, xs=xs, shared=shared, keep=_nothing
+            self._steps.pull, pair, (g_pair, None), self._xs, shared, keep=_nothing
         )
-        return pair, g_pair, g_params.theta, g_params.context
+        return pair, g_pair, *pull_merged(g_params.theta), g_params.context
 
     def counts(self, groups: int, batch: int) -> Solution:
         """The counts of all groups, as those of an `ODEStack`."""
-        settings = self._depth.settings
-        axes = (groups, batch) if settings.per_sample else (groups,)
+        axes = (groups, batch) if self._settings.per_sample else (groups,)
         return jax.tree.map(lambda n: jnp.broadcast_to(n, (*axes, *n.shape)), self._solution(None))
 
     def _solution(self, y1: Any) -> Solution:
-        terms = len(self._depth.field.terms)
-        return count_fixed_steps(self._depth.settings, terms, self._times)._replace(y1=y1)
+        return count_fixed_steps(self._settings, self._terms, self._times)._replace(y1=y1)
 
 
 def _nothing(pair: Pair) -> None:

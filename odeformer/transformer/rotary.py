@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from odeformer.transformer.layers import Dtype
+from odeformer.transformer.norms import Dtype
 
 SCALINGS = ("none", "linear", "llama3")
 

@@ -23,7 +23,7 @@ from odeformer.transformer.convolution import Convolution
 from odeformer.transformer.heads import heads_of
 from odeformer.transformer.layers import MLP, Damping
 from odeformer.transformer.norms import make_norm
-from odeformer.transformer.streams import Y
+from odeformer.transformer.state import Y
 
 Axes = Mapping[tuple[str, str], tuple[str | None, ...]]
 

@@ -9,8 +9,8 @@ import pytest
 
 from odeformer import DepthConfig, LMConfig, ODEStack, TextConfig, ViTConfig, make_model
 from odeformer.analysis import similarity, trajectory
-from odeformer.transformer.context import Context
 from odeformer.transformer.field import transformer_field
+from odeformer.transformer.state import Context
 from tests.helpers.trees import noisy
 
 SIZES = dict(width=16, heads=2, mlp=32)

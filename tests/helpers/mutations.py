@@ -144,7 +144,6 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"depth.reversible": 0.9, "depth.rtol": 0.1, "depth.solver": "tsit5"},
         {"depth.reversible": 0.1, "depth.solver": "rk4", "depth.steps": 20},
         {"regularise.end_time": 1.0, "depth.share": 1},
-        {"depth.basis": "hat", "depth.coefficients": 3, "depth.share": 1, "depth.reversible": 0.99},
         {"regularise.end_time": 0.5, "depth.reversible": 0.99, "depth.solver": "midpoint"},
         {"regularise.kinetic": 0.1, "depth.reversible": 0.99, "depth.solver": "midpoint"},
         {"regularise.error": 0.1, "depth.solver": "rk4"},
@@ -170,8 +169,6 @@ CONTRADICTIONS: dict[str | None, list[dict[str, Any]]] = {
         {"lora.targets": ["qkv"]},
         {"lora.targets": ["qkv/"], **_ADAPTED},
         *({f"init.{key}": ["head"], **_ADAPTED} for key in ("include", "exclude")),
-        {**_ADAPTED, "depth.reversible": 0.99, "depth.solver": "midpoint"},
-        {**_ADAPTED, "depth.basis": "legendre", "depth.coefficients": 2, "depth.share": 1},
         {**_ADAPTED, "depth.share": 2, "depth.refine_at": [1]},
     ],
     "images": [

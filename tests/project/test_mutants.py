@@ -25,9 +25,7 @@ WITHOUT = {
     *("odeformer/ode/derivatives.py", "odeformer/ode/problem.py"),
     *("odeformer/models/config.py", "odeformer/models/flops.py", "odeformer/models/presets.py"),
     *("odeformer/models/generate.py", "odeformer/models/registry.py"),
-    *(f"odeformer/transformer/{name}.py" for name in ("config", "context", "counts", "streams")),
-    "odeformer/transformer/module.py",
-    "odeformer/transformer/regularised.py",
+    *(f"odeformer/transformer/{name}.py" for name in ("config", "counts", "module", "state")),
     *("train/augment/operations.py", "train/tasks/measured.py"),
 }
 

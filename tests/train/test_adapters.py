@@ -210,6 +210,15 @@ def test_a_run_of_adapters_of_itself_is_refused(base, tmp_path):
         train(config, tmp_path)
 
 
+def test_adapters_of_a_reversible_pair(base, tmp_path):
+    """Trained and validated; the state at depth 0 is recovered with the merged weights."""
+    depth = {"solver": "midpoint", "reversible": 0.999, "adjoint": "reversible"}
+    changes = {f"depth.{name}": value for name, value in depth.items()}
+    train(from_config_dict(make_adapted(base), changes), tmp_path / "run")
+    *_, validated = (m for m in read_metrics(tmp_path / "run") if "val/loss" in m)
+    assert 0 < validated["val/reversible_error"] < 1e-5 < validated["val/reversible_gap"]
+
+
 def test_adapters_decay_as_kernels_do(base):
     config = from_config_dict(make_adapted(base, targets=("qkv",)))
     mask = decay_mask(expected_state(config, one_device_mesh()).params)

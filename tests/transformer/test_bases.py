@@ -171,7 +171,7 @@ def small_problem(dtype):
             lambda t, y, w: jnp.sin(y * at(t, w)["b"]),
         )
     )
-    return field, y, weights.of_group(None)
+    return field, y, weights.of_group(None, weights.common)
 
 
 @pytest.mark.parametrize("name", solvers.NAMES)

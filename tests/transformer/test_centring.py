@@ -15,8 +15,8 @@ from odeformer import (
 )
 from odeformer.transformer.attention import Attention
 from odeformer.transformer.centring import visible_means
-from odeformer.transformer.context import Context
 from odeformer.transformer.rotary import rotation
+from odeformer.transformer.state import Context
 from tests.helpers.trees import relative_error
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 7, 8, 2

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from odeformer.transformer.attention import Attention, KeyValues
-from odeformer.transformer.context import Context
 from odeformer.transformer.heads import as_heads, as_rows, mask_of_rows
 from odeformer.transformer.layers import MLP
 from odeformer.transformer.norms import make_norm
 from odeformer.transformer.rotary import rotation
+from odeformer.transformer.state import Context
 from tests.helpers.trees import noisy
 
 BATCH, TOKENS, WIDTH, HEADS, SIZE = 2, 7, 8, 4, 6

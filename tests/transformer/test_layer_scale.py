@@ -8,7 +8,7 @@ import pytest
 from benchmarks import handwritten
 from odeformer import TransformerField, make_vector_field
 from odeformer.transformer.field import init_params
-from odeformer.transformer.layer_scale import LayerScale
+from odeformer.transformer.norms import LayerScale
 
 BASE = TransformerField(width=16, heads=2, mlp=32, layers=4, layer_scale=0.25)
 Y = jax.random.normal(jax.random.key(0), (2, 5, 16))

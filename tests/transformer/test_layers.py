@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from odeformer.transformer.attention import Attention
-from odeformer.transformer.layers import (
-    ACTIVATIONS,
-    MLP,
-    Dropout,
-    grid_positions,
-    layer_norm,
-    param_dtype,
-)
+from odeformer.transformer.layers import ACTIVATIONS, MLP, Dropout, grid_positions
+from odeformer.transformer.norms import layer_norm, param_dtype
 
 
 def test_drop_path_keeps_the_mean():

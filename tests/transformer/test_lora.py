@@ -260,20 +260,28 @@ def test_refusals(params, images, tmp_path):
 @pytest.mark.parametrize(
     "depth",
     [
-        dict(reversible=0.99, solver="midpoint"),
-        dict(basis="hat", coefficients=3),
-        dict(basis="legendre", coefficients=2),
+        dict(basis="legendre", coefficients=2, reversible=0.99, solver="midpoint"),
+        pytest.param(
+            dict(basis="hat", coefficients=3, reversible=0.99, adjoint="reversible", solver="rk4"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dict(basis="hat", coefficients=3), marks=pytest.mark.slow),
+        pytest.param(
+            dict(reversible=0.99, adjoint="reversible", solver="midpoint", share=2),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_depths_that_adapters_do_not_go_with(depth, images):
+def test_adapters_go_with_every_depth(depth, images):
+    """Merged inside the solve, or before it: the same logits and gradients, to rounding."""
     model, key = ViT(vit(**depth)), jax.random.key(0)
-    params = jax.eval_shape(model.init, key, images)["params"]
-    adapters = jax.eval_shape(lambda params: lora.init(key, params, rank=2), params)
-    variables = {"params": params, "lora": adapters}
-    name = "reversible" if "reversible" in depth else "basis"
-    with pytest.raises(ValueError, match=rf"depth\.{name}=.*odeformer\.lora\.merge"):
-        jax.eval_shape(model.apply, variables, images)
+    params = jax.jit(model.init)(key, images)["params"]
+    adapters = noisy(lora.init(key, params, rank=2))
 
-    # Merged first, they are parameters as any others.
-    merged = jax.eval_shape(lora.merge, params, adapters)
-    jax.eval_shape(model.apply, {"params": merged}, images)
+    def loss(params, adapters=None):
+        variables = {"params": params} | ({} if adapters is None else {"lora": adapters})
+        return jnp.sum(jnp.square(model.apply(variables, images)))
+
+    found = jax.jit(jax.value_and_grad(loss, argnums=1))(params, adapters)
+    merged = lambda adapters: loss(lora.merge(params, adapters))
+    assert relative_error(found, jax.jit(jax.value_and_grad(merged))(adapters)) < 1e-5

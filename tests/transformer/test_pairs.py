@@ -39,6 +39,15 @@ def gradient(stack, params, y, mutable=()):
     "depth",
     [
         dict(layers=4, share=2, solver="lie_trotter"),
+        dict(layers=2, solver="midpoint", basis="legendre", coefficients=3),
+        pytest.param(
+            dict(layers=2, solver="rk4", basis="hat", coefficients=3, streams=True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(layers=3, solver="strang", basis="fourier", coefficients=3, steps=2),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(dict(layers=3, solver="midpoint", streams=True), marks=pytest.mark.slow),
         pytest.param(dict(layers=4, share=4, solver="rk4", streams=True), marks=pytest.mark.slow),
     ],
@@ -87,6 +96,15 @@ def test_memory_does_not_grow_with_depth():
     few, many = (
         temporary(field, y, "reversible", layers=layers, solver="midpoint") for layers in (4, 32)
     )
+    assert many < 1.1 * few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["hat", "legendre"])
+def test_memory_of_weights_in_a_basis_does_not_grow_with_depth(basis):
+    field = FIELD.clone(dropout=0.0, drop_path=0.0, time="none")
+    y, depth = jnp.zeros((16, 32, 16)), dict(solver="midpoint", basis=basis, coefficients=5)
+    few, many = (temporary(field, y, "reversible", layers=n, **depth) for n in (4, 32))
     assert many < 1.1 * few
 
 

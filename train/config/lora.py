@@ -50,7 +50,12 @@ def check_lora(lora: LoraConfig, init: Any, depth: Any) -> None:
                     "which are trained of all the weights: leave it out, or set config.lora.rank "
                     "to None"
                 )
-        _check_depth(lora, depth)
+        if depth.refine_at:
+            raise BadInput(
+                f"config.depth.refine_at={list(depth.refine_at)} does not go with adapters, "
+                f"config.lora.rank={lora.rank}, whose base is never changed: leave it out, or set "
+                "config.lora.rank to None"
+            )
         return
 
     for key, value in (("alpha", lora.alpha), ("targets", list(lora.targets) or None)):
@@ -58,18 +63,4 @@ def check_lora(lora: LoraConfig, init: Any, depth: Any) -> None:
             raise BadInput(
                 f"config.lora.{key}={value} has no effect without adapters: set config.lora.rank, "
                 "too"
-            )
-
-
-def _check_depth(lora: LoraConfig, depth: Any) -> None:
-    """Refuses adapters of weights over depth that are not those of groups, or not for long."""
-    for key, value, plain in (
-        ("reversible", depth.reversible, None),
-        ("basis", depth.basis, "constant"),
-        ("refine_at", list(depth.refine_at), []),
-    ):
-        if value != plain:
-            raise BadInput(
-                f"config.depth.{key}={value!r} does not go with adapters, config.lora.rank="
-                f"{lora.rank}: set config.depth.{key} to {plain!r}, or config.lora.rank to None"
             )

@@ -215,10 +215,19 @@ def test_one_device_equals_eight_everywhere():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["images", "language"])
-def test_a_reversible_pair_on_one_device_equals_eight(kind):
+@pytest.mark.parametrize(
+    ("kind", "depth", "others"),
+    [
+        ("images", dict(), dict()),
+        ("language", dict(), dict()),
+        ("images", dict(basis="hat", coefficients=3, share=1), dict()),
+        ("images", dict(basis="legendre", coefficients=3, share=1), dict(lora=dict(rank=4))),
+    ],
+)
+def test_a_reversible_pair_on_one_device_equals_eight(kind, depth, others):
     """Its backward pass gathers and sums over the shards as the plain one does."""
-    common = dict(kind=kind, depth=dict(solver="midpoint", reversible=0.99, adjoint="reversible"))
+    pair = dict(solver="midpoint", reversible=0.99, adjoint="reversible") | depth
+    common = dict(kind=kind, depth=pair, **others)
     layouts = [dict(mesh=LAYOUTS[i]) for i in (0, 3)]
     layouts.append(dict(mesh=LAYOUTS[0], parallel=dict(mode="shard_map")))
     reference, *results = train_cases(

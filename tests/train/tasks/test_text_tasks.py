@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from odeformer import LM, TextClassifier
-from odeformer.transformer.context import Context
+from odeformer.transformer.state import Context
 from tests.helpers.checkout import ROOT
 from tests.helpers.tiny import make_tiny_language, make_tiny_sentences
 from train.config.border import from_config_dict
