@@ -62,26 +62,21 @@ def abstract_base(config: RunConfig, mesh: Mesh) -> dict[str, Any] | None:
     )
 
 
-def make_variables(config: RunConfig, params: Any, base: Any) -> dict[str, Any]:
-    """Returns what the model is applied to.
+def adapted(config: RunConfig, params: Any, base: Any) -> dict[str, Any]:
+    """Returns what the model is applied to, in the place of {'params': params}.
 
     Args:
       config: of the run.
       params: that are trained.
-      base: the weights that adapters are trained of; None without any.
+      base: the weights that adapters are trained of.
     """
-    if config.lora.rank is None:
-        return {"params": params}
-
     adapters, head = lora.split(params)
     return {"params": {**base, **head}, "lora": lora.scale(adapters, config.lora.scale)}
 
 
 def merge(config: RunConfig, params: Any, base: Any) -> Any:
-    """Returns all of a model's parameters; the arguments are those of `make_variables`."""
-    variables = make_variables(config, params, base)
-    if "lora" not in variables:
-        return variables["params"]
+    """Returns all of a model's parameters; the arguments are those of `adapted`."""
+    variables = adapted(config, params, base)
 
     # Merged kernels lie as the kernels do; left alone, the compiler may place them elsewhere.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, variables["params"])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from odeformer import make_model, sharding
-from train.adapters import make_variables
+from train.adapters import adapted
 from train.config.regularise import regularised
 from train.config.run import RunConfig
 from train.devices.mesh import BATCH_AXES
@@ -34,7 +34,7 @@ def make_gradient(config: RunConfig, task: Task) -> Gradient:
     weights = config.regularise.weights
 
     def loss_fn(params, inputs, targets, key, base=None, scale=1.0):
-        variables = make_variables(config, params, base)
+        variables = {"params": params} if base is None else adapted(config, params, base)
         logits, aux = model.apply(
             variables, *inputs, train=True, rngs={"dropout": key}, mutable=["ode"]
         )

@@ -1,53 +1,33 @@
 """The story of a run, top to bottom."""
 
-import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
-from train.adapters import merge
-from train.checkpoint.base_checks import check_base, check_tokenizer
-from train.checkpoint.checks import check_origin, warn_of_learning_rate
-from train.checkpoint.initial import begin, check_initial, origin_lines
-from train.checkpoint.parameters import check_optimizer_names
-from train.checkpoint.restore import count_parameters, restore_newest
-from train.checkpoint.saver import Saver
+from train.checkpoint.initial import origin_lines
+from train.checkpoint.restore import count_parameters
 from train.checkpoint.sizes import complete
-from train.checkpoint.weights import read_base
-from train.checkpoint.workdir import (
-    check_inputs,
-    check_workdir,
-    has_vanished,
-    locked,
-    read_tokenizer,
-    record_run,
-)
+from train.checkpoint.workdir import has_vanished
 from train.config.border import Given, from_config_dict
 from train.config.modules import import_modules, warn_of_missing
 from train.config.refining import at_step
 from train.config.run import RunConfig
-from train.data.pipeline import BEGINNING, Position, check_batch_size, train_batches
-from train.devices.checks import check_run_fits
-from train.devices.mesh import device_mesh, local_rows, put_batch
-from train.devices.processes import AnyProcess, barrier, is_primary
+from train.data.pipeline import Position
+from train.devices.mesh import put_batch
+from train.devices.processes import is_primary
 from train.divergence import Diverged, SkipMonitor, first_skipped, given_up, rolled_back
 from train.errors import RunError, Stopped, warn
 from train.logs.health import find_warnings
 from train.logs.run_log import RunLog
 from train.logs.tracing import Span
-from train.optimizer import make_optimizer
-from train.programs import Programs, Run
-from train.refinement import check_refinable, make_refine
-from train.schedule import Schedule
-from train.scores import score, summarise
-from train.signals import StopSignals
+from train.programs import Programs
+from train.refinement import make_refine
+from train.run import Run, prepare_run
+from train.scores import summarise
 from train.startup import note
-from train.state import TrainState, expected_state
-from train.tasks import make_task
+from train.state import TrainState
 
 
 def train(
@@ -84,8 +64,8 @@ def train(
         config = from_config_dict(config, changes)
     warn_of_missing("config.modules", config.modules)
 
-    with _prepare(config, workdir, programs or Programs()) as run:
-        state, start = _restore(run)
+    with prepare_run(config, workdir, programs or Programs()) as run:
+        state, start = run.restore()
         while True:
             try:
                 return _train_from(run, state, start, traced)
@@ -95,75 +75,6 @@ def train(
             # Outside of the exception's scope, which holds a state: there is memory for one.
             state, start = _roll_back(run, start, before)
             traced = None
-
-
-@contextlib.contextmanager
-def _prepare(config: RunConfig, workdir: str | epath.Path, programs: Programs) -> Iterator[Run]:
-    """Makes what a run needs, inside its locked workdir."""
-    mesh = device_mesh(config.mesh)
-    check_run_fits(config, mesh)
-    check_optimizer_names(config)
-    optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
-    check_refinable(config, optimizer, mesh)
-
-    path = check_workdir(workdir, config)
-    base = read_base(config, mesh)
-    note(f"reading the data, {config.data.name}")
-    splits = programs.splits(config, read_tokenizer(path))
-    task = make_task(config, splits["train"])
-    check_tokenizer(config, base, splits["train"])
-    check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
-    check_initial(path, config, splits["train"])
-
-    with StopSignals() as signals, locked(path):
-        check_workdir(path, config)  # another trainer may have written while the data were read
-        check_inputs(path, config, splits["train"])
-        barrier("the workdir was read")  # from here on the first process writes into it
-        if is_primary():
-            record_run(path, config, splits["train"])
-        barrier("the run is recorded")
-
-        any_process = AnyProcess()
-        with Saver(path, config, len(splits["train"]), base and base.digest) as saver:
-            yield Run(
-                config=config,
-                path=path,
-                mesh=mesh,
-                splits=splits,
-                task=task,
-                optimizer=optimizer,
-                saver=saver,
-                schedule=Schedule(config, saver),
-                stop_requested=lambda: any_process(signals.received is not None),
-                programs=programs,
-                init_state=programs.init(config, optimizer, mesh, base),
-                **programs.steps(config, optimizer, task, mesh, base),
-                base=base,
-            )
-
-
-def _restore(run: Run, before: int | None = None) -> tuple[TrainState, Position]:
-    """The newest sound state, or the initial one, and its position in the data."""
-    note("restoring or initialising the state")
-    target = functools.partial(expected_state, run.config, run.mesh)
-    restored = restore_newest(run.path, target, before)
-
-    if restored is None:
-        start = BEGINNING
-        state, run.saver.initial = begin(
-            run.path, run.config, run.optimizer, run.mesh, state=run.init_state(), base=run.base
-        )
-    else:
-        state, record = restored
-        start, run.saver.initial = record.position, record.initial
-        check_origin(record, run.path, len(run.splits["train"]))
-        check_base(record, run.base, run.config, run.path)
-        if before is None and is_primary():
-            warn_of_learning_rate(run.path, config=run.config, metadata=record)
-            warn_of_missing(run.path, record.config.get("modules", ()))
-
-    run.saver.retire(start.step)
-    return state, start
 
 
 def _train_from(
@@ -184,7 +95,7 @@ def _train_from(
 
         if steps:
             note("compiling the train step")
-        for step, rows in zip(steps, _batches(run, start), strict=True):
+        for step, rows in zip(steps, run.batches(start), strict=True):
             # The step is dispatched before the metrics of the last one are read.
             batch = put_batch(run.mesh, rows, config.batch_size)
             with log.tracing(step):
@@ -213,26 +124,11 @@ def _train_from(
                 raise Stopped(f"{run.path} is saved at step {step}; the same command resumes it")
 
         log.write_pending()
-        scores = _score(run, "test", state)
+        scores = run.score("test", state)
         tested = log.test(config.train_steps, summarise(run.task, scores))
         log.finish(scores)
 
     return {"step": config.train_steps, **tested}
-
-
-def _batches(run: Run, start: Position) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of the batches from a position on."""
-    config = run.config
-    return train_batches(
-        run.splits["train"],
-        batch_size=config.batch_size,
-        steps=config.train_steps,
-        seed=config.seed,
-        start=start,
-        rows=local_rows(run.mesh, config.batch_size),
-        repeats=config.data.repeats_per_batch,
-        workers=config.data.workers,
-    )
 
 
 def _refine(run: Run, log: RunLog, step: int, state: TrainState) -> tuple[TrainState, Run]:
@@ -248,24 +144,13 @@ def _validate(
 ) -> dict[str, float]:
     """Scores the validation split, and logs its metrics and what seems wrong with the run."""
     log.write_pending()
-    scores = _score(run, "validation", state)
+    scores = run.score("validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
 
     # Whether a reversible pair comes back: one batch, run backwards.
     split = run.splits["validation"]
-    recovered = run.recover(_eval_params(run, state), split, run.config.batch_size)
+    recovered = run.recover(run.eval_params(state), split, run.config.batch_size)
     return log.validation(step, summarise(run.task, scores) | recovered, warnings)
-
-
-def _score(run: Run, split: str, state: TrainState) -> dict[str, np.ndarray]:
-    size, workers = run.config.eval.batch_size, run.config.data.workers
-    params = _eval_params(run, state)
-    return score(params, run.splits[split], size, run.mesh, run.eval_step, workers=workers)
-
-
-def _eval_params(run: Run, state: TrainState) -> Any:
-    """All parameters, adapters merged, that are evaluated: the average where the run keeps one."""
-    return merge(run.config, state.eval_params, run.base and run.base.params)
 
 
 def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
@@ -297,6 +182,6 @@ def _roll_back(run: Run, start: Position, before: int) -> tuple[TrainState, Posi
     if has_vanished(run.path):
         raise RunError(f"the run diverged, and {run.path} with its checkpoints has vanished")
 
-    state, position = _restore(run, before)
+    state, position = run.restore(before)
     guard = dataclasses.replace(state.guard, consecutive=0 * state.guard.consecutive)
     return dataclasses.replace(state, guard=guard), Position(position.step, start.shuffle + 1)

@@ -1,4 +1,4 @@
-"""A run and its programs, which runs that differ in their seed and fold alone share."""
+"""What was compiled and read for a run, which runs that differ in seed and fold alone share."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping
@@ -6,20 +6,16 @@ from typing import Any
 
 import numpy as np
 import optax
-from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint.base import Base
-from train.checkpoint.saver import Saver
 from train.config.data import ImageDataConfig
 from train.config.optimizer import InitConfig
-from train.config.refining import at_step
 from train.config.run import DataConfig, RunConfig
 from train.data.images.arrays import Images
 from train.data.sources import load_splits
 from train.data.split import Split
 from train.data.text.tokenizer import Tokenizer
-from train.schedule import Schedule
 from train.scores import jit_eval_step, jit_recovery, make_eval_step, make_recovery
 from train.state import TrainState, jit_init
 from train.step import jit_train_step, make_train_step
@@ -124,30 +120,3 @@ class Programs:
 def _without_fold(data: DataConfig) -> DataConfig:
     """What the programs depend on: the folds of a set differ in their arrays alone."""
     return dataclasses.replace(data, fold=None) if isinstance(data, ImageDataConfig) else data
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What stays the same from a run's first step to its last."""
-
-    config: RunConfig
-    path: epath.Path
-    mesh: Mesh
-    splits: Mapping[str, Split]
-    task: Task
-    optimizer: optax.GradientTransformation
-    saver: Saver
-    schedule: Schedule
-    stop_requested: Callable[[], bool]
-    programs: Programs
-    init_state: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    eval_step: Callable[[Any, Batch], Metrics]
-    recover: Callable[[Any, Split, int], dict[str, float]]
-    base: Base | None  # the weights that adapters are trained of
-
-    def at(self, step: int) -> "Run":
-        """Returns the run after so many steps: its weights over depth may have been refined."""
-        config = at_step(self.config, step)
-        steps = self.programs.steps(config, self.optimizer, self.task, self.mesh, self.base)
-        return dataclasses.replace(self, config=config, **steps)

@@ -39,7 +39,7 @@ def _pristine(module):
 
 
 def interrupt_at_second_score():
-    """Returns train.loop's score, but for an interruption at its second call."""
+    """Returns train.run's score, but for an interruption at its second call."""
     calls = []
 
     def interrupted(*args, **kwargs):

@@ -12,6 +12,7 @@ from etils import epath
 
 from odeformer import example_inputs, make_model
 from train import loop
+from train import run as runs
 from train.adapters import abstract_base
 from train.checkpoint.initial import check_initial
 from train.checkpoint.initial_plan import find_source, plan_initial
@@ -24,7 +25,6 @@ from train.divergence import SkipMonitor
 from train.gradient import make_gradient
 from train.logs.throughput import Throughput
 from train.optimizer import make_optimizer
-from train.schedule import Schedule
 from train.state import abstract_state, expected_state
 from train.step import lower_train_step
 from train.tasks import make_task
@@ -113,7 +113,7 @@ def batches(config):
     """The sizes of the splits, and the first batches that the loop reads."""
     splits = _splits(config)
     run = types.SimpleNamespace(config=config, splits=splits, mesh=_mesh(config))
-    read = loop._batches(run, BEGINNING)
+    read = runs.Run.batches(run, BEGINNING)
     some = [next(read) for _ in range(2)] + [splits["test"].gather(np.arange(1))]
     read.close()
     sizes = {name: len(split) for name, split in splits.items()}
@@ -127,16 +127,16 @@ def read(config):
     run.eval_step = run.base = None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("train_batches", "score"):
-            patch.setattr(loop, name, lambda *args, **kwargs: asked.append((args[2:], kwargs)))
-        loop._batches(run, BEGINNING)
-        loop._score(run, "validation", types.SimpleNamespace(eval_params=None))
+            patch.setattr(runs, name, lambda *args, **kwargs: asked.append((args[2:], kwargs)))
+        runs.Run.batches(run, BEGINNING)
+        runs.Run.score(run, "validation", types.SimpleNamespace(eval_params=None))
     return str(asked)
 
 
 def due(config):
     """After which steps a run evaluates and saves."""
     with tempfile.TemporaryDirectory() as folder, Saver(epath.Path(folder), config, 1) as saver:
-        schedule = Schedule(config, saver)
+        schedule = runs.Schedule(config, saver)
         return str([schedule.due(step, stop=False) for step in STEPS])
 
 

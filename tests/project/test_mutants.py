@@ -17,7 +17,7 @@ LISTED = mutate.read_mutants()
 # or a place among those that hold checks, names, words and glue.
 DECIDING = ("odeformer/ode", "odeformer/transformer", "odeformer/models", "train/augment")
 DECIDING += ("train/tasks", "train/data/pipeline.py", "train/data/cuts.py", "train/step.py")
-DECIDING += ("train/state.py", "train/optimizer.py", "train/divergence.py", "train/schedule.py")
+DECIDING += ("train/state.py", "train/optimizer.py", "train/divergence.py", "train/run.py")
 DECIDING += ("train/checkpoint/checksums.py", "train/checkpoint/restore.py")
 DECIDING += ("train/checkpoint/retention.py", "train/study/grid.py", "train/study/intervals.py")
 DECIDING += ("train/study/contrasts.py", "train/study/tuning.py")

@@ -16,7 +16,7 @@ from tests.helpers.checkout import ROOT
 from tests.helpers.programs import interrupt_at_second_score, timeless
 from tests.helpers.saved import save, shaken
 from tests.helpers.tiny import make_tiny_language
-from train.adapters import abstract_base, init_trained, make_variables, merge
+from train.adapters import abstract_base, adapted, init_trained, merge
 from train.checkpoint import load_model, load_predictor
 from train.checkpoint.base import make_base
 from train.checkpoint.base_checks import warn_of_new_head
@@ -106,7 +106,7 @@ def test_only_adapters_and_the_head_move(base, finished):
     images = data.standardise(data.to_unit(data.images[:8]))
     apply = jax.jit(model.apply)
     merged = apply({"params": merge(config, trained, was)}, images)
-    unmerged = apply(make_variables(config, trained, was), images)
+    unmerged = apply(adapted(config, trained, was), images)
     np.testing.assert_allclose(unmerged, merged, rtol=1e-6, atol=1e-6)
 
     # The predictor reads the merged weights, and the run was scored with them.
@@ -119,7 +119,7 @@ def test_only_adapters_and_the_head_move(base, finished):
 
 def test_an_interrupted_run_ends_as_one_that_was_not(base, finished, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(make_adapted(base), tmp_path / "run")
     assert saved_steps(tmp_path / "run") == [3]

@@ -75,7 +75,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(finished, tmp_path)
     """Bit for bit: every array of its last checkpoint, its metrics and its scores."""
     cfg, whole = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, tmp_path)
     assert saved_steps(tmp_path) == [3]

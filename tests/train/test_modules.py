@@ -224,7 +224,7 @@ def test_a_run_of_its_own_parts_resumes_bit_for_bit(own, tmp_path):
     _, config, whole = own
     given = json.loads((whole / "config.json").read_text())  # whose modules are imported
     with forgotten(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             loop.train(given, tmp_path)
     with forgotten():

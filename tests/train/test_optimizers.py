@@ -279,7 +279,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(name, tmp_path):
     cfg.optimizer.update(name=name, schedule="wsd", decay_steps=2, learning_rate=1e-3)
     train(cfg, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, tmp_path / "cut")
     train(cfg, tmp_path / "cut")

@@ -77,7 +77,7 @@ def test_a_run_logs_its_pair_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     calls = []
     with monkeypatch.context() as patch:
         stops = lambda received: calls.append(received) or len(calls) > 3
-        patch.setattr("train.loop.AnyProcess", lambda: stops)
+        patch.setattr("train.run.AnyProcess", lambda: stops)
         with pytest.raises(Stopped):
             train(cfg, tmp_path / "parts")
     assert train(cfg, tmp_path / "parts") == whole

@@ -236,7 +236,7 @@ def test_a_run_without_jit_saves_and_resumes(task, tmp_path, opinions_dir):
         cfg = shortest(make_tiny() if task == "images" else make_tiny_language())
     with jax.disable_jit():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("train.loop.score", interrupt_at_second_score())
+            patch.setattr("train.run.score", interrupt_at_second_score())
             with pytest.raises(KeyboardInterrupt):
                 train(cfg, tmp_path / "without")
         train(cfg, tmp_path / "without")

@@ -65,7 +65,7 @@ def test_the_example_of_the_page_on_text_runs(finished, tmp_path, monkeypatch):
 def test_a_language_run_resumes_bit_for_bit(finished, tmp_path):
     cfg, whole = finished
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, tmp_path)
     # The tokeniser is the run's own: it is not made again.

@@ -31,8 +31,9 @@ def make_task(config: RunConfig, data: Split) -> Task:
       BadInput: the data do not fit the model.
     """
     task: Any = TASK_CLASSES[config.task](config, data)
-    measured: Any = Measured(task, config.eval.metrics)
-    return measured if config.eval.metrics else task
+    if config.eval.metrics:
+        task = Measured(task, config.eval.metrics)
+    return task
 
 
 def register(name: str, task: Any = None, *, like: str) -> Any:

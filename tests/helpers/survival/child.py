@@ -16,6 +16,7 @@ from absl import flags
 from etils import epath
 
 from train import command_line, loop
+from train import run as runs
 from train.checkpoint.saver import Saver
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
@@ -124,7 +125,7 @@ def save_slowly(journal, workdir):
 
 
 def _keep_journal(journal, stop_at):
-    take = loop.train_batches
+    take = runs.train_batches
 
     def train_batches(data, start, **options):
         with open(journal, "a") as file:
@@ -139,4 +140,4 @@ def _keep_journal(journal, stop_at):
                     signal.raise_signal(signal.SIGTERM)
                 yield batch
 
-    loop.train_batches = train_batches
+    runs.train_batches = train_batches

@@ -283,7 +283,7 @@ def tuned(tmp_path_factory):
 def test_a_run_begins_with_the_weights_and_says_so(tuned, capfd):
     cfg, root, programs = tuned
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.loop.score", interrupt_at_second_score())
+        patch.setattr("train.run.score", interrupt_at_second_score())
         with pytest.raises(KeyboardInterrupt):
             train(cfg, root / "cut", programs=programs)
     printed = " ".join("".join(capfd.readouterr()).split())

@@ -26,7 +26,7 @@ from train.devices.mesh import device_mesh
 from train.errors import BadInput, RunError
 from train.loop import train
 from train.optimizer import make_optimizer
-from train.schedule import Schedule
+from train.run import Schedule
 from train.state import abstract_state, init_state
 
 

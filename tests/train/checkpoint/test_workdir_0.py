@@ -14,7 +14,7 @@ removed, and the folder's own path cut out of the files commit_success.txt:
         signal.raise_signal(signal.SIGTERM)
         return score(*args)
 
-    with patch("train.loop.score", stopping), pytest.raises(Stopped):
+    with patch("train.run.score", stopping), pytest.raises(Stopped):
         train(cfg, "tests/data/workdir_0")
 
 workdir_0.json next to it holds the SHA-256 of the bytes of each array of the state that was saved
