@@ -103,9 +103,17 @@ def read(raw: Raw) -> dict[str, Any]:
         norm_epsilon=1e-6,
         layer_scale=arguments.get("init_values") or None,
         registers=arguments.get("reg_tokens", 0),
-        distillation="mean" if arguments.get("distilled") else "none",
+        distillation=_distillation(arguments),
         layers=arguments["depth"],
     )
+
+
+def _distillation(arguments: Raw) -> str:
+    """How the token of distillation is read; without classes there is no head to read it."""
+    if not arguments.get("distilled"):
+        return "none"
+
+    return "mean" if arguments["num_classes"] else "token"
 
 
 def layout(config: ViTConfig, raw: Raw) -> Layout:

@@ -122,12 +122,18 @@ def check_sincos(width: int) -> None:
         )
 
 
-def check_distillation(distillation: str, pool: str) -> None:
-    """Raises ValueError for a token of distillation where no class token precedes it."""
+def check_distillation(distillation: str, pool: str, classes: int) -> None:
+    """Raises ValueError for a token of distillation without a class token, or heads, to go with."""
     if distillation != "none" and pool == "mean":
         raise ValueError(
             f"distillation {distillation!r} adds a token after the class token, which pool "
             f"{pool!r} does not have: take pool 'token', or distillation 'none'"
+        )
+
+    if distillation == "mean" and not classes:
+        raise ValueError(
+            "distillation 'mean' averages the logits of two heads, and with classes=0 there are "
+            "none: take distillation 'token', whose token no head reads, or give classes"
         )
 
 

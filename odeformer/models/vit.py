@@ -74,7 +74,7 @@ class ViTConfig(TransformerConfig):
         check_patches(self.image_size, self.image_shape[:2], self.patch_size)
         if self.positions == "sincos":
             check_sincos(self.width)
-        check_distillation(self.distillation, self.pool)
+        check_distillation(self.distillation, self.pool, self.classes)
 
     @property
     def placed_tokens(self) -> int:

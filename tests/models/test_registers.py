@@ -63,7 +63,7 @@ def test_tokens_and_logits_written_by_hand(pool):
 
 
 def test_registers_stand_after_the_token_of_distillation():
-    model, variables = make(distillation="mean", classes=0)
+    model, variables = make(distillation="token", classes=0)
     params = variables["params"]
     assert params["positions"].shape == (1, 8, 16) and model.config.extra_tokens == 5
     tokens = jax.jit(model.apply)(variables, IMAGES)

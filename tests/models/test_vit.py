@@ -232,6 +232,7 @@ def test_presets_take_changes():
         (dict(dropout=1.0), r"dropout is in \[0, 1\)"),
         (dict(width=18, heads=2, positions="sincos"), "a width that 4 divides"),
         (dict(pool="mean", distillation="mean"), "after the class token, which pool 'mean' does"),
+        (dict(distillation="mean", classes=0), "with classes=0 there are none: take distillation"),
     ],
 )
 def test_config_refusals(changes, message):

@@ -1,5 +1,6 @@
 """A run's weights, with all that their use needs: the published layout, and our own."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from train.checkpoint.described import inputs_of
 from train.checkpoint.restore import verified_config
 from train.checkpoint.weights import Step, load_params
 from train.checkpoint.workdir import read_tokenizer
+from train.config.lora import LoraConfig
 from train.config.run import RunConfig, base_task
 from train.config.stored import to_json
 from train.data.images.crops import CENTRE
@@ -76,7 +78,8 @@ def write_safetensors(folder: pathlib.Path, run: Trained) -> None:
     with writing_layout("safetensors"):
         save_safetensors({"params": run.params}, folder / WEIGHTS)
 
-    _write(folder / "config.json", to_json(run.config))
+    # Adapters are merged, so that the model that is written has none.
+    _write(folder / "config.json", to_json(dataclasses.replace(run.config, lora=LoraConfig())))
     _write(folder / "inputs.json", run.inputs_json)
     if run.tokenizer is not None:
         _write(folder / "tokenizer.json", run.tokenizer.to_json())

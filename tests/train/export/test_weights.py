@@ -119,6 +119,7 @@ def test_a_run_of_adapters_goes_out_merged(runs, tmp_path, monkeypatch):
     assert np.abs(layer(weights) - layer(before)).max() > 1e-3
 
     out = export(monkeypatch, runs / "adapted", "safetensors", tmp_path / "own")
+    assert json.loads((tmp_path / "own/config.json").read_text())["lora"]["rank"] is None
     assert_equal(load_safetensors(out / "weights.safetensors"), weights)
     out = export(monkeypatch, runs / "adapted", "huggingface", tmp_path / "layout")
     assert_equal(load_pretrained(out)[1], weights)
