@@ -45,13 +45,6 @@ def without_curves():
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("base") / "run"
-    save(make_adapted(), workdir, shaken)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def finished(base, tmp_path_factory):
     """A run of adapters, trained to its end, with an average of its weights."""
     workdir = tmp_path_factory.mktemp("adapted") / "run"

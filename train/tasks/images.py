@@ -15,7 +15,16 @@ from train.config.data import ImageDataConfig
 from train.config.run import RunConfig
 from train.data.images.arrays import ImageSplit, standardise
 from train.tasks.checks import check_equal
-from train.tasks.task import Arrays, Batch, Inputs, Keys, Metrics, cross_entropy, mean
+from train.tasks.task import (
+    Arrays,
+    Batch,
+    Inputs,
+    Keys,
+    Metrics,
+    cross_entropy,
+    mean,
+    score_classes,
+)
 
 Targets = tuple[jax.Array, jax.Array]  # distributions [B, C], labels [B]
 
@@ -92,13 +101,7 @@ class ImageTask:
 
     def scores(self, logits: jax.Array, batch: Batch, constants: Arrays) -> Metrics:
         """Returns loss (nats), correct (0 or 1), and the predicted and the true class."""
-        predicted = logits.argmax(-1)
-        return {
-            "loss": cross_entropy(logits, batch["label"]),
-            "correct": predicted == batch["label"],
-            "predicted": predicted,
-            "label": batch["label"],
-        }
+        return score_classes(logits, batch["label"])
 
     def summarise(self, scores: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Returns loss and accuracy."""

@@ -98,6 +98,17 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0)
     return losses
 
 
+def score_classes(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Returns loss (nats), correct (0 or 1), and the predicted and the true class, [B] each."""
+    predicted = logits.argmax(-1)
+    return {
+        "loss": cross_entropy(logits, labels),
+        "correct": predicted == labels,
+        "predicted": predicted,
+        "label": labels,
+    }
+
+
 def mean(values: np.ndarray) -> float:
     """Returns the mean."""
     # float32 counts exactly up to 2^24 only, and splits may hold more examples than that.

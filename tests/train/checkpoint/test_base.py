@@ -26,13 +26,6 @@ from train.state import init_state
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("base") / "run"
-    save(make_adapted(), workdir, shaken)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def adapted(base, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("adapted") / "run"
     save(make_adapted(base), workdir, shaken)
