@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import handwritten, measure
 from benchmarks.arguments import positive
-from odeformer import DepthConfig, ODEStack, ViTConfig, presets
+from benchmarks.stacks import compare, deit, make_stack, small_gradients, stack_shapes
 from odeformer.errors import unknown
 from odeformer.ode.problem import ADJOINTS
-from odeformer.transformer.field import transformer_field
 
-TOKENS, SHARE = 65, 12
+SHARE = 12
 OVERHEAD, SPEEDUP, COMPILE = 1.03, 1.3, 1.2  # wanted of ratios
 GROWTH, MEMORY, RECURSIVE = 1.05, 1.05, 1.3
 ROUNDING = 1e-10  # wanted of a float64 gradient
@@ -52,8 +50,8 @@ def overhead(options: argparse.Namespace) -> Iterator[Table]:
         def by_hand(params, y, layer=handwritten.LAYERS[solver]):
             return handwritten.stack(layer, params, y)
 
-        ratio, difference, memory = _compare(
-            _stack(_deit(solver=solver)), by_hand, options.batch, options.pairs
+        ratio, difference, memory = compare(
+            make_stack(deit(solver=solver)), by_hand, options.batch, options.pairs
         )
         table.add_row(
             architecture,
@@ -72,8 +70,8 @@ def overhead(options: argparse.Namespace) -> Iterator[Table]:
         "below 1, fusing pays on this machine",
     )
     for solver in ("euler", "rk4"):
-        fused, unfused = (_stack(_deit(fused, solver=solver)) for fused in (True, False))
-        ratio, difference, memory = _compare(fused, unfused, options.batch, options.pairs)
+        fused, unfused = (make_stack(deit(fused, solver=solver)) for fused in (True, False))
+        ratio, difference, memory = compare(fused, unfused, options.batch, options.pairs)
         table.add_row(
             solver,
             _judged(difference, 1e-4, ".0e"),
@@ -96,10 +94,11 @@ def diffeqsolve(options: argparse.Namespace) -> Iterator[Table]:
         for groups, share in ((1, SHARE), (12, SHARE), (12, 1)):
             depth: dict[str, Any] = dict(solver=solver, layers=groups * share, share=share)
             recursive, checkpoint = (
-                _stack(_deit(adjoint=adjoint, **depth)) for adjoint in ("recursive", "checkpoint")
+                make_stack(deit(adjoint=adjoint, **depth))
+                for adjoint in ("recursive", "checkpoint")
             )
             pairs = options.pairs if groups * share <= SHARE else max(3, options.pairs // 4)
-            ratio, difference, _ = _compare(recursive, checkpoint, options.batch, pairs, groups)
+            ratio, difference, _ = compare(recursive, checkpoint, options.batch, pairs, groups)
             table.add_row(
                 solver,
                 str(groups),
@@ -125,8 +124,8 @@ def compilation(options: argparse.Namespace) -> Iterator[Table]:
         sizes: dict[int, int] = {}
         for repeat in range(-1, COMPILE_REPEATS):  # the first round warms up
             for layers in COMPILE_LAYERS:
-                gradient = measure.loss_and_gradient(_stack(_deit(solver=solver, layers=layers)))
-                shapes = _shapes(layers, options.batch)
+                gradient = measure.loss_and_gradient(make_stack(deit(solver=solver, layers=layers)))
+                shapes = stack_shapes(layers, options.batch)
                 taken, program = measure.compile_seconds(gradient, *shapes)
                 sizes[layers] = measure.program_size(program)
                 if repeat >= 0:
@@ -159,11 +158,11 @@ def memory(options: argparse.Namespace) -> Iterator[Table]:
         f"wanted: checkpoint grows by <= {GROWTH}, and with rk4 is <= {MEMORY} by hand; "
         f"recursive {many} / {few} <= {RECURSIVE}",
     )
-    state = 4 * _shapes(1, options.batch)[1].size
+    state = 4 * stack_shapes(1, options.batch)[1].size
 
     def megabytes(apply: Callable[[int], measure.Apply]) -> list[float]:
         gradients = [measure.loss_and_gradient(apply(n)) for n in STEPS]
-        programs = [measure.compile_program(g, *_shapes(1, options.batch)) for g in gradients]
+        programs = [measure.compile_program(g, *stack_shapes(1, options.batch)) for g in gradients]
         return [measure.temporary_bytes(program) / 1e6 for program in programs]
 
     def add_row(solver: str, adjoint: str, taken: list[float], hand: list[float]) -> None:
@@ -186,7 +185,7 @@ def memory(options: argparse.Namespace) -> Iterator[Table]:
     for solver in ("rk4", "tsit5"):
         for adjoint in ("checkpoint", "recursive", "store", "backsolve"):
             depth: dict[str, Any] = dict(solver=solver, adjoint=adjoint)
-            taken = megabytes(lambda n, d=depth: _stack(_deit(layers=n, share=n, **d)))
+            taken = megabytes(lambda n, d=depth: make_stack(deit(layers=n, share=n, **d)))
             add_row(solver, adjoint, taken, hand)
     yield table
 
@@ -205,7 +204,7 @@ def adjoints(options: argparse.Namespace) -> Iterator[Table]:
     jax.config.update("jax_enable_x64", True)
     try:
         for solver, steps in (*(("rk4", n) for n in STEPS), ("euler", 12)):
-            gradients = _small_gradients(solver, steps)
+            gradients = small_gradients(solver, steps)
             true, backsolve = gradients["store"], gradients["backsolve"]
             errors = {name: measure.relative_error(gradients[name], true) for name in exact}
             table.add_row(
@@ -227,56 +226,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[Table]]] = {
     "memory": memory,
     "adjoints": adjoints,
 }
-
-
-def _small_gradients(solver: str, steps: int) -> dict[str, Any]:
-    """The gradient of a small float64 stack of one group of 12 layers, by each adjoint."""
-    y_BND = jax.random.normal(jax.random.key(0), (2, 17, 32), jnp.float64)
-    gradients = {}
-    for adjoint in ADJOINTS:
-        depth = DepthConfig(layers=12, share=12, solver=solver, steps=steps, adjoint=adjoint)
-        config = ViTConfig(width=32, heads=2, mlp=128, dtype="float64", depth=depth)
-        module = ODEStack(depth, transformer_field(config))
-        params = module.init(jax.random.key(1), y_BND)["params"]["groups"]
-        gradients[adjoint] = jax.jit(measure.loss_and_gradient(_stack(config)))(params, y_BND)[1]
-    return gradients
-
-
-def _deit(fused: bool = False, **depth: Any) -> ViTConfig:
-    sizes = dict(image_size=32, patch_size=4, classes=10)
-    return presets.vit("deit_ti", **sizes, fused=fused, depth=depth)
-
-
-def _stack(config: ViTConfig) -> measure.Apply:
-    """The stack of a config as a function of its parameters and the state."""
-    module = ODEStack(config.depth, transformer_field(config))
-    return lambda params, y: module.apply({"params": {"groups": params}}, y).y1  # pyright: ignore
-
-
-def _arrays(groups: int, batch: int) -> tuple[measure.Params, jax.Array]:
-    """Parameters of that many groups, and a state [batch, TOKENS, D]."""
-    config = _deit(layers=groups)
-    y_BND = jax.random.normal(jax.random.key(0), (batch, TOKENS, config.width))
-    module = ODEStack(config.depth, transformer_field(config))
-    return module.init(jax.random.key(1), y_BND)["params"]["groups"], y_BND
-
-
-def _shapes(groups: int, batch: int) -> tuple[measure.Params, Any]:
-    """The shapes alone of `_arrays`."""
-    return jax.eval_shape(lambda: _arrays(groups, batch))
-
-
-def _compare(
-    apply: measure.Apply, reference: measure.Apply, batch: int, pairs: int, groups: int = 12
-) -> tuple[measure.Ratio, float, float]:
-    """Time ratio, relative difference of the losses, and ratio of temporary memory."""
-    arrays = _arrays(groups, batch)
-    programs = [
-        measure.compile_program(measure.descent_step(f), *arrays) for f in (apply, reference)
-    ]
-    ratio, difference = measure.time_ratio(programs[0], programs[1], *arrays, pairs)
-    numerator, denominator = (measure.temporary_bytes(program) for program in programs)
-    return ratio, difference, numerator / denominator
 
 
 def _table(title: str, columns: tuple[str, ...], caption: str) -> Table:
