@@ -11,9 +11,8 @@ import optax
 from jax.sharding import Mesh
 
 from odeformer import resolution
-from train.config.refining import at_step
+from train.config.refining import at_step, not_refinable
 from train.config.run import RunConfig
-from train.errors import BadInput
 from train.state import TrainState, abstract_state
 
 # The names under which optimisers keep averages of gradients, and of their squares.
@@ -113,11 +112,7 @@ def _refined(
         matrix = maps.second
 
     if matrix is None or is_factored_away or (fine, *x.shape[1:]) != shape or len(x) != sets:
-        raise BadInput(
-            f"config.depth.refine_at: of the optimiser {optimizer!r} it is not known how its "
-            f"{'/'.join(names)} {list(x.shape)} is refined over depth: take another optimiser, "
-            "such as adamw, or leave refine_at out"
-        )
+        raise not_refinable(optimizer, "/".join(names), x.shape)
 
     return resolution.along_depth(matrix, x)
 

@@ -6,7 +6,7 @@ import pytest
 
 from odeformer import solvers, terms
 from train.config import run, tables
-from train.config.registry import Table
+from train.config.tables import Table
 
 
 @contextlib.contextmanager

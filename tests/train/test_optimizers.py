@@ -20,9 +20,8 @@ from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
 from train.config.border import from_config_dict
-from train.config.registry import Table
 from train.config.run import OptimizerConfig
-from train.config.tables import OPTIMIZERS, SCHEDULES
+from train.config.tables import OPTIMIZERS, SCHEDULES, Table
 from train.data.pipeline import Position
 from train.devices.mesh import RULES, device_mesh
 from train.errors import BadInput

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-from train.config.registry import Table
 from train.config.setting import (
     ANY,
     COUNT,
@@ -14,7 +13,7 @@ from train.config.setting import (
     one_of,
     setting,
 )
-from train.config.tables import DOCUMENT_SETS, IMAGE_SETS, SENTENCE_SETS
+from train.config.tables import DOCUMENT_SETS, IMAGE_SETS, SENTENCE_SETS, Table
 
 PACKINGS = ("documents", "stream")
 

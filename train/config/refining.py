@@ -52,3 +52,12 @@ def check_refine_at(config: Any) -> None:
             depth = resolution.refined_depth(depth)
         except ValueError as error:
             raise BadInput(f"config.depth.refine_at: at step {step}, {error}") from error
+
+
+def not_refinable(optimizer: str, name: str, shape: tuple[int, ...]) -> BadInput:
+    """Returns the error for an array of an optimiser's state of which no refinement is known."""
+    return BadInput(
+        f"config.depth.refine_at: of the optimiser {optimizer!r} it is not known how its "
+        f"{name} {list(shape)} is refined over depth: take another optimiser, "
+        "such as adamw, or leave refine_at out"
+    )

@@ -135,6 +135,16 @@ def check_parts(config: ImageDataConfig, examples: int, test: int) -> None:
         )
 
 
+def check_channels(found: int, channels: int) -> None:
+    """Refuses a preparation's mean and deviation of another number of channels than the data's."""
+    if found not in (1, channels):
+        raise BadInput(
+            f"the pretrained model's images have {found} channels by their mean and "
+            f"deviation, and the data set's {channels}: take the preprocessor_config.json of the "
+            "same model"
+        )
+
+
 def undecodable(record: str, error: Exception, otherwise: str, place: str) -> BadInput:
     """Returns the error for a record that cannot be decoded.
 

@@ -8,9 +8,10 @@ import jax
 
 from odeformer.interop import ImagePreparation
 from train.data.images.arrays import standardise
+from train.data.images.checks import check_channels
 from train.data.images.crops import BY_DEFAULT, Crop
 from train.data.images.records import Records
-from train.errors import BadInput, warn
+from train.errors import warn
 
 _FULL = 255.0  # of the pixels that published preparations are for
 
@@ -62,12 +63,7 @@ def as_prepared(split: Any, preparation: ImagePreparation) -> Standardised:
 
 
 def _by_channel(moment: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    if len(moment) not in (1, channels):
-        raise BadInput(
-            f"the pretrained model's images have {len(moment)} channels by their mean and "
-            f"deviation, and the data set's {channels}: take the preprocessor_config.json of the "
-            "same model"
-        )
+    check_channels(len(moment), channels)
     return moment * channels if len(moment) == 1 else moment
 
 

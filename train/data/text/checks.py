@@ -1,7 +1,9 @@
 """What a set of texts must hold, and which keys of its config have an effect."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from train.config.data import PACKINGS, LanguageDataConfig, SentenceDataConfig
 from train.config.tables import DOCUMENT_SETS
 from train.data.text.tokenizer import Tokenizer
 from train.errors import BadInput
+
+_REMEDY = "give a file, a folder or a pattern such as 'texts/*.txt'"
 
 
 def check_keys(config: LanguageDataConfig) -> None:
@@ -57,6 +61,40 @@ def check_no_files(config: SentenceDataConfig) -> None:
             f"config.data.files={config.files!r} has no effect with config.data.name="
             f"{config.name!r}: set the name to 'folder'"
         )
+
+
+def check_given(pattern: str | None) -> str:
+    """Returns the pattern of files; refuses none."""
+    if not pattern:
+        raise BadInput(f"config.data.files is missing: {_REMEDY}")
+    return pattern
+
+
+def check_found(documents: Sequence[str], pattern: str | None) -> None:
+    """Refuses a pattern of files that hold no text."""
+    if not documents:
+        raise BadInput(f"config.data.files={pattern!r}: no file with text there: {_REMEDY}")
+
+
+@contextlib.contextmanager
+def reading_file(path: pathlib.Path) -> Iterator[None]:
+    """Reports as bad input a file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}): leave it out") from error
+
+
+def check_is_text(content: bytes, path: pathlib.Path) -> None:
+    """Refuses a file that holds no text."""
+    # Images, archives and the like hold NUL bytes, and no text does.
+    if b"\0" in content:
+        raise BadInput(f"{path} is not text (it holds NUL bytes): leave it out")
+
+
+def unreadable(record: str, error: Exception, place: str) -> BadInput:
+    """Returns the error for a record that cannot be read; `place` is of `record_place`."""
+    return BadInput(f"{record} cannot be read ({error}): prepare the set again{place}")
 
 
 def check_packing(name: str) -> None:

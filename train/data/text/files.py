@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from train.data.file_search import find_files, report
 from train.data.split import TextOrigin
-from train.errors import BadInput
+from train.data.text.checks import check_found, check_given, check_is_text, reading_file
 from train.files import absolute
-
-_REMEDY = "give a file, a folder or a pattern such as 'texts/*.txt'"
 
 
 def read_files(pattern: str | None) -> list[str]:
@@ -25,18 +23,14 @@ def read_files(pattern: str | None) -> list[str]:
     Raises:
       BadInput: no pattern, no file with text, or a file that cannot be read or is not text.
     """
-    if not pattern:
-        raise BadInput(f"config.data.files is missing: {_REMEDY}")
-
     documents = []
-    for path in find_files(pathlib.Path(absolute(pattern))):
+    for path in find_files(pathlib.Path(absolute(check_given(pattern)))):
         if text := _read_file(path):
             documents.append(text)
         else:
             report(f"{path}: empty, left out")
 
-    if not documents:
-        raise BadInput(f"config.data.files={pattern!r}: no file with text there: {_REMEDY}")
+    check_found(documents, pattern)
     return documents
 
 
@@ -78,14 +72,9 @@ def decode(contents: Sequence[bytes], name: str) -> list[str]:
 
 
 def _read_file(path: pathlib.Path) -> str:
-    try:
+    with reading_file(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}): leave it out") from error
-
-    # Images, archives and the like hold NUL bytes, and no text does.
-    if b"\0" in content:
-        raise BadInput(f"{path} is not text (it holds NUL bytes): leave it out")
+    check_is_text(content, path)
 
     # A mark of the byte order is not part of the text.
     (text,) = decode([content.removeprefix(codecs.BOM_UTF8)], str(path))

@@ -4,8 +4,8 @@ from typing import Any
 
 from train.data.cuts import record_place
 from train.data.progress import chunks
+from train.data.text.checks import unreadable
 from train.data.text.files import decode
-from train.errors import BadInput
 
 _CHUNK = 1024  # records read at a time
 
@@ -52,7 +52,4 @@ def _read_record(source: Any, place: int, split: str) -> Any:
     try:
         return source[place]
     except Exception as error:
-        raise BadInput(
-            f"{split}: record {place} cannot be read ({error}): prepare the set again"
-            f"{record_place(source, place)}"
-        ) from error
+        raise unreadable(f"{split}: record {place}", error, record_place(source, place)) from error
