@@ -2,7 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from odeformer import solvers
+from odeformer.errors import unknown
 from train.errors import BadInput, RunError
 
 
@@ -13,6 +16,18 @@ def check_one_folder(folders: Sequence[str]) -> None:
             f"give the folder of one run, e.g. runs/digits; {len(folders)} were given"
             " (--compare=RUN shows another next to it)"
         )
+
+
+def check_params_alone(params: bool, others: Sequence[Any]) -> None:
+    """Refuses --config without --params, or next to what belongs to a run."""
+    if not params or any(others):
+        raise BadInput("--config goes with --params alone: it shows a config's parameters")
+
+
+def check_curves(curves: str | None, compared: Sequence[str]) -> None:
+    """Refuses curves of a run alone."""
+    if curves and not compared:
+        raise BadInput("--curves goes with --compare: name the runs to draw next to this one")
 
 
 def check_newest_sound(workdir: str, states: Sequence[tuple[int, str]], sound: str) -> None:
@@ -77,6 +92,19 @@ def check_steps(steps: Sequence[str]) -> None:
             raise BadInput(
                 f"--steps are whole numbers, 1 or more, separated by commas; {number!r} was given"
             )
+
+
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Refuses a split that a set of data has not."""
+    if split not in splits:
+        raise BadInput(f"--split: {unknown('split', split, splits)}")
+
+
+def check_solvers(names: Sequence[str]) -> None:
+    """Refuses names that are no solver's; 'all' stands alone."""
+    for name in [] if names == ["all"] else names:
+        if name not in solvers.NAMES:
+            raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
 
 
 def no_language(workdir: str, task: str) -> BadInput:

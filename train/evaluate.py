@@ -21,23 +21,21 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.table import Table
 
 from odeformer import DepthConfig, solvers
-from odeformer.errors import unknown
 from train import command_line
 from train.checkpoint import pretrained, weights
 from train.checkpoint.pretrained_checks import check_alone
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_tokenizer
-from train.checks import check_confusion, check_steps
+from train.checks import check_confusion, check_solvers, check_split, check_steps
 from train.config.run import RunConfig
 from train.data.sources import load_splits
 from train.data.split import Split
 from train.devices.checks import check_model_fits
 from train.devices.mesh import device_mesh, parameter_shardings
-from train.errors import BadInput
 from train.logs.classes import class_names, plot_confusion, print_classes
+from train.logs.solver_table import solver_table, steps_text
 from train.scores import make_eval_step, score, summarise
 from train.tasks import make_task
 
@@ -45,22 +43,6 @@ SPLITS = ("train", "validation", "test")
 
 # The tolerance and the limit of the adaptive rows of --solvers.
 ADAPTIVE_RTOL, ADAPTIVE_MAX_STEPS = 1e-2, 256
-
-# The table's columns by metric: title and format.
-_COLUMNS = {
-    "loss": ("loss", "{:.4f}"),
-    "accuracy": ("accuracy", "{:.2%}"),
-    "f1": ("F1", "{:.2%}"),
-    "perplexity": ("ppl", "{:.2f}"),
-    "bits_per_byte": ("bits/byte", "{:.4f}"),
-    "nfe": ("NFE", "{:g}"),
-    "failed_solves": ("failed", "{:g}"),
-    "reversible_gap": ("gap", "{:.1e}"),
-}
-_CAPTION = (
-    "* as trained (or as the flags say). NFE: evaluations of all terms. failed: "
-    "examples whose solve ran out of steps."
-)
 
 FLAGS = flags.FlagValues()
 command_line.define_path("workdir", "Folder or gs:// address of the run.", FLAGS)
@@ -178,7 +160,7 @@ def score_depths(
 
     scores = []
     for depth in rows:
-        note(f"compiling and evaluating {depth.solver}, steps per group: {_steps(depth)}")
+        note(f"compiling and evaluating {depth.solver}, steps per group: {steps_text(depth)}")
         step = make_eval_step(dataclasses.replace(config.model, depth=depth), task, mesh)
         size, workers = config.eval.batch_size, config.data.workers
         scores.append(score(params, data, size, mesh=mesh, step=step, workers=workers))
@@ -196,47 +178,11 @@ def _print_comparison(
     task = make_task(config, data)
     metrics = [summarise(task, of_depth) for of_depth in scores]
 
-    console.print(_table(config.model.depth, rows, metrics))
+    console.print(solver_table(config.model.depth, rows, metrics))
     return [
-        {"solver": depth.solver, "steps": _steps(depth), **values}
+        {"solver": depth.solver, "steps": steps_text(depth), **values}
         for depth, values in zip(rows, metrics, strict=True)
     ]
-
-
-def _table(
-    own: DepthConfig, rows: Sequence[DepthConfig], metrics: Sequence[Mapping[str, float]]
-) -> Table:
-    """The metrics by solver and steps; the run's own depth has a star."""
-    table = Table(title="the same weights under other solvers", caption=_CAPTION)
-    table.add_column("solver", justify="left")
-    for column in ("steps per group", *(metric_column(name)[0] for name in metrics[0])):
-        table.add_column(column, justify="right")
-
-    for depth, values in zip(rows, metrics, strict=True):
-        is_own = all(
-            getattr(depth, name) == getattr(own, name) for name in ("solver", "rtol", "fixed_steps")
-        )
-        table.add_row(
-            _name(depth) + (" *" if is_own else ""),
-            _steps(depth),
-            *(metric_column(name)[1].format(value) for name, value in values.items()),
-        )
-
-    return table
-
-
-def _name(depth: DepthConfig) -> str:
-    pair = "" if depth.reversible is None else f", reversible {depth.reversible:g}"
-    return solvers.name_of(depth.solver) + pair
-
-
-def metric_column(name: str) -> tuple[str, str]:
-    """Returns the title and the format of a metric, a registered one included."""
-    return _COLUMNS.get(name, (name, "{:.4f}"))
-
-
-def _steps(depth: DepthConfig) -> str:
-    return f"rtol {depth.rtol:g}" if depth.rtol is not None else str(depth.fixed_steps)
 
 
 def _open_run(argv: Sequence[str]) -> tuple[RunConfig, Callable[[], tuple[Any, Any]]]:
@@ -295,15 +241,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags() -> None:
-    split, names = FLAGS.split, FLAGS.solvers
     check_steps(FLAGS.steps)
-    if split not in SPLITS:
-        raise BadInput(f"--split: {unknown('split', split, SPLITS)}")
-    if names == ["all"]:
-        return
-    for name in names:
-        if name not in solvers.NAMES:
-            raise BadInput(f"--solvers: {unknown('solver', name, (*solvers.NAMES, 'all'))}")
+    check_split(FLAGS.split, SPLITS)
+    check_solvers(FLAGS.solvers)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,9 @@ from train.data.split import Split
 from train.devices.checks import check_model_fits
 from train.devices.mesh import device_mesh
 from train.errors import BadInput
-from train.evaluate import SPLITS, metric_column, score_depths
+from train.evaluate import SPLITS, score_depths
 from train.files import as_path
+from train.logs.solver_table import metric_column
 from train.optimizer import make_optimizer
 from train.scores import summarise
 from train.state import TrainState, init_guard
