@@ -21,7 +21,8 @@ Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped by a signal with its state
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train import startup
 from train.devices.cluster import is_first
@@ -32,7 +33,9 @@ startup.announce(__name__, is_first(sys.argv, os.environ))
 from absl import flags
 
 from train import command_line
-from train.checkpoint.sizes import complete
+from train.checkpoint.workdir import recorded_values
+from train.config.border import Given
+from train.data.sizes import with_sizes
 from train.devices import processes
 from train.errors import BadInput
 from train.logs.tracing import parse_span
@@ -63,10 +66,13 @@ flags.DEFINE_integer(
 )
 
 
+def _complete(given: Given, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, and what the file leaves out: of the run that the workdir holds, if it does."""
+    return with_sizes(given, changes, lambda: recorded_values(FLAGS.workdir))
+
+
 def main(argv: Sequence[str]) -> None:
-    config = command_line.parse_config(
-        argv, FLAGS, complete=lambda given, changes: complete(given, changes, FLAGS.workdir)
-    )
+    config = command_line.parse_config(argv, FLAGS, complete=_complete)
     if not FLAGS.workdir:
         raise BadInput("--workdir is missing: give a folder for the run, e.g. --workdir=runs/x")
 

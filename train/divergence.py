@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from train.checkpoint.checksums import leaf_name
+from train.config.refining import at_step
 from train.config.run import GuardConfig, RunConfig
 from train.data.pipeline import BatchOrder
 from train.devices.mesh import on_mesh, replicated
@@ -19,6 +19,7 @@ from train.devices.processes import is_primary
 from train.errors import RunDiverged, warn
 from train.files import write_atomic
 from train.gradient import make_gradient
+from train.run import Run
 from train.state import TrainState
 from train.step import random_keys
 from train.tasks.task import Batch, Task
@@ -96,34 +97,26 @@ def rolled_back(diverged: Diverged, rollback: int, limit: int) -> str:
     )
 
 
-def given_up(
-    diverged: Diverged,
-    workdir: epath.Path,
-    config: RunConfig,
-    task: Task,
-    mesh: Mesh,
-    examples: int,
-    shuffle: int,
-    base: Any = None,
-) -> RunDiverged:
+def given_up(diverged: Diverged, run: Run, shuffle: int) -> RunDiverged:
     """Writes divergence.json, and returns the error that reports it: no rollback is left.
 
     Args:
       diverged: the last skipped batch, and the state after it.
-      workdir: of the run.
-      config: of the run.
-      task: to be learnt.
-      mesh: of the devices.
-      examples: number of training examples.
+      run: as it began.
       shuffle: number of the shuffle of the data.
-      base: the weights that adapters are trained of; None without any.
     """
+    config = at_step(run.config, diverged.step - 1)
     gradients, parameters = norms(
-        diverged.state, diverged.batch, config=config, task=task, mesh=mesh, base=base
+        diverged.state,
+        diverged.batch,
+        config=config,
+        task=run.task,
+        mesh=run.mesh,
+        base=run.base and run.base.params,
     )
-    indices = _batch_indices(diverged.step, config, examples, shuffle)
+    indices = _batch_indices(diverged.step, config, len(run.splits["train"]), shuffle)
 
-    path = workdir / "divergence.json"
+    path = run.path / "divergence.json"
     if is_primary():
         values = _as_json(diverged, gradients, parameters, indices)
         # A run that diverged on a full disk is reported on the terminal all the same.

@@ -32,15 +32,22 @@ from rich.text import Text
 from train import command_line
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
 from train.checkpoint.metadata import other_versions
-from train.checkpoint.parameters import parameter_shapes, parameter_table
-from train.checkpoint.restore import count_parameters, verified_config
+from train.checkpoint.parameters import count_parameters, parameter_shapes, parameter_table
+from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_config
-from train.checks import check_newest_sound, check_one_folder, reading_run, writing
+from train.checks import (
+    check_curves,
+    check_newest_sound,
+    check_one_folder,
+    check_params_alone,
+    reading_run,
+    writing,
+)
 from train.config.border import flatten, from_config_dict, to_dict
 from train.config.modules import warn_of_missing
 from train.config.run import RunConfig
 from train.data.sizes import with_sizes
-from train.errors import BadInput, RunError
+from train.errors import RunError
 from train.files import expand
 from train.logs.comparison import plot_runs, read_runs, score_table
 from train.logs.progress import describe
@@ -218,15 +225,12 @@ def _workdir_of(positional: Sequence[str]) -> str:
 def _inspect(argv: Sequence[str], console: Console) -> None:
     if command_line.flag_value(argv, "config") is not None:
         config = command_line.parse_config(argv, FLAGS, complete=with_sizes)
-        if not FLAGS.params or FLAGS.workdir or FLAGS.compare:
-            raise BadInput("--config goes with --params alone: it shows a config's parameters")
-
+        check_params_alone(FLAGS.params, [FLAGS.workdir, FLAGS.compare])
         console.print(parameter_table(config.model))
         return
 
     workdir = _workdir_of(command_line.parse(argv, FLAGS))
-    if FLAGS.curves and not FLAGS.compare:
-        raise BadInput("--curves goes with --compare: name the runs to draw next to this one")
+    check_curves(FLAGS.curves, FLAGS.compare)
     if FLAGS.compare:
         _compare(workdir, [expand(other) for other in FLAGS.compare], console)
     if FLAGS.params:

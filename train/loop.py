@@ -7,14 +7,13 @@ from typing import Any
 from etils import epath
 
 from train.checkpoint.initial import origin_lines
-from train.checkpoint.restore import count_parameters
-from train.checkpoint.sizes import complete
-from train.checkpoint.workdir import has_vanished
+from train.checkpoint.parameters import count_parameters
+from train.checkpoint.workdir import has_vanished, recorded_values
 from train.config.border import Given, from_config_dict
 from train.config.modules import import_modules, warn_of_missing
-from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.data.pipeline import Position
+from train.data.sizes import with_sizes
 from train.devices.mesh import put_batch
 from train.devices.processes import is_primary
 from train.divergence import Diverged, SkipMonitor, first_skipped, given_up, rolled_back
@@ -60,7 +59,8 @@ def train(
     # Here a ConfigDict ends. Its caller wrote it, so that its modules may run.
     if not isinstance(config, RunConfig):
         modules = import_modules(config.get("modules"))
-        changes = complete(config, {"modules": modules} if modules else {}, workdir)
+        changes = {"modules": modules} if modules else {}
+        changes = with_sizes(config, changes, lambda: recorded_values(workdir))
         config = from_config_dict(config, changes)
     warn_of_missing("config.modules", config.modules)
 
@@ -156,16 +156,7 @@ def _validate(
 def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
     """The step before which a diverged run resumes, if it may be rolled back once more."""
     if start.shuffle >= run.config.guard.max_rollbacks:
-        raise given_up(
-            diverged,
-            run.path,
-            config=at_step(run.config, diverged.step - 1),
-            task=run.task,
-            mesh=run.mesh,
-            examples=len(run.splits["train"]),
-            shuffle=start.shuffle,
-            base=run.base and run.base.params,
-        )
+        raise given_up(diverged, run, start.shuffle)
 
     if is_primary():
         warn(rolled_back(diverged, start.shuffle + 1, run.config.guard.max_rollbacks))

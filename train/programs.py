@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from train.checkpoint.base import Base
+from train.checkpoint.weights import Base
 from train.config.data import ImageDataConfig
 from train.config.optimizer import InitConfig
 from train.config.run import DataConfig, RunConfig

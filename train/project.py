@@ -27,7 +27,8 @@ from rich.table import Table
 from odeformer import DepthConfig, project, resolution
 from train import command_line
 from train.checkpoint.metadata import Metadata
-from train.checkpoint.restore import count_parameters, verified_config
+from train.checkpoint.parameters import count_parameters
+from train.checkpoint.restore import verified_config
 from train.checkpoint.saver import Saver
 from train.checkpoint.weights import load_weights
 from train.checkpoint.workdir import locked, read_tokenizer, record_run

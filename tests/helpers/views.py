@@ -15,9 +15,9 @@ from train import loop
 from train import run as runs
 from train.adapters import abstract_base
 from train.checkpoint.initial import check_initial
-from train.checkpoint.initial_plan import find_source, plan_initial
 from train.checkpoint.retention import Retention
 from train.checkpoint.saver import Saver
+from train.checkpoint.transfer import find_source, plan_initial
 from train.data.pipeline import BEGINNING, Position, train_batches
 from train.data.sources import load_splits
 from train.devices.mesh import device_mesh, on_mesh

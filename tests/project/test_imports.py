@@ -28,10 +28,10 @@ ROWS = [
     "train.tasks train.state train.prepare",
     "train.logs train.checkpoint train.gradient",
     "train.step train.refinement",
-    "train.scores train.divergence train.aot train.inspect train.generate "
-    "train.predict train.export",
+    "train.scores train.aot train.inspect train.generate train.predict train.export",
     "train.evaluate train.programs",
     "train.run",
+    "train.divergence",
     "train.loop",
     "train.study train.project train.__main__",
 ]

@@ -18,13 +18,12 @@ from tests.helpers.saved import save, shaken
 from tests.helpers.tiny import make_tiny_language
 from train.adapters import abstract_base, adapted, init_trained, merge
 from train.checkpoint import load_model, load_predictor
-from train.checkpoint.base import make_base
-from train.checkpoint.base_checks import warn_of_new_head
-from train.checkpoint.initial_plan import find_source, plan_initial
+from train.checkpoint.initial_checks import warn_of_new_head
 from train.checkpoint.listing import SOUND, list_checkpoints
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.restore import restore_weights, verified_config
-from train.checkpoint.weights import load_params
+from train.checkpoint.transfer import find_source, plan_initial
+from train.checkpoint.weights import load_params, make_base
 from train.checkpoint.workdir import read_tokenizer, record_run, saved_steps
 from train.config.border import from_config_dict
 from train.data.sources import load_splits

@@ -15,7 +15,7 @@ from tests.helpers.tiny import make_tiny
 from train import command_line, inspect
 from train.checkpoint import listing
 from train.checkpoint.metadata import Damaged, read_metadata
-from train.checkpoint.restore import count_parameters
+from train.checkpoint.parameters import count_parameters
 from train.checkpoint.saver import Saver
 from train.checkpoint.weights import load_model
 from train.checkpoint.workdir import locked, read_config, record_run, saved_steps

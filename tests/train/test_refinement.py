@@ -14,11 +14,11 @@ from tests.helpers.programs import timeless
 from tests.helpers.tiny import make_tiny
 from train import project as program
 from train.checkpoint.checksums import checksums
-from train.checkpoint.initial_plan import find_source, plan_initial
 from train.checkpoint.listing import SOUND, list_checkpoints
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.restore import restore_step, restore_weights
+from train.checkpoint.transfer import find_source, plan_initial
 from train.checkpoint.weights import load_model, load_params, read_weights
 from train.checkpoint.workdir import checkpoint_folder, read_config
 from train.command_line import run

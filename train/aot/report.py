@@ -14,7 +14,7 @@ from odeformer import ModelConfig, flops
 from train.adapters import abstract_base
 from train.aot import compiled, topologies
 from train.aot.advice import advise
-from train.checkpoint.parameters import check_optimizer_names
+from train.checkpoint.initial_checks import check_optimizer_names
 from train.config.run import RunConfig
 from train.data.blank import blank_split
 from train.devices.checks import check_run_fits

@@ -1,5 +1,6 @@
-"""Whether a checkpoint can be used: with its workdir's files, on this data, in this model."""
+"""Whether a checkpoint can be used (with its files, on this data, in this model), or written."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ from train.checkpoint.metadata import (
     tokenizer_digest,
     versions,
 )
-from train.checkpoint.workdir import read_config
+from train.checkpoint.workdir import checkpoint_folder, has_vanished, read_config
 from train.config.refining import at_step
 from train.config.run import RunConfig
 from train.config.stored import differences, from_stored
-from train.devices.processes import is_primary
+from train.devices.processes import all_agree, is_primary
 from train.errors import BadInput, warn
+from train.files import is_local
 from train.optimizer import make_schedule
 from train.state import TrainState
 
@@ -184,3 +186,42 @@ def step_damaged(
         f"the checkpoint of step {step} in {workdir} is damaged ({error}): take another of "
         f"{', '.join(map(str, steps))}"
     )
+
+
+def check_disk(workdir: epath.Path, size: int) -> None:
+    """Refuses, in every process, a local workdir that has no room for a state.
+
+    Args:
+      workdir: of the run.
+      size: of the state, bytes.
+
+    Raises:
+      OSError: it cannot be written, or its disk is too full.
+    """
+    trouble: OSError | None = None
+    if is_primary() and is_local(workdir):
+        try:
+            _probe(workdir, size)
+        except OSError as error:
+            trouble = error
+
+    if not all_agree(trouble is None):
+        raise trouble or OSError(f"the first process cannot write into {workdir}")
+
+
+def _probe(workdir: epath.Path, size: int) -> None:
+    # A workdir that has vanished is not made again: its disk may be unmounted, and the run would
+    # write into the mount point.
+    if has_vanished(workdir):
+        raise FileNotFoundError(f"{workdir} has vanished")
+
+    folder = checkpoint_folder(workdir)
+    probe = folder / ".probe"
+    folder.mkdir(exist_ok=True)
+    probe.write_text("can this be written?")
+    probe.unlink()
+
+    # On a full disk the threads of orbax wait for one another for minutes until they fail.
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(f"the disk has {free:,} bytes left, and the state takes {size:,}")

@@ -9,13 +9,10 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from train.checkpoint.base import Base
-from train.checkpoint.base_checks import warn_of_new_head
-from train.checkpoint.initial_checks import check_tokenizer, warn_of_classes
-from train.checkpoint.initial_params import take
-from train.checkpoint.initial_plan import describe, find_source, is_of_head, plan_initial
+from train.checkpoint.initial_checks import check_tokenizer, warn_of_classes, warn_of_new_head
 from train.checkpoint.metadata import Initial
-from train.checkpoint.weights import read_weights
+from train.checkpoint.transfer import describe, find_source, is_of_head, plan_initial, take
+from train.checkpoint.weights import Base, read_weights
 from train.checkpoint.workdir import read_inputs, read_tokenizer, saved_steps
 from train.config.run import RunConfig
 from train.devices.processes import is_primary

@@ -1,4 +1,4 @@
-"""The parameters of a model, without allocating them."""
+"""The parameters of a model: shapes, number and names; nothing is allocated."""
 
 import functools
 import math
@@ -6,16 +6,15 @@ from collections import Counter
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from rich.table import Table
 
-from odeformer import ModelConfig, example_inputs, lora, make_model, sharding
+from odeformer import ModelConfig, example_inputs, make_model, sharding
 from train.adapters import init_trained
 from train.checkpoint.checksums import leaf_name
-from train.config.patterns import check_matching, check_trained, factors
 from train.config.run import RunConfig
 from train.devices.mesh import parameter_shardings
-from train.errors import BadInput
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
@@ -34,40 +33,17 @@ def abstract_parameters(config: ModelConfig, mesh: Mesh) -> Any:
     )
 
 
+def count_parameters(params: Any) -> int:
+    """Returns the number of parameters in a tree of arrays."""
+    return int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(params)))
+
+
 def parameter_names(config: RunConfig) -> list[str]:
     """Returns the names of a run's parameters: of adapters and a head, where it trains these."""
     shapes = parameter_shapes(config.model)
     if config.lora.rank is not None:
         shapes = jax.eval_shape(functools.partial(init_trained, config, config.seed), shapes)
     return [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-
-
-def check_adapters(config: RunConfig) -> None:
-    """Refuses adapters that the model has no kernels for, or whose rank is too large."""
-    options = config.lora
-    if options.rank is None:
-        return
-
-    try:
-        lora.kernels(parameter_shapes(config.model), options.rank, options.targets)
-    except ValueError as error:
-        raise BadInput(f"config.lora: {error}") from error
-
-
-def check_optimizer_names(config: RunConfig) -> None:
-    """Refuses names of parameters, to freeze or to train at another rate, that fit none.
-
-    Raises:
-      BadInput: a pattern that matches no parameter, or parameters to freeze that are all; adapters
-        that the model cannot have.
-    """
-    check_adapters(config)
-    options = config.optimizer
-    if options.freeze or options.rate_factors:
-        names = parameter_names(config)
-        check_matching("optimizer.freeze", options.freeze, names)
-        trained = check_trained(options.freeze, names)
-        check_matching("optimizer.rate_factors", factors(options.rate_factors), trained, " trained")
 
 
 def parameter_table(config: ModelConfig) -> Table:

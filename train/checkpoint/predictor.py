@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from odeformer import LM, generate, make_model
-from train.checkpoint.described import inputs_of
 from train.checkpoint.predictor_checks import check_batch_size, check_texts, refused
-from train.checkpoint.raw_images import is_one_image, read_image
+from train.checkpoint.predictor_inputs import inputs_of, is_one_image, read_image
 from train.checkpoint.restore import evaluation_config
 from train.checkpoint.weights import Step, load_params
 from train.checkpoint.workdir import read_tokenizer

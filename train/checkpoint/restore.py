@@ -1,26 +1,19 @@
-"""Reads checkpoints: verified, or not at all."""
+"""Reads checkpoints: verified, or not at all; the newest one that is sound."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-import jax
-import numpy as np
 from etils import epath
 
 from train.checkpoint.arrays import read_part, read_state
-from train.checkpoint.checks import check_arrays_fit, check_files
+from train.checkpoint.checks import check_arrays_fit, check_files, check_none_damaged
 from train.checkpoint.checksums import checksums
 from train.checkpoint.metadata import STATE, Damaged, Metadata, read_metadata
-from train.checkpoint.search import newest_sound
-from train.checkpoint.together import on_all
-from train.checkpoint.workdir import (
-    checkpoint_folder,
-    read_config,
-    saved_steps,
-)
+from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps, unfinished_saves
 from train.config.run import RunConfig
 from train.config.stored import for_evaluation
-from train.errors import BadInput
+from train.devices.processes import all_agree, is_primary
+from train.errors import BadInput, warn
 from train.state import TrainState
 
 
@@ -34,12 +27,12 @@ def restore_step(
       BadInput: it has other arrays than the target; names the first that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = on_all(lambda: read_metadata(workdir, step))
+    metadata = _on_all(lambda: read_metadata(workdir, step))
 
     # Before any array is read, so that the message names the first one that differs.
     check_arrays_fit(metadata, target, str(folder))
 
-    state = on_all(lambda: read_state(folder / STATE, target, metadata.former))
+    state = _on_all(lambda: read_state(folder / STATE, target, metadata.former))
 
     _verify(state, metadata)
     return state, metadata
@@ -61,15 +54,30 @@ def restore_weights(workdir: str | epath.Path, step: int, target: Any) -> tuple[
       BadInput: they do not fit the target; names the first array that differs.
     """
     folder = checkpoint_folder(workdir) / str(step)
-    metadata = on_all(lambda: read_metadata(workdir, step))
+    metadata = _on_all(lambda: read_metadata(workdir, step))
 
     # The average has the form of the weights, by whose names people know them.
     check_arrays_fit(metadata, {"params": target}, str(folder), part="params/")
     part = "ema" if any(name.startswith("ema/") for name in metadata.leaves) else "params"
 
-    read = on_all(lambda: read_part(folder / STATE, {part: target}))
+    read = _on_all(lambda: read_part(folder / STATE, {part: target}))
     _verify(read, metadata)
     return read[part], metadata
+
+
+def _on_all(read: Callable[[], Any]) -> Any:
+    """What was read if every process could read it; Damaged in all of them if one could not."""
+    value, error = None, None
+    try:
+        value = read()
+    except Damaged as caught:
+        error = caught
+
+    # A process that took an older checkpoint alone would train on another state than the others.
+    if not all_agree(error is None):
+        raise error or Damaged("another process cannot read it")
+
+    return value
 
 
 def _verify(arrays: Any, metadata: Metadata) -> None:
@@ -106,6 +114,53 @@ def restore_newest(
     return newest_sound(workdir, restore, before)
 
 
+def newest_sound(
+    workdir: str | epath.Path,
+    restore: Callable[[int], tuple[Any, Metadata]],
+    before: int | None = None,
+) -> tuple[Any, Metadata] | None:
+    """Returns what `restore` does for the newest step it finds sound; None if there is no step.
+
+    Args:
+      workdir: of the run.
+      restore: step -> the arrays and the metadata; raises Damaged.
+      before: checkpoints of earlier steps than this one are preferred.
+
+    Raises:
+      BadInput: there are checkpoints, none of them sound.
+    """
+    folder = checkpoint_folder(workdir)
+    for name in unfinished_saves(workdir):
+        _report(f"{folder / name} is unfinished: its save was cut off, and it is ignored")
+
+    # The sort is stable: on either side of `before` the newest comes first.
+    steps = saved_steps(workdir)[::-1]
+    if before is not None:
+        steps.sort(key=lambda step: step >= before)
+
+    damaged = {}
+    for step in steps:
+        # Twice: what could not be read for a moment is not damaged.
+        for is_last in (False, True):
+            try:
+                return restore(step)
+            except Damaged as error:
+                damaged[step] = str(error)
+
+            if is_last:
+                _report(f"{folder / str(step)} is damaged and not used: {damaged[step]}")
+
+    # A run whose checkpoints are all damaged must not start from the beginning, and overwrite them.
+    check_none_damaged(folder, damaged)
+    return None
+
+
+def _report(text: str) -> None:
+    """Warns once, whatever the number of processes."""
+    if is_primary():
+        warn(text)
+
+
 def verified_config(workdir: str | epath.Path) -> RunConfig:
     """Returns the config of a run, compared with the newest metadata that can be read.
 
@@ -140,8 +195,3 @@ def evaluation_config(workdir: str | epath.Path, overrides: Mapping[str, Any]) -
 def refuse_none(workdir: str | epath.Path) -> NoReturn:
     """Refuses a run without a checkpoint."""
     raise BadInput(f"{workdir} holds no checkpoint: train the run first")
-
-
-def count_parameters(params: Any) -> int:
-    """Returns the number of parameters in a tree of arrays."""
-    return int(sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(params)))

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from train.checkpoint.disk_checks import check_disk
+from train.checkpoint.checks import check_disk
 from train.checkpoint.metadata import (
     METADATA,
     METADATA_FILE,

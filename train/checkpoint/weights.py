@@ -1,30 +1,47 @@
 """The weights of a run: to evaluate with, to adapt, and to begin another run with."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 from etils import epath
+from flax import traverse_util
+from jax.sharding import Mesh
 
 import odeformer.interop as interop
 from odeformer import ModelConfig, make_model, refine
-from train.adapters import merge
-from train.checkpoint.base import Base, make_base
-from train.checkpoint.base_checks import check_base, check_no_loop
+from train.adapters import merge, split_head
 from train.checkpoint.checks import check_refined, check_saved, step_damaged
-from train.checkpoint.initial_checks import reading_pretrained
-from train.checkpoint.initial_plan import Source, find_source, plan_initial, size_to_read
-from train.checkpoint.metadata import Damaged, Metadata
-from train.checkpoint.parameters import abstract_parameters, check_adapters
+from train.checkpoint.checksums import checksums
+from train.checkpoint.initial_checks import (
+    check_adapters,
+    check_base,
+    check_no_loop,
+    reading_pretrained,
+)
+from train.checkpoint.metadata import Damaged, Initial, Metadata
+from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.restore import (
     evaluation_config,
+    newest_sound,
     refuse_none,
     restore_weights,
 )
 from train.checkpoint.retention import find_best_step
-from train.checkpoint.search import newest_sound
+from train.checkpoint.transfer import (
+    Plan,
+    Source,
+    describe,
+    find_source,
+    is_of_head,
+    plan_initial,
+    size_to_read,
+    take,
+)
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
 from train.config.refining import at_step
 from train.config.run import RunConfig
@@ -33,6 +50,25 @@ from train.errors import BadInput
 from train.state import expected_state
 
 Step = int | Literal["best"] | None  # None: the newest sound one
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Weights that adapters are trained of.
+
+    Attributes:
+      params: all that is not trained.
+      head: a classifier's head, where its classes are as many as the run's; None: a new one.
+      digest: SHA-256 of the checksums of what is not trained, before it is resampled.
+      initial: where they are, and what was done to them.
+      is_run: whether they are another run's, and no pretrained model's.
+    """
+
+    params: dict[str, Any]
+    head: dict[str, Any] | None
+    digest: str
+    initial: Initial
+    is_run: bool
 
 
 def load_model(
@@ -65,7 +101,7 @@ def load_model(
 def load_params(
     workdir: str | epath.Path,
     config: RunConfig,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     step: Step = None,
 ) -> Any:
     """Returns the weights to evaluate with, from a run's checkpoint.
@@ -91,7 +127,7 @@ def load_params(
 def load_weights(
     workdir: str | epath.Path,
     config: RunConfig,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     step: Step = None,
 ) -> tuple[Any, Metadata]:
     """Returns what `load_params` does, and the metadata of its checkpoint."""
@@ -123,7 +159,7 @@ def load_weights(
     return (weights if base is None else merge(config, weights, base.params)), metadata
 
 
-def read_base(config: RunConfig, mesh: jax.sharding.Mesh) -> Base | None:
+def read_base(config: RunConfig, mesh: Mesh) -> Base | None:
     """Returns the weights that a run trains adapters of, laid out on a mesh; None without any.
 
     Raises:
@@ -144,9 +180,49 @@ def read_base(config: RunConfig, mesh: jax.sharding.Mesh) -> Base | None:
     return make_base(config, source, plan, weights, step=step, mesh=mesh)
 
 
-def read_weights(
-    source: Source, config: RunConfig, mesh: jax.sharding.Mesh
-) -> tuple[Any, int | None]:
+def make_base(
+    config: RunConfig, source: Source, plan: Plan, weights: Any, *, step: int | None, mesh: Mesh
+) -> Base:
+    """Returns a run's base.
+
+    Args:
+      config: of the run.
+      source: where the weights are from.
+      plan: what becomes of each parameter of the run's model.
+      weights: all parameters of the source's model.
+      step: of the checkpoint that they are from; None of a pretrained model.
+      mesh: the devices to lay them out on.
+    """
+    like = traverse_util.flatten_dict(abstract_parameters(config.model, mesh), sep="/")
+    taken = take(plan, source, weights, config.model, like)
+    head, params = split_head(config, traverse_util.unflatten_dict(taken, sep="/"))
+
+    return Base(
+        params=params,
+        head=head if head and not any(map(is_of_head, plan.new)) else None,
+        digest=_digest(params, plan, source, weights),
+        initial=describe(source, plan, config, step),
+        is_run=source.is_run,
+    )
+
+
+def _digest(params: Any, plan: Plan, source: Source, weights: Any) -> str:
+    """The digest of a base, which must be the same on every device."""
+    known = dict(traverse_util.flatten_dict(params, sep="/"))
+    theirs = traverse_util.flatten_dict(weights, sep="/")
+
+    # Resampled by another device, or another version of jax, their last bits may differ. A
+    # pretrained model's are resampled where they are read: its other weights must do.
+    for name in plan.resampled:
+        del known[name]
+        if source.is_run:
+            known[name] = theirs[name]
+
+    sums = json.dumps(checksums(traverse_util.unflatten_dict(known, sep="/")), sort_keys=True)
+    return hashlib.sha256(sums.encode()).hexdigest()
+
+
+def read_weights(source: Source, config: RunConfig, mesh: Mesh) -> tuple[Any, int | None]:
     """Returns weights that a run begins with or adapts, and the step of the checkpoint they are of.
 
     Args:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -26,6 +27,7 @@ from train.checkpoint.workdir_checks import (
     reading_tokenizer,
     reported,
 )
+from train.config.border import flatten, to_dict
 from train.config.data import ImageDataConfig
 from train.config.run import RunConfig, base_task
 from train.config.stored import from_json, to_json
@@ -153,6 +155,12 @@ def _record(path: epath.Path, text: str) -> None:
         write_atomic(path, text)
 
 
+def is_workdir(path: str) -> bool:
+    """Returns whether a path is a workdir."""
+    # A workdir and a pretrained model's folder both have a config.json.
+    return any((as_path(path) / name).exists() for name in ("checkpoints", INPUTS))
+
+
 def checkpoint_folder(workdir: str | epath.Path) -> epath.Path:
     """Returns the folder of a workdir's checkpoints, as an absolute path."""
     # orbax refuses relative paths.
@@ -221,11 +229,18 @@ def read_config(workdir: str | epath.Path) -> RunConfig:
         return from_json(content.decode())
 
 
-def recorded_config(workdir: str | epath.Path) -> RunConfig | None:
-    """Returns the config of the run in a workdir; None as long as that has no checkpoint."""
+def recorded_values(workdir: str | epath.Path | None) -> dict[str, Any] | None:
+    """Returns the config of the run in a workdir, by key; None as long as that has no checkpoint.
+
+    Raises:
+      BadInput: the workdir or its config cannot be read.
+    """
+    if workdir is None:
+        return None
+
     path = as_path(workdir)
     with reported(workdir):
-        return read_config(path) if _holds_run(path) else None
+        return flatten(to_dict(read_config(path))) if _holds_run(path) else None
 
 
 def read_inputs(workdir: str | epath.Path) -> Inputs | None:

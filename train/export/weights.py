@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from odeformer import make_model
 from odeformer.interop import save_pretrained, save_safetensors
-from train.checkpoint.described import inputs_of
+from train.checkpoint.predictor_inputs import inputs_of
 from train.checkpoint.restore import verified_config
 from train.checkpoint.weights import Step, load_params
 from train.checkpoint.workdir import read_tokenizer

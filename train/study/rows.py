@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model, solvers
-from train.checkpoint.restore import count_parameters
+from train.checkpoint.parameters import count_parameters
 from train.config.border import Given, flatten, from_config_dict
 from train.config.run import RunConfig
 from train.config.study import MatchedConfig

@@ -15,9 +15,9 @@ from tests.helpers.programs import interrupt_at_second_score, run
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from train.checkpoint.checksums import leaf_name
 from train.checkpoint.initial import check_initial, load_initial
-from train.checkpoint.initial_plan import differences, find_source, plan_initial
 from train.checkpoint.metadata import read_metadata
 from train.checkpoint.saver import Saver
+from train.checkpoint.transfer import differences, find_source, plan_initial
 from train.checkpoint.weights import load_model
 from train.checkpoint.workdir import read_config, record_run
 from train.config.border import from_config_dict, to_dict

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers.tiny import make_tiny
-from train.checkpoint.parameters import check_optimizer_names
+from train.checkpoint.initial_checks import check_optimizer_names
 from train.config.border import from_config_dict
 from train.config.patterns import factor_of, factors, matches
 from train.errors import BadInput

@@ -11,12 +11,12 @@ from PIL import ExifTags, Image
 
 from configs import folder as folder_config
 from tests.helpers.photos import SIZES, draw, make_photos
-from train.checkpoint.sizes import complete
 from train.config.border import from_config_dict
 from train.data.images import reading
 from train.data.images.arrays import Images, channel_moments
 from train.data.images.records import Records
 from train.data.pipeline import eval_batches, train_batches
+from train.data.sizes import with_sizes
 from train.data.sources import load_splits
 from train.errors import BadInput
 from train.tasks import make_task
@@ -32,7 +32,7 @@ def load(files, **changes):
     cfg = folder_config.get_config()
     cfg.data.files = str(files)
     flat = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_splits(from_config_dict(cfg, complete(cfg, flat)))
+    return load_splits(from_config_dict(cfg, with_sizes(cfg, flat)))
 
 
 def names(split):
@@ -117,7 +117,7 @@ def test_images_that_were_cropped_when_read_are_not_cropped_on_the_device(tmp_pa
     cfg.data.augment = dict(crop_min_area=0.1)
     root = make_photos(tmp_path / "photos", size=(40, 30))
     cfg.data.files = str(make_photos(root, {"cat": 2}, size=(32, 64)))
-    config = from_config_dict(cfg, complete(cfg, {}))
+    config = from_config_dict(cfg, with_sizes(cfg, {}))
     data: Any = load_splits(config)["train"]
     task = make_task(config, data)
 
@@ -250,13 +250,13 @@ def test_the_sizes_follow_from_the_folder(tmp_path, sizes, size, mode, expected)
             draw(tmp_path / label / f"{i}.png", size, mode=mode)
     cfg = folder_config.get_config()
     cfg.data.files = str(tmp_path)
-    config = from_config_dict(cfg, complete(cfg, {}))
+    config = from_config_dict(cfg, with_sizes(cfg, {}))
     model: Any = config.model
     assert (model.image_size, model.patch_size, model.channels) == expected
     assert model.classes == 2 and config.batch_size == 8 and config.train_steps == 315
 
     given = {"train_steps": 50, "batch_size": 4, "model.image_size": 32}
-    config = from_config_dict(cfg, complete(cfg, given))
+    config = from_config_dict(cfg, with_sizes(cfg, given))
     model = config.model
     assert (config.train_steps, config.batch_size, model.image_size) == (50, 4, 32)
     assert config.optimizer.warmup_steps == 5 and model.patch_size == 4

@@ -1,10 +1,12 @@
-"""What becomes of each parameter of a run that begins with the weights of something else."""
+"""Parameters taken from the weights of something else: each one planned, then taken."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from flax import traverse_util
 
 import odeformer.interop as interop
@@ -20,11 +22,10 @@ from train.checkpoint.initial_checks import (
 from train.checkpoint.metadata import Initial
 from train.checkpoint.parameters import parameter_shapes
 from train.checkpoint.restore import verified_config
-from train.checkpoint.workdir import saved_steps
+from train.checkpoint.workdir import is_workdir, saved_steps
 from train.config.patterns import check_matching, matches_any
 from train.config.refining import at_step
 from train.config.run import RunConfig
-from train.files import as_path
 
 HEADS = ("head", "distillation_head")
 POSITIONS = "positions"
@@ -103,12 +104,6 @@ def size_to_read(trained: Any, model: Any) -> tuple[int, int] | None:
     return rows * trained.patch_size, columns * trained.patch_size
 
 
-def is_workdir(path: str) -> bool:
-    """Returns whether a path is a trainer's folder."""
-    # A trainer's folder and a pretrained model's both have a config.json.
-    return any((as_path(path) / name).exists() for name in ("checkpoints", "inputs.json"))
-
-
 def plan_initial(config: RunConfig, source: Source) -> Plan:
     """Returns what becomes of each parameter.
 
@@ -175,6 +170,53 @@ def _change(model: Any, source: Source, ours: Any, theirs: Any) -> str:
         old, new = (" x ".join(map(str, grid)) for grid in (trained.grid, model.grid))
         changes.insert(0, f"resampled from {old} patches to {new}")
     return ", ".join(changes)
+
+
+def take(
+    plan: Plan, source: Source, weights: Any, model: ModelConfig, like: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the parameters that a plan takes, {name: array}.
+
+    Args:
+      plan: what becomes of each parameter.
+      source: where the weights are from.
+      weights: all of its model's parameters.
+      model: of the run that takes them.
+      like: an array of the dtype, shape and sharding of each parameter, or these alone, by name.
+    """
+    theirs = traverse_util.flatten_dict(weights, sep="/")
+    taken = {name: _placed(theirs[name], like[name]) for name in plan.loaded}
+    for name in plan.resampled:
+        table = _positions(theirs[name], source.model, model, like[name].shape[1])
+        taken[name] = _placed(table, like[name])
+
+    return taken
+
+
+def _placed(value: Any, like: Any) -> jax.Array:
+    """An array in the dtype and on the devices of another one, each of which takes its part."""
+    if getattr(value, "sharding", None) == like.sharding and value.dtype == like.dtype:
+        return value
+
+    # One that several processes share is the same in all of them only where it is replicated.
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        moved = jax.jit(lambda x: x.astype(like.dtype), out_shardings=like.sharding)
+        return moved(value)
+
+    array = np.asarray(value).astype(like.dtype)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+
+
+def _positions(table: Any, source: Any, model: Any, places: int) -> np.ndarray:
+    """Learned positions on the run's grid, and of its tokens before the grid."""
+    # Replicated, and so whole on any device.
+    if isinstance(table, jax.Array):
+        table = table.addressable_data(0)
+
+    sized = interop.resample_positions(table, source.grid, model.grid)
+    before = places - math.prod(model.grid)
+    first = sized.shape[1] - math.prod(model.grid)
+    return np.concatenate([sized[:, :before], sized[:, first:]], axis=1)
 
 
 def describe(source: Source, plan: Plan, config: RunConfig, step: int | None) -> Initial:
