@@ -3,9 +3,11 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from odeformer.errors import unknown
 from train.config.data import PACKINGS, LanguageDataConfig, SentenceDataConfig
@@ -90,6 +92,52 @@ def check_is_text(content: bytes, path: pathlib.Path) -> None:
     # Images, archives and the like hold NUL bytes, and no text does.
     if b"\0" in content:
         raise BadInput(f"{path} is not text (it holds NUL bytes): leave it out")
+
+
+def check_text_key(name: str, features: Collection[str], texts: Sequence[str], key: str) -> None:
+    """Refuses a key that is not one of the set's texts.
+
+    Args:
+      name: of the set.
+      features: names of all its features.
+      texts: names of those that are texts.
+      key: that the config names.
+    """
+    if key not in texts:
+        raise BadInput(
+            f"config.data.text_key={key!r} is not a text: {_listed(name, features)}; of text: "
+            f"{', '.join(texts) or 'none'}"
+        )
+
+
+def check_one_text(
+    name: str, features: Collection[str], texts: Sequence[str], usual: Sequence[str]
+) -> None:
+    """Refuses a set without a text, or with several of them and none under a usual name."""
+    if not texts:
+        raise BadInput(
+            f"config.data.name: {_listed(name, features)}, none of them text: a set of texts is "
+            "needed"
+        )
+
+    if len(texts) > 1 and not set(texts) & set(usual):
+        raise BadInput(
+            f"{_listed(name, features)}, several of them text: name one of {', '.join(texts)} as "
+            "config.data.text_key"
+        )
+
+
+def check_label_key(name: str, features: dict[str, Any], key: str) -> None:
+    """Refuses a key that is not a class label of the set."""
+    label = features.get(key)
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise BadInput(
+            f"config.data.label_key={key!r} is not a class label: {_listed(name, features)}"
+        )
+
+
+def _listed(name: str, features: Collection[str]) -> str:
+    return f"{name} has the features {', '.join(features)}"
 
 
 def unreadable(record: str, error: Exception, place: str) -> BadInput:

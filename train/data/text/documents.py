@@ -23,10 +23,9 @@ from train.data.text.checks import (
     check_no_files,
     check_not_empty,
 )
-from train.data.text.features import class_names, find_text_key
 from train.data.text.files import read_files
 from train.data.text.labelled import find_parts, read_labelled
-from train.data.text.prepared import read_texts
+from train.data.text.prepared import class_names, find_text_key, read_texts
 
 
 @dataclasses.dataclass(frozen=True)
