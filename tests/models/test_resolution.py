@@ -19,7 +19,7 @@ from odeformer import (
 )
 from odeformer.models import resolution
 from odeformer.transformer.bases import functions
-from tests.helpers.trees import noisy
+from tests.helpers.trees import noisy, relative_error
 
 SIZES = dict(width=16, heads=2, mlp=24)
 VIT = ViTConfig(image_size=4, patch_size=2, channels=1, **SIZES)
@@ -79,6 +79,19 @@ def test_refining_changes_no_output(basis, solver):
     sets = {"constant": 4, "hat": 5, "legendre": 4, "fourier": 7}[basis]
     assert fine_config.depth.sets == sets and jax.tree.leaves(fine)[0].dtype == jnp.float32
     assert fine["params"]["depth"]["groups"]["mlp_layer"]["up"]["kernel"].shape == (sets, 16, 24)
+
+
+@pytest.mark.parametrize(
+    "basis", ["hat", *(pytest.param(b, marks=pytest.mark.slow) for b in DEPTHS if b != "hat")]
+)
+def test_refining_changes_no_output_of_a_pair(basis):
+    """Which runs through the groups as they are, and then through more of them."""
+    variables, config = make(solver="midpoint", **DEPTHS[basis])
+    depth = dataclasses.replace(config.depth, reversible=0.99)
+    pair = dataclasses.replace(config, depth=depth)
+    expected = logits(variables, pair)
+    np.testing.assert_allclose(logits(*refine(variables, pair)), expected, rtol=1e-5, atol=1e-6)
+    assert relative_error(expected, logits(variables, config)) > 1e-4
 
 
 @pytest.mark.parametrize("basis", DEPTHS)
