@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from train.adapters import merge
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
 from train.checkpoint.initial import begin, check_initial
-from train.checkpoint.initial_checks import check_base, check_base_tokenizer, check_optimizer_names
+from train.checkpoint.initial_checks import check_base, check_optimizer_names
 from train.checkpoint.restore import restore_newest
 from train.checkpoint.saver import Saver
 from train.checkpoint.weights import Base, read_base
@@ -180,7 +180,6 @@ def prepare_run(config: RunConfig, workdir: str | epath.Path, programs: Programs
     note(f"reading the data, {config.data.name}")
     splits = programs.splits(config, read_tokenizer(path))
     task = make_task(config, splits["train"])
-    check_base_tokenizer(config, base, splits["train"])
     check_batch_size(len(splits["train"]), config.batch_size, config.data.repeats_per_batch)
     check_initial(path, config, splits["train"])
 

@@ -33,6 +33,8 @@ from train.checkpoint.checksums import checksums
 from train.checkpoint.initial import load_initial
 from train.checkpoint.restore import restore_step
 from train.checkpoint.saver import Saver
+from train.checkpoint.transfer import find_source
+from train.checkpoint.weights import read_weights
 from train.config.border import from_config_dict
 from train.config.run import MeshConfig
 from train.data.pipeline import Position, train_batches
@@ -191,11 +193,21 @@ def checkpoint():
 
 
 def initial():
-    """Begins with a stored run's weights on one device and on eight: whether they are the same."""
-    cfg = make_tiny()
-    cfg.depth.solver, cfg.model.mlp = "heun", 16
-    cfg.model.update(classes=4, image_size=12)
-    cfg.init.path = str(pathlib.Path(__file__).parents[1] / "data/workdir_0")
+    """Begins with stored weights on one device and on eight: whether they are the same."""
+    data = pathlib.Path(__file__).parents[1] / "data"
+    run, published = make_tiny(), make_tiny()
+    run.depth.solver, run.model.mlp = "heun", 16
+    run.model.update(classes=4, image_size=12)
+    run.init.path = str(data / "workdir_0")
+
+    published.depth.update(layers=2, share=1, solver="lie_trotter")
+    published.model.update(image_size=12, patch_size=4, channels=3, classes=3, pool="token")
+    published.model.update(width=8, heads=2, mlp=12, activation="gelu", norm_epsilon=1e-12)
+    published.init.path = str(data / "interop/vit")
+    return [*_initial(run), *_initial(published)]
+
+
+def _initial(cfg):
     states = []
     for sizes, devices in ((ONE, 1), (dict(data=2, fsdp=2, tensor=2), 8)):
         cfg.mesh.update(sizes)
@@ -204,6 +216,9 @@ def initial():
         optimizer = make_optimizer(config.optimizer, config.train_steps)
         state = init_state(config, optimizer, mesh)
         before = shardings(state)
+        weights, _ = read_weights(find_source(config), config, mesh)
+        leaves = jax.tree.leaves(weights)
+        assert all(set(leaf.sharding.device_set) == set(mesh.devices.flat) for leaf in leaves)
         state, _ = load_initial(epath.Path("/nowhere"), config, optimizer, mesh, state)
         assert shardings(state) == before
         states.append(jax.device_get(state))

@@ -9,12 +9,15 @@ from etils import epath
 from flax import traverse_util
 from jax.sharding import Mesh
 
+import odeformer.interop as interop
 from train.checkpoint.initial_checks import check_tokenizer, warn_of_classes, warn_of_new_head
 from train.checkpoint.metadata import Initial
-from train.checkpoint.transfer import describe, find_source, is_of_head, plan_initial, take
+from train.checkpoint.pretrained import published_tokenizer
+from train.checkpoint.transfer import Source, describe, find_source, is_of_head, plan_initial, take
 from train.checkpoint.weights import Base, read_weights
 from train.checkpoint.workdir import read_inputs, read_tokenizer, saved_steps
 from train.config.run import RunConfig
+from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
 from train.startup import note
 from train.state import TrainState, make_state, state_shardings
@@ -23,7 +26,7 @@ EMBEDDING = "embedding/embedding"
 
 
 def check_initial(workdir: epath.Path, config: RunConfig, data: Any) -> None:
-    """Refuses weights that a run cannot begin with; nothing is allocated or written.
+    """Refuses weights that a run cannot begin with, or adapt; nothing is allocated or written.
 
     Args:
       workdir: of the run; one that is resumed has its weights.
@@ -34,14 +37,22 @@ def check_initial(workdir: epath.Path, config: RunConfig, data: Any) -> None:
       BadInput: nothing there, a run of another task, parameters that do not fit, patterns that
         match none, or embeddings of another tokeniser.
     """
-    # What is adapted is read on every start, and checked there.
-    if config.init.path is None or config.lora.rank is not None or saved_steps(workdir):
+    # What is adapted is read on every start; else a run that is resumed has its own weights.
+    if config.init.path is None or (config.lora.rank is None and saved_steps(workdir)):
         return
 
     source = find_source(config)
     plan = plan_initial(config, source)
-    if source.is_run and EMBEDDING in plan.loaded:
-        check_tokenizer(source.path, read_tokenizer(source.path), data.tokenizer)
+    if EMBEDDING in plan.loaded:
+        check_tokenizer(config, _tokenizer_of(source), data.tokenizer)
+
+
+def _tokenizer_of(source: Source) -> Tokenizer | None:
+    """What made the tokens that weights were trained on; None of a pretrained model without one."""
+    if source.is_run:
+        return read_tokenizer(source.path)
+
+    return published_tokenizer(interop.find_folder(source.path))
 
 
 def begin(

@@ -8,10 +8,9 @@ from odeformer import lora
 from train.checkpoint.metadata import Metadata
 from train.checkpoint.parameters import parameter_names, parameter_shapes
 from train.checkpoint.restore import verified_config
-from train.checkpoint.workdir import is_workdir, read_tokenizer
+from train.checkpoint.workdir import is_workdir
 from train.config.patterns import check_matching, check_trained, factors
 from train.config.run import TASKS, RunConfig, base_task
-from train.data.text.tokenizer import Tokenizer
 from train.devices.processes import is_primary
 from train.errors import BadInput, warn
 
@@ -56,13 +55,26 @@ def check_has_checkpoint(path: str, steps: Sequence[int]) -> None:
         raise BadInput(f"config.init.path={path} holds no checkpoint: train that run first")
 
 
-def check_tokenizer(path: str, theirs: Any, ours: Any) -> None:
-    """Refuses embeddings of the tokens of another tokeniser."""
+def check_tokenizer(config: RunConfig, theirs: Any, ours: Any) -> None:
+    """Refuses embeddings of the tokens of another tokeniser, or of one that is not known."""
+    path = config.init.path
+
+    # Of weights that are adapted nothing can be left out.
+    leave_out = ", or leave the embeddings out by config.init.exclude=embedding"
+    otherwise = leave_out if config.lora.rank is None else ""
+
     if theirs is not None and theirs.to_json() != ours.to_json():
         raise BadInput(
-            f"config.init.path={path}: its tokeniser is not the one of this run, so that its "
-            f"embeddings are those of other tokens: give config.data.tokenizer={path}/"
-            "tokenizer.json, or leave them out by config.init.exclude=embedding"
+            f"config.init.path={path} was trained on the tokens of another tokeniser: give it to "
+            f"this run, too, by config.data.tokenizer={path}/tokenizer.json{otherwise}"
+        )
+
+    # One that the config names is its author's word for it.
+    if theirs is None and getattr(config.data, "tokenizer", None) == "bpe":
+        raise BadInput(
+            f"config.init.path={path} has no tokenizer.json, and config.data.tokenizer='bpe' makes "
+            f"another one of the data: give the model's own, as config.data.tokenizer=FILE"
+            f"{otherwise}"
         )
 
 
@@ -171,28 +183,6 @@ def check_no_loop(path: str) -> None:
                 else f"config.init.path={path}: these runs adapt each other: {', '.join(found)}; "
                 "give the path of weights that are there without them"
             )
-
-
-def check_base_tokenizer(config: RunConfig, base: Any, data: Any) -> None:
-    """Refuses adapters, on text, of a run that was trained on other tokens.
-
-    Args:
-      config: of the run.
-      base: the weights that adapters are trained of; None without any.
-      data: one of its splits.
-    """
-    tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
-    path = config.init.path
-    if base is None or not base.is_run or path is None or tokenizer is None:
-        return
-
-    # Weights that are adapted twice keep their first run's tokens.
-    of_base = read_tokenizer(path)
-    if of_base is not None and of_base.to_json() != tokenizer.to_json():
-        raise BadInput(
-            f"config.init.path={path} was trained on the tokens of another tokeniser: give it to "
-            f"this run, too, by config.data.tokenizer={path}/tokenizer.json"
-        )
 
 
 def check_adapters(config: RunConfig) -> None:

@@ -124,16 +124,27 @@ def load_data(pretrained: Pretrained) -> Mapping[str, Any]:
     return {name: as_prepared(split, preparation) for name, split in splits.items()}
 
 
+def published_tokenizer(folder: pathlib.Path) -> Tokenizer | None:
+    """Returns the tokeniser in a pretrained model's folder; None if there is none.
+
+    Raises:
+      BadInput: one that cannot be read, or is no byte-level BPE.
+    """
+    path = folder / TOKENIZER
+    if not path.exists():
+        return None
+
+    with reading(str(path)):
+        return from_json(path.read_text(encoding="utf-8"))
+
+
 def _language(
     folder: pathlib.Path, config: RunConfig, data: LanguageDataConfig
 ) -> Mapping[str, Any]:
     """The splits as tokens of the folder's tokeniser, or of the one that the config names."""
     model: Any = config.model
-    tokenizer: Tokenizer | None = None
-    if (folder / TOKENIZER).exists():
-        with reading(str(folder / TOKENIZER)):
-            tokenizer = from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
-    elif data.tokenizer == "bpe":
+    tokenizer = published_tokenizer(folder)
+    if tokenizer is None and data.tokenizer == "bpe":
         raise no_tokenizer(folder)
 
     # Published vocabularies are rounded up: the tokeniser may have fewer tokens than the model.

@@ -45,7 +45,7 @@ from train.checkpoint.transfer import (
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
 from train.config.refining import at_step
 from train.config.run import RunConfig
-from train.devices.mesh import one_device_mesh
+from train.devices.mesh import axis_rules, one_device_mesh
 from train.errors import BadInput
 from train.state import expected_state
 
@@ -228,7 +228,7 @@ def read_weights(source: Source, config: RunConfig, mesh: Mesh) -> tuple[Any, in
     Args:
       source: where they are; a run of adapters gives merged weights.
       config: of the run that takes them.
-      mesh: the devices; a pretrained model's lie on one.
+      mesh: the devices, on which the weights are born where they lie.
 
     Raises:
       BadInput: they cannot be read.
@@ -242,7 +242,9 @@ def read_weights(source: Source, config: RunConfig, mesh: Mesh) -> tuple[Any, in
 
     with reading_pretrained(source.path):
         size = size_to_read(source.trained, config.model)
-        _, variables = interop.load_pretrained(source.path, image_size=size)
+        _, variables = interop.load_pretrained(
+            source.path, image_size=size, mesh=mesh, rules=axis_rules(mesh, source.model)
+        )
     return variables["params"], None
 
 

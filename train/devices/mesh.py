@@ -90,7 +90,7 @@ def on_mesh(mesh: Mesh, model: ModelConfig) -> Iterator[None]:
     # The step's shardings name the devices, and here only the mesh's shape is active: under a mesh
     # of devices JAX would run on all of them what diffrax computes while it is traced.
     shape = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
-    with shape, logical_axis_rules(_rules(mesh, model)):
+    with shape, logical_axis_rules(axis_rules(mesh, model)):
         yield
 
 
@@ -102,11 +102,11 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
       model: the model's config.
       params: the parameters, or their shapes.
     """
-    return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, _rules(mesh, model))
+    return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, axis_rules(mesh, model))
 
 
-def _rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
-    """RULES as flax takes them."""
+def axis_rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:
+    """Returns `RULES` as pairs, which flax takes, for the sizes of a model."""
     # The sizes of vocabularies and of sets of classes are given by the data: where they do not
     # divide, they are replicated instead of refused. A text classifier has both.
     sizes = [getattr(model, name, 0) for name in ("vocabulary", "classes")]

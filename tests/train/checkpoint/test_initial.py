@@ -5,11 +5,13 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
-from odeformer.interop import load_config, load_pretrained, resample_positions
+from odeformer import make_model
+from odeformer.interop import load_config, load_pretrained, resample_positions, save_pretrained
 from tests.helpers.checkout import ROOT
 from tests.helpers.programs import interrupt_at_second_score, run
 from tests.helpers.tiny import make_tiny, make_tiny_language
@@ -236,7 +238,7 @@ def test_embeddings_of_another_tokeniser_are_refused(of_language, tmp_path):
     other = {"init.path": str(path), "data.files": str(ROOT / "README.md")}
     config = from_config_dict(cfg, other)
     data = load_splits(config)["train"]
-    with pytest.raises(BadInput, match=r"its tokeniser is not the one of this run.* or leave them"):
+    with pytest.raises(BadInput, match=r"tokens of another tokeniser: .* or leave the embeddings"):
         check_initial(tmp_path, config, data)
     for change in (
         {"init.exclude": ["embedding"]},
@@ -244,6 +246,36 @@ def test_embeddings_of_another_tokeniser_are_refused(of_language, tmp_path):
     ):
         config = from_config_dict(cfg, other | change)
         check_initial(tmp_path, config, load_splits(config)["train"])
+
+
+def test_embeddings_of_a_pretrained_model_go_with_its_tokeniser(tmp_path):
+    """A folder without one leaves it to the config to name it; another one is refused."""
+    published = tmp_path / "published"
+    cfg = make_tiny_language()
+    cfg.model.update(positions="learned", vocabulary=300)
+    cfg.depth.update(share=1, solver="lie_trotter")
+    model = make_model(from_config_dict(cfg, {"data.tokenizer": "bpe"}).model)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
+    save_pretrained(model, variables, published)
+    cfg.init.path = str(published)
+
+    def check(**data):
+        config = from_config_dict(cfg, {f"data.{name}": value for name, value in data.items()})
+        check_initial(tmp_path / "new", config, load_splits(config)["train"])
+
+    with pytest.raises(BadInput, match="has no tokenizer.json, and .*='bpe' makes another one"):
+        check(tokenizer="bpe")
+    own = from_config_dict(cfg, {"data.tokenizer": "bpe"})
+    made = load_splits(own)["train"].tokenizer.to_json()
+    (tmp_path / "made.json").write_text(made)
+    check(tokenizer=str(tmp_path / "made.json"))
+
+    (published / "tokenizer.json").write_text(made)
+    check(tokenizer="bpe")
+    with pytest.raises(
+        BadInput, match=f"another tokeniser: .*={published}/tokenizer.json, or leave"
+    ):
+        check(tokenizer="bpe", files=str(ROOT / "README.md"))
 
 
 def test_runs_on_text(of_language, tmp_path):
