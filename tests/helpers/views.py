@@ -124,12 +124,12 @@ def read(config):
     """What the loop asks of those who read training batches and score a split."""
     asked = []
     run = types.SimpleNamespace(config=config, splits=_splits(config), mesh=_mesh(config))
-    run.eval_step = run.base = None
+    run.eval_step, run.eval_params = None, lambda state: None
     with pytest.MonkeyPatch.context() as patch:
         for name in ("train_batches", "score"):
             patch.setattr(runs, name, lambda *args, **kwargs: asked.append((args[2:], kwargs)))
         runs.Run.batches(run, BEGINNING)
-        runs.Run.score(run, "validation", types.SimpleNamespace(eval_params=None))
+        runs.Run.score(run, "validation", None)
     return str(asked)
 
 

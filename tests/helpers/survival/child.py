@@ -50,7 +50,7 @@ def run(journal, main, *args):
     os._exit(code)
 
 
-def train(journal, cfg, workdir, group=(), stop_at=None):
+def train(journal, cfg, workdir, group=(), stop_at=None, hold=None):
     """Trains as `python -m train` does.
 
     Args:
@@ -61,8 +61,12 @@ def train(journal, cfg, workdir, group=(), stop_at=None):
       group: coordinator, number of processes and this one's number, where there are several; each
         has two devices.
       stop_at: a step at which the process tells itself to stop, as its batch is taken.
+      hold: a moment at which the process stands still: 'before' or 'after' it refines its weights
+        over depth, or once the refined ones are 'saved'; see `Start.holds`.
     """
     _keep_journal(journal, stop_at)
+    if hold:
+        _hold_at(hold, f"{journal}.holds")
     if group:
         jax.config.update("jax_num_cpu_devices", 2)
         processes.start(*group)
@@ -141,3 +145,32 @@ def _keep_journal(journal, stop_at):
                 yield batch
 
     runs.train_batches = train_batches
+
+
+def _hold_at(moment, path):
+    """Stands still at a moment of the first refinement, having made a file of this path."""
+    refine, save, refined_at = loop._refine, Saver.save, []
+
+    def hold():
+        open(path, "w").close()
+        time.sleep(LONG_SECS)
+
+    def refine_and_hold(run, log, step, state):
+        # What was saved before is on the disk, so that one knows from where the run resumes.
+        run.saver.wait()
+        if moment == "before":
+            hold()
+        state, run = refine(run, log, step, state)
+        jax.block_until_ready(state)
+        if moment == "after":
+            hold()
+        refined_at.append(step)
+        return state, run
+
+    def save_and_hold(self, state, position, scores, wait):
+        if moment != "saved" or position.step not in refined_at:
+            return save(self, state, position, scores, wait)
+        save(self, state, position, scores, wait=True)
+        hold()
+
+    loop._refine, Saver.save = refine_and_hold, save_and_hold

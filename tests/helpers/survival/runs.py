@@ -74,6 +74,10 @@ class Start:
         """{step: checksum} of the batches that were taken."""
         return {int(step): sum_ for step, sum_ in self.lines() if step != "start"}
 
+    def holds(self):
+        """Whether the process stands still at the moment that it was asked to hold at."""
+        return pathlib.Path(f"{self.journal}.holds").exists()
+
     def printed(self):
         """What the process has printed, but for what its death kept in the buffer."""
         return pathlib.Path(f"{self.journal}.out").read_text()
