@@ -149,6 +149,14 @@ def test_sums_of_adaptive_steps_by_hand(float64, smooth, adjoint):
     assert relative_error(gradient, expected) < 1e-9
 
 
+def test_adaptive_kinetic_energy_backwards_in_time():
+    """The integral of f^2 over |dt|: of f = t between 1 and 0 it is 1 / 3, and not -1 / 3."""
+    field = VectorField((lambda t, y, p: t * jnp.ones_like(y),))
+    kwargs = dict(t0=1.0, t1=0.0, solver="bosh3", rtol=1e-3, sums=["kinetic"])
+    found = jax.jit(lambda y: integrate(field, y, None, **kwargs))(jnp.ones((2, 3)))
+    np.testing.assert_allclose(found.sums["kinetic"], [1 / 3] * 2, rtol=1e-5)
+
+
 GRADIENTS = [
     ("kinetic", dict(solver="rk4", steps=6)),
     ("error", dict(solver="tsit5", steps=2)),

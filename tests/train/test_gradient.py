@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from odeformer import flops
 from tests.helpers.tiny import make_tiny, make_tiny_language
 from tests.helpers.trees import relative_error
 from train.config.border import from_config_dict
@@ -44,6 +45,34 @@ def test_parts_add_up_to_the_whole(make):
     assert relative_error(added, whole) < 1e-6
     for name in metrics:
         np.testing.assert_allclose(same[name], metrics[name], rtol=1e-6)
+
+
+def test_what_is_frozen_costs_no_gradient():
+    """Its gradient is zeros, and the products of its kernels' gradients are not computed."""
+    products, zeros = [], []
+    for freeze in ((), ("depth/groups/mlp_layer",)):
+        cfg = make_tiny()
+        cfg.depth.update(layers=1, share=1, solver="euler", adjoint="store")
+        cfg.optimizer.freeze = freeze
+        config = from_config_dict(cfg)
+        data = load_splits(config)["train"]
+        task = make_task(config, data)
+        batch = next(train_batches(data, config.batch_size, 1, seed=0))
+        keys = Keys(jax.random.key(0), jax.random.split(jax.random.key(1), config.batch_size))
+        inputs, targets = jax.eval_shape(task.prepare, batch, keys, task.constants())
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        params = jax.eval_shape(make_init(config, optimizer), 0).params
+
+        gradient = make_gradient(config, task)
+        products.append(flops.count(gradient, params, inputs, targets, jax.random.key(2)))
+        found, _ = jax.eval_shape(gradient, params, inputs, targets, jax.random.key(2))
+        zeros.append(jax.tree.map(lambda x: (x.shape, x.dtype), found))
+
+    model = config.model
+    up_and_down = 2 * (2 * model.width * model.mlp)
+    tokens = config.batch_size * (model.grid[0] * model.grid[1])
+    assert products[0] - products[1] == tokens * up_and_down
+    assert zeros[0] == zeros[1]
 
 
 def test_parts_draw_masks_of_their_own():

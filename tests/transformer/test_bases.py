@@ -87,6 +87,23 @@ def test_functions_are_held_beyond_the_ends_and_follow_the_dtype(basis):
     np.testing.assert_allclose(found, functions(basis, 3, 6, TIMES), atol=2e-6)
 
 
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize("basis", DEPTHS)
+def test_each_group_reads_theta_at_its_own_time(basis, start):
+    """On its local time, and of a stack that begins later as of one that begins at 0."""
+    depth, rng = DepthConfig(**DEPTHS[basis]), np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(depth.sets, 2)), jnp.float32)}
+    weights = weights_over_depth(depth, params, start)
+    for group in range(depth.groups):
+        offset = group * depth.length
+        scanned = jax.tree.map(lambda w, n=group: w[n], weights.scanned)
+        own = weights.of_group(scanned, weights.common)
+        for s in depth.length * np.array([0, 0.3, 1]):
+            found = weights.at(own, jnp.float32(s), jnp.float32(start + offset))
+            expected = theta(basis, params, offset + s)
+            np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "basis",
     ["legendre", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hat", "fourier"))],

@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odeformer import DepthConfig, ODEStack, TransformerField, terms
+from odeformer import DepthConfig, ODEStack, TransformerField, VectorField, terms
+from odeformer.ode.reversible import begin, relative_gap, step, undo
+from odeformer.transformer.bases import weights_over_depth
 from odeformer.transformer.depth import RECOVERED, STATES
+from odeformer.transformer.groups import Groups, Place
+from odeformer.transformer.pairs import through_pairs
 from tests.helpers.terms import gates
 from tests.helpers.trees import noisy, relative_error
 
@@ -81,6 +85,31 @@ def test_the_pair_spans_the_groups():
     np.testing.assert_allclose(parts.y1, whole.y1, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(parts.gap, whole.gap, rtol=1e-2)
     assert parts.nfe.tolist() == [[8, 8]] * 2 and parts.accepted.tolist() == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:reversible")
+def test_the_error_is_that_of_the_solution_by_hand():
+    """Over two groups, bit for bit: by powers of two every product is exact, and sums are not.
+
+    The other state comes back with an error of its own.
+    """
+    y0 = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    grow = lambda half, t0, t1, y: (t1 - t0) * 2.0**3 * y
+    ends = [(0.0, 0.5), (0.5, 1.0)]
+    pair = begin(y0)
+    for t0, t1 in 2 * ends:
+        pair = step(0.5, grow, pair, t0, t1)
+    for t0, t1 in reversed(2 * ends):
+        pair = undo(0.5, grow, pair, t0, t1)
+    expected, other = relative_gap(y0, pair.y), relative_gap(y0, pair.z)
+    assert 0 < float(expected) != float(other) > 0
+
+    depth = DepthConfig(layers=2, solver="euler", steps=2, reversible=0.5)
+    field = VectorField((lambda t, y, params: 2.0**3 * y,))
+    theta = weights_over_depth(depth, jnp.zeros(2))
+    groups = Groups(field, theta, Place(jnp.arange(2.0)), None)
+    found = jax.jit(lambda y0: through_pairs(groups, depth, y0, None)[1].error())(y0)
+    assert float(found) == float(expected)
 
 
 def temporary(field, y, adjoint, **depth):

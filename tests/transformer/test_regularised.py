@@ -24,6 +24,7 @@ from odeformer import (
     sow_counts,
 )
 from odeformer.transformer.field import FieldParams
+from odeformer.transformer.groups import random_lengths
 from tests.helpers.trees import noisy
 
 SIZES = dict(width=8, heads=2, mlp=12)
@@ -111,6 +112,16 @@ def test_the_last_group_ends_at_random_in_training(theta):
         ends.append(2 * np.vdot(step, whole) / np.vdot(whole, whole))
         np.testing.assert_allclose(step, ends[-1] / 2 * whole, atol=1e-4)
     assert all(0.5 < end < 3.5 for end in ends) and np.ptp(ends) > 0.1
+
+
+def test_a_random_end_lies_evenly_around_the_end_in_time():
+    """U(T - b, T + b), of the last group alone."""
+    depth = RegularisedDepth(layers=4, share=2, end_time=1.5)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    lengths = jax.vmap(lambda key: random_lengths(depth, lambda _: key, jnp.float32))(keys)
+    first, last = np.asarray(lengths).T
+    assert (first == 2).all()
+    np.testing.assert_allclose(np.quantile(last, [0, 0.5, 1]), [0.5, 2, 3.5], atol=0.15)
 
 
 @pytest.mark.slow

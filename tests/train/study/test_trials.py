@@ -8,14 +8,19 @@ from rich.console import Console
 
 from tests.train.study.test_study import RATES, small
 from train.checkpoint import load_model
+from train.config.border import from_config_dict, to_dict
 from train.config.stored import to_json
+from train.data.sources import load_splits
+from train.devices.mesh import device_mesh
 from train.errors import BadInput, RunDiverged, RunError
 from train.logs.metrics import read_metrics
 from train.loop import train
+from train.optimizer import make_optimizer
 from train.programs import Programs
 from train.study.__main__ import run_study
 from train.study.grid import from_study_dict, replica_config
 from train.study.tuning import best_of
+from train.tasks import make_task
 
 
 def test_seeds_and_folds_share_their_programs(tmp_path):
@@ -41,6 +46,31 @@ def test_seeds_and_folds_share_their_programs(tmp_path):
     _, variables = load_model(tmp_path / "alone")
     np.testing.assert_array_equal(variables["params"]["head"]["kernel"], weights[-1])
     assert study.replicas[4].steps == 6 and replica_config(row, study.replicas[4]).train_steps == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared"),
+    [
+        ({"seed": 5}, ["train", "eval"]),
+        ({"optimizer.learning_rate": 0.5}, ["eval"]),
+        ({"train_steps": 9}, ["eval"]),
+        ({"depth.solver": "strang"}, []),
+        ({"model.dropout": 0.5}, []),
+    ],
+)
+def test_runs_share_no_program_that_is_another_one_for_them(changes, shared):
+    """Nothing is compiled: what is kept under a key is what a later run is given."""
+    study, programs = from_study_dict(small()), Programs()
+    first = replica_config(study.rows[0], study.replicas[0])
+    mesh, kept = device_mesh(first.mesh), []
+    task = make_task(first, load_splits(first)["train"])
+    for config in (first, from_config_dict(to_dict(first), changes)):
+        optimizer = make_optimizer(config.optimizer, config.train_steps)
+        programs.train_step(config, optimizer, task, mesh)
+        programs.eval_step(config, task, mesh)
+        kept.append(set(programs._kept))
+    new = {name for name, *_ in kept[1] - kept[0]}
+    assert new == {"train", "eval"} - set(shared)
 
 
 def tuned(**changes):
