@@ -1,4 +1,4 @@
-"""One solve: a vector field, where it starts, how it is solved; and the solution."""
+"""One solve: its vector field, its start and its settings; and the solution."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +24,7 @@ REVERSIBLE = "reversible"
 
 SUMS = KINETIC, ERROR = ("kinetic", "error")
 
-# Some of jax.checkpoint_policies are no policies but make one from arguments, which a name lacks.
+# Some of jax.checkpoint_policies make a policy from arguments, which a name cannot give.
 _POLICY_MAKERS = ("save_", "offload_")
 POLICIES = tuple(
     name for name in dir(jax.checkpoint_policies) if not name.startswith(("_", *_POLICY_MAKERS))
@@ -72,9 +72,9 @@ class VectorField:
 
 
 def in_state_dtype(field: VectorField) -> VectorField:
-    """Returns the same field, each slope checked, and cast to the state's dtype.
+    """Returns the field with each slope checked, and cast to the state's dtype.
 
-    So the slopes of a field that computes in bfloat16 are added up in the state's dtype.
+    A field may compute in bfloat16; its slopes are added up in the state's dtype.
     """
 
     def cast(name: str, function: Term) -> Term:
@@ -96,8 +96,8 @@ class SolveSettings:
     """How a field is solved, checked once.
 
     Attributes:
-      solver: a name of `solvers.NAMES`, or an explicit solver of diffrax. With `rtol` one with an
-        error estimate.
+      solver: a name of `solvers.NAMES`, or an explicit solver of diffrax. With `rtol` it must have
+        an error estimate.
       steps: number of equal fixed steps (default 8).
       rtol: relative tolerance of a step's local error; chooses adaptive steps.
       atol: absolute tolerance of adaptive steps (default 1e-6).
@@ -144,11 +144,11 @@ class SolveSettings:
         return self.rtol is not None
 
     def evaluations(self, terms: int, error: bool = False) -> np.ndarray:
-        """How often a fixed step evaluates each of that many terms, int32 [terms].
+        """How often a fixed step evaluates each term of a field, int32 [terms].
 
         Args:
-          terms: number of terms.
-          error: whether the error is estimated too.
+          terms: number of the field's terms.
+          error: whether the error is estimated, too.
         """
         once = solvers.evaluations(self.solver, terms, error)
 
@@ -210,10 +210,10 @@ class Solution(NamedTuple):
       accepted: int32 [], accepted steps.
       rejected: int32 [], rejected steps.
       result: int32 [], 0 success, 1 ran out of max_steps, 2 any other failure.
-      gap: of a reversible pair |y - z| / |y| at t1, float32 [] (float64 of a float64 state); None
-        of any other solve. A gap that grows over depth is an unstable pair's.
-      sums: what was asked for of 'kinetic' and 'error', by name, each [B] of the state's dtype, B
-        being the state's leading axis; None without.
+      gap: |y - z| / |y| of a reversible pair at t1, float32 [] (float64 for a float64 state); None
+        for any other solve. If it grows over depth, the pair is unstable.
+      sums: the sums that were asked for, by name, each [B] of the state's dtype, where B is the
+        state's leading axis; None if none were.
     """
 
     y1: State

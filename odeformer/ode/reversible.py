@@ -7,12 +7,12 @@ y. Run backwards, in the same numbers but for rounding:
 
     z_0 = z_1 + Psi_-h(t_1, y_1),    y_0 = (y_1 - (1 - lambda) z_0 - Psi_h(t_0, z_0)) / lambda
 
-So the gradient needs no stored states: the backward pass recovers them, each Psi evaluated once for
-the state and its pullback. Rounding errors are divided by lambda in each step.
+So the gradient needs no stored states: the backward pass recovers them, and evaluates each Psi once
+for both the state and its pullback. Each step back divides rounding errors by lambda.
 
-The pair is a solver of its own, of the same order and twice the evaluations. Along a direction in
-which the flow contracts, dy/dt = a y with a < -(1 - lambda) / h, it is unstable whatever the
-solver: y - z grows like exp(|a| t) from the solver's local error.
+The pair is a solver of its own, with the same order and twice the evaluations. Along a direction in
+which the flow contracts, dy/dt = a y with a < -(1 - lambda) / h, it is unstable under every solver:
+y - z starts at the solver's local error and grows like exp(|a| t).
 
 Source: McCallum, Foster, 'Efficient, accurate and stable gradients for neural ODEs', 2024,
 arXiv 2410.11648.
@@ -41,7 +41,8 @@ from odeformer.ode.scans import Pair, floating, merged, reversible_scan, scan_st
 from odeformer.ode.steps import STATE, advance, count_fixed_steps, unrolled_slopes
 from odeformer.ode.times import states_at
 
-# (half, t0, t1, y) -> the increment from t0 to t1; half is 0 for z's own step, 1 for y's step back.
+# (half, t0, t1, y) -> the increment from t0 to t1. half is 0 for the step from z and 1 for the step
+# back from y: a cache tells them apart, a field does not.
 Increment = Callable[[int, jax.Array, jax.Array, State], State]
 
 
@@ -57,7 +58,7 @@ def step(coupling: float, increment: Increment, pair: Pair, t0: Any, t1: Any) ->
     apart = _distance(z0, z_low, pair.y, y_low)
     y1, y_low = _add(pair.y, y_low, increment(0, t0, t1, z0))
 
-    # lambda y + (1 - lambda) z = y + (1 - lambda) (z - y): of a small number little is rounded off.
+    # lambda y + (1 - lambda) z = y + (1 - lambda) (z - y), which rounds off less.
     y1, y_low = _add(y1, y_low, jax.tree.map(lambda d: (1 - coupling) * d, apart))
 
     back = increment(1, t1, t0, y1)
@@ -92,7 +93,7 @@ def _add(x: State, low: State, more: State) -> tuple[State, State]:
         rest = total - x
         lost = (x - (total - rest)) + (more - rest) + low
 
-        # The lower parts are constants: of the exact sum the upper part has the whole slope.
+        # The lower parts have no gradient: the upper part has all of the exact sum's.
         lost = jax.lax.stop_gradient(lost)
         high = total + lost
         return high, jax.lax.stop_gradient(lost - (high - total))
@@ -126,7 +127,7 @@ def staged_increment(
     if not isinstance(method, solvers.Splitting):
         return jax.tree.map(lambda dy: (t1 - t0) * dy, evaluate(None, 0, t0, y0))
 
-    # The increments of the sub-steps add up: without y0, whose last digits they would lose.
+    # The increments of sub-steps are added up without y0: next to it they would lose digits.
     total: Any = None
     y, counts = y0, [0] * terms
     for term, begin, length in method.substeps(terms):
@@ -141,15 +142,15 @@ def staged_increment(
 
 
 class Steps(NamedTuple):
-    """A pair's steps as functions of what they depend on.
+    """A pair's steps, as functions for the scans of `odeformer.ode.scans`.
 
-    x is (n, t0, t1): the number of the step and its ends. `shared` is (params, key).
+    x is (n, t0, t1), the number of a step and its ends; `shared` is (params, key).
 
     Attributes:
       forth: (pair, x, shared) -> the pair after a step.
-      back: (pair, x, shared) -> the pair before it.
-      pull: (pair, cotangent, x, shared) -> the pair before it, the cotangents of that pair, of x
-        and of shared; None stands for what has none, such as a key.
+      back: (pair, x, shared) -> the pair before a step.
+      pull: (pair, cotangent, x, shared) -> the pair before a step, and the cotangents of that pair,
+        of x and of shared; None where there is no cotangent, as for a key.
     """
 
     forth: Callable[..., Pair]
@@ -161,16 +162,16 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
     """Returns the steps of a pair.
 
     Args:
-      field: of `in_state_dtype`.
-      settings: with a `reversible`.
-      scanned: whether there are several steps, of which 'checkpoint' stores the states.
+      field: as `in_state_dtype` returns it.
+      settings: how it is solved; `reversible` is set.
+      scanned: whether there are several steps, between which 'checkpoint' stores the states.
     """
     coupling: Any = settings.reversible
     recompute = settings.adjoint == "checkpoint"
     policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
 
-    # Stages are recomputed one at a time, as those of a plain step are. Not by 'reversible': it
-    # evaluates an increment once, and holds its stages until they are pulled back.
+    # As in a plain step, 'checkpoint' recomputes stages one at a time. 'reversible' does not: it
+    # evaluates an increment once, and keeps its stages until they are pulled back.
     slopes: list[Any] = [field, *field.terms]
     if recompute:
         slopes = [jax.checkpoint(f, policy=policy) for f in slopes]
@@ -179,7 +180,7 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
         # One key per step, shared by both halves and all stages.
         keys = () if key is None else (jax.random.fold_in(key, n),)
 
-        def evaluate(term: int | None, n: int, t: jax.Array, y: State) -> State:
+        def evaluate(term: int | None, _: int, t: jax.Array, y: State) -> State:
             return slopes[0 if term is None else term + 1](t, y, params, *keys)
 
         def increment(half, t0, t1, y):
@@ -224,7 +225,7 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
 
 
 def step_inputs(times: Times) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the number and the ends of each step, [steps] each, of the times between them."""
+    """Returns the numbers, starts and ends of the steps between these times, [steps] each."""
     grid = jnp.asarray(times)
     return jnp.arange(len(grid) - 1), grid[:-1], grid[1:]
 
@@ -238,7 +239,7 @@ _REVERSE_MODE_ONLY = (
 
 
 def run_reversibly(scan: Callable, *args: Any) -> tuple[Pair, Any]:
-    """Calls a `reversible_scan` on (pair, xs, shared); derivatives that it lacks are refused.
+    """Calls a `reversible_scan` on (pair, xs, shared), and refuses derivatives that it lacks.
 
     Raises:
       ValueError: forward mode or second derivatives, when they are taken.
@@ -253,10 +254,10 @@ def run_reversibly(scan: Callable, *args: Any) -> tuple[Pair, Any]:
 
 
 def scan_pairs(problem: Problem, times: Times, indices: np.ndarray | None) -> Solution:
-    """Takes equal steps of a pair.
+    """Takes equal steps of a reversible pair.
 
     Args:
-      problem: with a `reversible`.
+      problem: what is solved; `reversible` is set.
       times: between the steps, [steps + 1].
       indices: of the times at which states are returned, int [n]; None if none are.
     """

@@ -13,7 +13,7 @@ class Pair(NamedTuple):
     Attributes:
       y: the solution, a pytree of arrays.
       z: the other state.
-      low: of each of both what was rounded off it; None for cotangents.
+      low: what was rounded off y, and what was rounded off z; None for cotangents.
     """
 
     y: Any
@@ -31,7 +31,7 @@ def floating(tree: Any) -> Any:
 
 
 def merged(floats: Any, tree: Any) -> Any:
-    """Returns the tree with the leaves of `floating` in their places."""
+    """Returns `tree` with the leaves of `floats`, as `floating` returns them, in their places."""
     return jax.tree.map(
         lambda new, old: old if new is None else new, floats, tree, is_leaf=lambda x: x is None
     )
@@ -41,14 +41,14 @@ def scan_steps(step: Callable, pair: Pair, xs: Any, shared: Any, keep: Callable)
     """Takes steps: `step` is a function (pair, x, shared) -> pair.
 
     Args:
-      step: one step, or several of them at once.
-      pair: before the first one.
-      xs: of each step, with a leading axis.
-      shared: by all steps.
-      keep: (pair) -> what is returned of the pair after each step, or None.
+      step: one step of the scan, which may be several steps of a solver.
+      pair: the pair before the first step.
+      xs: what differs from step to step, along a leading axis.
+      shared: what is the same in all steps.
+      keep: (pair) -> what to keep of the pair after each step, or None.
 
     Returns:
-      The pair after the last step, and what is kept, with a leading axis.
+      The pair after the last step, and what was kept, along a leading axis.
     """
 
     def body(pair, x):
@@ -58,7 +58,7 @@ def scan_steps(step: Callable, pair: Pair, xs: Any, shared: Any, keep: Callable)
     if _length(xs) > 1:
         return jax.lax.scan(body, pair, xs)
 
-    # A scan of one step would cost its loop.
+    # A single step needs no loop.
     pair, kept = body(pair, jax.tree.map(lambda x: x[0], xs))
     return pair, jax.tree.map(lambda x: x[None], kept)
 
@@ -79,10 +79,10 @@ def scan_pull(
     """Differentiates `scan_steps` backwards from the pair after its last step.
 
     Args:
-      pull: (pair, cotangent, x, shared) -> the pair before a step, the cotangents of that pair, of
-        x and of shared; None stands for what has none, such as a key.
-      pair: after the last step.
-      cotangents: of the pair, and of what was kept.
+      pull: (pair, cotangent, x, shared) -> the pair before a step, and the cotangents of that pair,
+        of x and of shared; None where there is no cotangent, as for a key.
+      pair: the pair after the last step.
+      cotangents: of that pair, and of what was kept.
       xs: as for `scan_steps`.
       shared: as for `scan_steps`.
       keep: as for `scan_steps`.
@@ -117,7 +117,7 @@ def scan_pull(
 def reversible_scan(step: Callable, pull: Callable, keep: Callable) -> Callable:
     """Returns `scan_steps` as a function (pair, xs, shared), whose gradient is `scan_pull`.
 
-    Of all pairs it stores the last one alone. The arguments are those of both functions.
+    Only the last pair is stored. The arguments are those of the two functions.
     """
 
     @jax.custom_vjp

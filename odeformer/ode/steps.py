@@ -34,7 +34,7 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
     """Takes equal steps by a scan, under adjoint 'checkpoint' or 'store'.
 
     Args:
-      problem: with one of these adjoints.
+      problem: what is solved, with one of these adjoints.
       times: between the steps, [steps + 1].
       indices: of the times at which states are returned, int [n]; None if none are.
     """
@@ -71,7 +71,7 @@ def scan_fixed_steps(problem: Problem, times: Times, indices: np.ndarray | None)
 def count_fixed_steps(
     settings: SolveSettings, terms: int, times: Times, error: bool = False
 ) -> Solution:
-    """Returns a solution with the counts of fixed steps, its states left to the caller.
+    """Returns a Solution with the counts of fixed steps, but without states.
 
     Args:
       settings: of the steps.
@@ -81,7 +81,7 @@ def count_fixed_steps(
     """
     steps = times.shape[0] - 1
 
-    # Known before tracing, the result is a constant of the program.
+    # Where the times are known before tracing, the result is a constant of the program.
     finite = all_finite(times)
     result = SUCCESS if finite is True else jnp.where(finite, SUCCESS, FAILED)
     unknown: Any = None
@@ -96,16 +96,16 @@ def count_fixed_steps(
 
 
 def _make_step(problem: Problem, steps: int):
-    """Returns (y0, t0, t1, params, *key) -> y1 and what it adds to the sums.
+    """Returns the function (y0, t0, t1, params, *key) -> (y1, what the step adds to the sums).
 
-    The step is recomputed in the backward pass if asked for.
+    Under 'checkpoint' the backward pass recomputes the step.
     """
     field, settings = problem.field, problem.settings
     method, tableau = solvers.get(settings.solver), solvers.tableau(settings.solver)
     terms = solvers.ode_terms(settings.solver, field)
 
-    # Stages are recomputed one at a time: a step's own recomputation would hold all of them, and
-    # so twice the memory.
+    # Each stage is recomputed separately: recomputing the step alone would hold all its stages at
+    # once, twice the memory.
     recompute = settings.adjoint == "checkpoint"
     policies: Any = jax.checkpoint_policies
     policy = getattr(policies, settings.policy) if settings.policy else None
@@ -126,18 +126,18 @@ def _make_step(problem: Problem, steps: int):
         )
         y1 = advance(y, h, tableau.b_sol, slopes)
 
-        # Here and not inside the recomputed field: its gradient would need its last product too.
+        # Outside of the recomputed field, whose recomputation would need its last product for this.
         return y1, of_slopes(problem, tableau, h, slopes) if problem.sums else {}
 
     if not recompute:
         return step
 
-    # What sums read last is kept: else their gradient would evaluate a step's last stages again.
+    # The arrays that sums read are kept: else their gradient would evaluate the last stages again.
     if problem.sums:
         kept = policies.save_only_these_names(SUMMED)
         policy = policies.save_from_both_policies(kept, policy) if policy else kept
 
-    # In a scan's body XLA has no first computation that it could merge the second one with.
+    # Inside the body of a scan XLA has no first computation to merge the recomputation with.
     return jax.checkpoint(step, policy=policy, prevent_cse=problem.prevent_cse and steps == 1)
 
 
@@ -178,10 +178,11 @@ def unrolled_slopes(
     *,
     error: bool = False,
 ) -> tuple[jax.Array, list[State]]:
-    """Returns h and the slopes k_i of `unrolled_step`, the error's too if asked for."""
-    h = t1 - t0
+    """Returns h and the slopes k_i of `unrolled_step`.
 
-    # A stage that only the error estimate reads is left out where nobody asks for the error.
+    Stages that only the error estimate reads are evaluated only with `error`.
+    """
+    h = t1 - t0
     slopes = [evaluate(0, t0, y0)]
     for stage in range(1, solvers.stages(tableau, error)):
         c = tableau.c[stage - 1]
@@ -195,8 +196,8 @@ def unrolled_slopes(
 
 
 def advance(y0: State | None, h: jax.Array, weights: np.ndarray, slopes: list[State]) -> State:
-    """Returns y0 + h sum_i w_i k_i; without y0 the increment alone."""
-    # Zeros are common in a tableau; a product with one would be computed, and keep 0 * inf.
+    """Returns y0 + h sum_i w_i k_i, or only the increment where y0 is None."""
+    # Zeros are common in a tableau: their products would cost time, and 0 * inf is NaN.
     used = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
     factors = [w for w, _ in used]
 
@@ -220,10 +221,10 @@ def staged_step(
     """Takes one fixed step of any solver, for a field that distinguishes its evaluations.
 
     Args:
-      solver: its name, or itself.
+      solver: the solver, or its name.
       terms: number of terms of the field.
-      evaluate: (term, n, t, y) -> dy; term None asks for the sum of the terms; n counts a term's
-        evaluations within the step, from 0 to `evaluations(solver, terms)[term]` - 1.
+      evaluate: (term, n, t, y) -> dy; term None stands for the sum of the terms, and n counts a
+        term's evaluations within the step, from 0 to `evaluations(solver, terms)[term]` - 1.
       t0: the step's start, a scalar of the state's dtype.
       t1: the step's end, a scalar of the state's dtype.
       y0: the state at t0.
@@ -241,7 +242,7 @@ def staged_step(
     def euler(term: int | None, n: int, t: jax.Array, h: jax.Array, y: State) -> State:
         return jax.tree.map(lambda y, dy: y + h * dy, y, evaluate(term, n, t, y))
 
-    # Of the solvers without a tableau only Euler evaluates the sum: `get` refuses others.
+    # The only solver with neither tableau nor sub-steps is Euler: `get` refuses all others.
     if not isinstance(method, solvers.Splitting):
         return euler(None, 0, t0, t1 - t0, y0)
 

@@ -2,8 +2,8 @@
 
     kinetic = integral of mean(f^2) dt,     error = sum over steps of |h| rms(e)
 
-e is the step's embedded error estimate, h sum_i (b_i - b*_i) k_i. Both are kept separately for each
-entry of the state's leading axis, the batch, and mean and rms are over the rest of it.
+e is the step's embedded error estimate, h sum_i (b_i - b*_i) k_i. Each entry of the state's leading
+axis, the batch, has its own sums; mean and rms are over all other axes.
 Sources: Finlay et al., 'How to train your neural ODE', 2020, arXiv 2002.02798 (kinetic energy);
 Pal et al., 'Opening the blackbox', 2021, arXiv 2105.03918 (error estimate).
 """
@@ -31,10 +31,10 @@ from odeformer.ode.problem import (
     VectorField,
 )
 
-# The name by which policies of `jax.checkpoint` know what the sums of a step read last.
+# The name by which policies of `jax.checkpoint` know the last array that the sums of a step read.
 SUMMED = "ode_summed"
 
-# Where the state lies among the sums that a solver carries with it.
+# The key of the state, next to the sums that a solver carries along with it.
 _STATE = "state"
 
 
@@ -46,17 +46,17 @@ def of_slopes(
         kinetic: |h| sum_i b_i mean(k_i^2),    error: |h| rms(h sum_i e_i k_i)
 
     Args:
-      problem: says which sums, and the weights of the means.
-      tableau: the method's; its weights b_i may be negative.
-      h: the step, a scalar.
-      slopes: k_i, of every stage that a sum reads.
+      problem: says which sums to compute, and with which weights.
+      tableau: of the method, whose weights b_i may be negative.
+      h: the length of the step, a scalar.
+      slopes: the k_i of every stage that a sum reads.
     """
     added: dict[str, jax.Array] = {}
     if KINETIC in problem.sums:
         weighted = [(float(b), k) for b, k in zip(tableau.b_sol, slopes, strict=False) if b != 0]
         factors, (*ks, last) = zip(*weighted, strict=True)
 
-        # Summed over the stages first: one pass over the state reads them all.
+        # Stages are summed before the mean is taken, so that one pass over the state does both.
         energy = jax.tree.map(
             lambda *ks: sum(b * jnp.square(k) for b, k in zip(factors, ks, strict=True)),
             *ks,
@@ -79,7 +79,7 @@ def of_slopes(
 
 def of_states(weights: State | None, h: jax.Array, y0: State, y1: State) -> jax.Array:
     """Returns the kinetic energy of a step without stages, |h| mean(((y1 - y0) / h)^2), [B]."""
-    # Where an end is traced a step may be empty, and adds nothing.
+    # A step may be empty where an end is traced: it then adds nothing, and divides by nothing.
     length = jnp.abs(h)
     inverse = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
     moved = jax.tree.map(jnp.subtract, y1, y0)
@@ -101,20 +101,20 @@ def mean(state: State, weights: State | None) -> jax.Array:
     if weights is None:
         return total(state) / sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(state))
 
-    # An entry that is padding throughout has no mean: it counts as standing still.
-    whole_B = total(weights)
-    return total(jax.tree.map(jnp.multiply, weights, state)) / jnp.where(whole_B > 0, whole_B, 1)
+    # An entry that is all padding has no mean: it counts as standing still.
+    weight_B = total(weights)
+    return total(jax.tree.map(jnp.multiply, weights, state)) / jnp.where(weight_B > 0, weight_B, 1)
 
 
 def carry(problem: Problem) -> Problem:
-    """Returns the problem with the sums next to its state, each an array of zeros [B] at t0.
+    """Returns the problem with the sums as parts of its state, each an array [B], 0 at t0.
 
-    The kinetic energy is a quantity that moves by mean(f^2): a Runge-Kutta method integrates it by
-    the weights b_i of its stages. The sums weigh nothing in the error norm, so that the steps are
-    those that are taken without them.
+    The kinetic energy has the slope mean(f^2), which a Runge-Kutta method integrates by the weights
+    b_i of its stages. The sums have no weight in the error norm: adaptive steps are the same as
+    without them.
     """
     leaf = jax.tree.leaves(problem.y0)[0]
-    beside = dict.fromkeys(problem.sums, jnp.zeros(leaf.shape[:1], leaf.dtype))
+    zeros = dict.fromkeys(problem.sums, jnp.zeros(leaf.shape[:1], leaf.dtype))
 
     def carrying(function: Term, kinetic: bool) -> Term:
         def term(t, y, params, *key):
@@ -127,7 +127,7 @@ def carry(problem: Problem) -> Problem:
 
         return term
 
-    # The terms alone serve the splittings, whose kinetic energy is that of whole steps.
+    # Only splittings evaluate single terms, and their kinetic energy is that of whole steps.
     terms = tuple(carrying(term, kinetic=False) for term in problem.field.terms)
     total = carrying(problem.field, kinetic=True)
 
@@ -135,35 +135,35 @@ def carry(problem: Problem) -> Problem:
     if weights is None:
         weights = jax.tree.map(jnp.ones_like, problem.y0)
 
-    # The weights are an argument of the field too: for diffrax it may close over no array.
+    # The weights reach the field through its arguments: under diffrax it may close over no array.
     return problem._replace(
         field=VectorField(terms, total),
-        y0={_STATE: problem.y0, **beside},
+        y0={_STATE: problem.y0, **zeros},
         params=(problem.params, problem.weights),
         params_axes=(problem.params_axes, None if problem.weights is None else 0),
-        weights={_STATE: weights, **beside},
+        weights={_STATE: weights, **zeros},
     )
 
 
 def carrying_solver(problem: Problem) -> diffrax.AbstractSolver:
-    """Returns the problem's solver; for a problem of `carry` one that moves the sums by steps."""
-    solver, backsolve = (
-        solvers.get(problem.settings.solver),
-        problem.settings.adjoint == "backsolve",
-    )
+    """Returns the problem's solver; for a problem of `carry` one that adds up sums over steps."""
+    solver = solvers.get(problem.settings.solver)
 
     # The backward solve of 'backsolve' has a state of another structure, and no sum over steps.
-    return solver if not problem.sums or backsolve else _Carrying(solver)
+    if not problem.sums or problem.settings.adjoint == "backsolve":
+        return solver
+
+    return _Carrying(solver)
 
 
 def uncarried(solution: Solution, problem: Problem, t0: Times, t1: Times) -> Solution:
-    """Returns the solution of a problem of `carry` with the sums apart from the state.
+    """Returns the solution of a problem of `carry`, with the sums taken out of its state.
 
     Args:
-      solution: of it.
-      problem: of it.
-      t0: start.
-      t1: end; where it lies before t0, f^2 was integrated backwards.
+      solution: the solution, whose states hold the sums.
+      problem: the problem before `carry`.
+      t0: start time.
+      t1: end time; where it lies before t0, f^2 was integrated backwards.
     """
     y1: Any = solution.y1
     sums = {name: y1[name] for name in problem.sums}
@@ -175,12 +175,12 @@ def uncarried(solution: Solution, problem: Problem, t0: Times, t1: Times) -> Sol
 
 
 class _Carrying(diffrax.AbstractWrappedSolver):
-    """A solver whose state holds sums over its steps, of those that are accepted."""
+    """A solver whose state holds sums over its accepted steps."""
 
     # diffrax declares class variables where its own wrapper has properties, too.
     solver: diffrax.AbstractSolver  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    # Set by diffrax, on Runge-Kutta methods under 'direct', whose loop over stages it is of.
+    # Set by diffrax under 'direct': the kind of loop over the stages of a Runge-Kutta method.
     scan_kind: Any = None
 
     @property

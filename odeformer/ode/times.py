@@ -1,4 +1,4 @@
-"""The times between fixed steps, and those among them at which states are asked for."""
+"""The times of fixed steps, and those among them at which states are returned."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from odeformer.ode.time_checks import check_on_grid, concrete, known_times
 
 
 def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
-    """Returns the times between equal steps, t_n = t0 + (t1 - t0) n / steps.
+    """Returns the times before, between and after equal steps, t_n = t0 + (t1 - t0) n / steps.
 
     Args:
       t0: start of the first step.
@@ -20,8 +20,8 @@ def step_times(t0: Any, t1: Any, steps: int, dtype: Any) -> Times:
       dtype: of the times.
 
     Returns:
-      [steps + 1] of that dtype: a NumPy array, or, where t0 or t1 is being traced, a traced one.
-      Where an end is not finite in that dtype, all are NaN.
+      [steps + 1] of that dtype, a NumPy array, or a traced one where t0 or t1 is being traced. If
+      an end is not finite in that dtype, all times are NaN.
     """
     ends = concrete([t0, t1])
 
@@ -50,7 +50,7 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
     """
     wanted, grid = known_times(ts, times)
 
-    # All states are NaN then, so that any index will do.
+    # All states are then NaN, so any index will do.
     if not np.isfinite(grid).all():
         return np.full(len(wanted), len(grid) - 1)
 
@@ -60,7 +60,7 @@ def step_indices(ts: Any, times: Times) -> np.ndarray:
 
 
 def states_at(y0: State, saved: Any, indices: np.ndarray | None) -> State | None:
-    """Returns the states at some of the times between the steps, of those after each step."""
+    """Returns the states at these indices of the times, of y0 and those saved after each step."""
     if indices is None:
         return None
 
