@@ -38,19 +38,19 @@ def load_config(
     depth: DepthConfig | Mapping[str, Any] | None = None,
     dtype: str = "float32",
 ) -> ModelConfig:
-    """Reads what model a folder holds, and none of its weights.
+    """Reads the config of the model that `load_pretrained` loads, without reading weights.
 
     Args:
-      folder: as for `load_pretrained`, and so are the others.
-      image_size: of the images.
-      depth: how the weights are integrated.
-      dtype: of the matrix products.
+      folder: as for `load_pretrained`, like all arguments.
+      image_size: height and width of the images.
+      depth: another way to integrate the weights.
+      dtype: dtype of the matrix products.
 
     Returns:
       The config of the model that `load_pretrained` returns.
 
     Raises:
-      ImportError, ValueError: as `load_pretrained` does, but for the weights.
+      ImportError, ValueError: as `load_pretrained` does, except for what concerns the weights.
     """
     check_name("dtype", dtype, DTYPES)
     reading = read_family(read_json(find_folder(folder) / CONFIG), depth, dtype)
@@ -78,13 +78,13 @@ def load_pretrained(
       folder: with config.json and model.safetensors, or the shards of
         model.safetensors.index.json; or a name on the Hugging Face Hub, which is downloaded.
       image_size: height and width of the images, if not those of the training; learned positions
-        are resampled as the library that trained the model does.
-      depth: another way to integrate the same weights, a DepthConfig or fields of one such as
-        {'solver': 'euler'}; None is what the weights were trained under.
+        are resampled as the model's own library does.
+      depth: another way to integrate the same weights, a DepthConfig or some of its fields such as
+        {'solver': 'euler'}; None: as they were trained.
       dtype: of the matrix products, 'float32' or 'bfloat16'.
       param_dtype: of the parameters, 'float32' or 'bfloat16'.
-      mesh: of devices that the parameters are split over, each of which is born where it lies;
-        None: they lie on the default device.
+      mesh: devices over which the parameters are split; each part is created on its device. None:
+        all lie on the default device.
       rules: the mesh's axes for names of axes, such as {'width': 'fsdp', 'heads': 'tensor'}; see
         `odeformer.sharding`. What is not named is replicated.
 
@@ -94,9 +94,9 @@ def load_pretrained(
 
     Raises:
       ImportError: the package safetensors is not installed, or for a name huggingface_hub.
-      ValueError: no such folder or name; an architecture, a value or tensors that are not those of
-        a model that is read; weights as a pickle; a file that is cut off; a mesh that does not
-        divide an axis of a parameter, or rules that do not fit it.
+      ValueError: no such folder or name; an architecture, a value or tensors that are not
+        supported; weights as a pickle; a file that is cut off; a mesh that does not divide an axis
+        of a parameter, or rules that do not fit the mesh.
     """
     check_name("dtype", dtype, DTYPES)
     check_name("param_dtype", param_dtype, DTYPES)
@@ -139,8 +139,8 @@ def _of_size(config: Any, image_size: int | tuple[int, int] | None) -> Any:
 
 
 def _resampled(table: jax.Array, reading: Reading, sized: ViTConfig) -> jax.Array:
-    """Learned positions for images of another size, where they lay before."""
-    # Replicated, and so whole on any device.
+    """Learned positions for images of another size, with the sharding that they had."""
+    # They are replicated, so any device holds them all.
     places = resample_positions(
         table.addressable_data(0), reading.config.grid, sized.grid, reading.resample
     )
@@ -150,24 +150,24 @@ def _resampled(table: jax.Array, reading: Reading, sized: ViTConfig) -> jax.Arra
 def save_pretrained(
     model: nn.Module, variables: Mapping[str, Any], folder: str | os.PathLike[str]
 ) -> None:
-    """Writes a model as transformers does: config.json and model.safetensors.
+    """Writes a model in the layout of transformers: config.json and model.safetensors.
 
-    Its `from_pretrained(folder)` and our `load_pretrained(folder)` read it. Classes are named
-    LABEL_0 and so on, and the tokens that begin and end a text are not named: the model does not
-    know them.
+    Its `from_pretrained(folder)` and our `load_pretrained(folder)` read it. The model knows neither
+    the names of its classes, which are written as LABEL_0 and so on, nor the tokens that begin and
+    end a text, which are left out.
 
     Args:
-      model: a `ViT` or an `LM` of solver lie_trotter, share 1, one step per layer, terms attention
-        and mlp, no time, no centring, learned positions. For a ViT a class token, which the head
-        reads; or as DINOv2 has them layer scale, pool 'token_mean', registers or none, a head or
-        none, gated MLPs or none. Models of timm are written as those of transformers.
-      variables: its parameters; they are written in the dtype that they have.
-      folder: is made if it is not there; files of these names are overwritten.
+      model: a `ViT` or an `LM` with solver lie_trotter, share 1, one step per layer, terms
+        attention and mlp, no time and no centring. A ViT has learned positions, and either a class
+        token that the head reads (pool 'token'), or the form of DINOv2: layer scale and pool
+        'token_mean', with or without registers, head and gated MLPs. Models of timm are written as
+        those of transformers.
+      variables: the model's parameters, which are written in their own dtype.
+      folder: created if it does not exist; files of these names are overwritten.
 
     Raises:
       ImportError: the package safetensors is not installed.
-      ValueError: a model that has another form, and so no place in the layout; or variables that
-        are not the model's.
+      ValueError: a model that does not fit the layout, or variables that are not the model's.
     """
     check_merged(variables)
     config: Any = getattr(model, "config", model)
@@ -190,7 +190,7 @@ def save_pretrained(
 
 
 def _disassembled(flat: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
-    """The tensors that our arrays make up, by name."""
+    """The stored tensors, by name, that our arrays are divided into."""
     found: dict[str, dict[int, np.ndarray]] = {}
     for place, leaf in layout.items():
         array = np.asarray(jax.device_get(flat[place]))

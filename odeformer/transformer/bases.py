@@ -39,14 +39,15 @@ class Depth(Protocol):
 
 
 class Weights(NamedTuple):
-    """Weights over depth, of which each group is given what it reads.
+    """Weights over depth, divided into what single groups read and what all groups read.
 
     Attributes:
-      scanned: what is scanned along with the groups, [G, ...]; None where all groups read the same.
-      common: what all groups read, [K, ...]; None where each reads its own.
-      of_group: (an entry of `scanned`, `common`) -> the theta of its group.
+      scanned: weights that are scanned with the groups, [G, ...]; None where all groups read the
+        same ones.
+      common: weights that all groups read, [K, ...]; None where each group reads its own.
+      of_group: (an entry of `scanned`, `common`) -> the theta of that group.
       at: (theta of a group, s, offset) -> one layer's parameters at the group's local time s; None
-        where theta is one layer's parameters.
+        where theta is one layer's parameters already.
     """
 
     scanned: Any
@@ -61,13 +62,15 @@ def functions(basis: str, count: int, length: float, t: Any) -> Any:
     Args:
       basis: one of `BASES`.
       count: K, number of functions.
-      length: L, the end of the interval [0, L]; beyond its ends each phi_k keeps its value there.
-      t: times: a JAX array of any shape, of whose dtype the result is; else float64 of NumPy.
+      length: L, the end of the interval [0, L]; outside of it each phi_k keeps the value at the
+        nearer end.
+      t: times of any shape; a JAX array, whose dtype the result has, or anything else, for which
+        the result is float64 of NumPy.
 
     Returns:
       [..., K].
     """
-    # In NumPy for projections, whose systems are solved in float64 whatever JAX computes in.
+    # NumPy is for projections, which are solved in float64 whether or not JAX has it.
     xp: Any = jnp if isinstance(t, jax.Array) else np
     t = xp.clip(xp.asarray(t), 0.0, length)
 
@@ -109,11 +112,11 @@ def combine(values: Any, stacked: Any) -> Any:
 
 
 def weights_over_depth(depth: Depth, theta: Any, start: int = 0) -> Weights:
-    """Returns stacked parameters as the weights of the groups.
+    """Returns stacked parameters as weights over depth.
 
     Args:
-      depth: how the depth is integrated.
-      theta: the parameters, [K, ...].
+      depth: the basis, and how the depth is divided into groups.
+      theta: the stacked parameters, [K, ...].
       start: the depth-time at which the stack begins, in layers.
     """
     basis, layers, length = depth.basis, depth.layers, depth.length
@@ -121,7 +124,7 @@ def weights_over_depth(depth: Depth, theta: Any, start: int = 0) -> Weights:
         return Weights(theta, None, lambda theta, _: theta, None)
 
     def at(theta: Any, s: jax.Array, offset: jax.Array) -> Any:
-        # On the local time within an element, whose two nodes alone are here.
+        # Of an element theta holds its two nodes, and s is the time within it.
         if basis == "hat":
             return combine(functions("hat", 2, length, s), theta[GROUPS])
 
@@ -132,15 +135,17 @@ def weights_over_depth(depth: Depth, theta: Any, start: int = 0) -> Weights:
         pairs = jax.tree.map(lambda w: jnp.stack([w[:-1], w[1:]], axis=1), theta)
         return Weights(pairs, None, lambda pair, _: {GROUPS: pair}, at)
 
-    # Under the name of stacked parameters, whose leading axis no mesh splits.
+    # GROUPS names parameters that are stacked, whose leading axis is never split over a mesh.
     return Weights(None, theta, lambda _, theta: {GROUPS: theta}, at)
 
 
-def init_coefficients(basis: str, count: int, init: Callable[[jax.Array], Any], key: Any) -> Any:
+def init_coefficients(
+    basis: str, count: int, init: Callable[[jax.Array], Any], key: jax.Array
+) -> Any:
     """Returns initial coefficients, [K, ...] each.
 
-    A constant's and each node of `hat` are those of a layer of their own. Of the others w_0 is a
-    layer's, and all else 0: theta(t) is the same at every t.
+    Under `constant` and `hat` each w_k is initialised as a layer of its own. Under `legendre` and
+    `fourier` w_0 is, and all other w_k are 0, so that theta(t) is the same at every t.
 
     Args:
       basis: one of `BASES`.

@@ -1,4 +1,4 @@
-"""What the configs of all models say of the vector field, and how it is integrated over depth."""
+"""The configs of what all models share: the vector field, and how it is integrated over depth."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _TERMS = Accepted(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FieldConfig:
-    """What the configs of all models say of the vector field.
+    """The vector field of a model; the part that the configs of all models share.
 
     Attributes:
       width: D, size of the state's last axis.
@@ -45,26 +45,25 @@ class FieldConfig:
         'bfloat16' or 'float64' (with jax_enable_x64); parameters, state, head and logits are
         float32, float64 with float64.
       time: 'none', or 'additive': the field knows the depth-time t.
-      fused: one input product for attention and MLP in the parallel sum; for these two terms alone.
+      fused: whether attention and MLP share one input product in the parallel sum; these two only.
       attention: implementation of `jax.nn.dot_product_attention`: 'auto', 'xla' or 'cudnn'.
-      centre: how much of the mean over the visible tokens attention subtracts from what it mixes;
+      centre: how much of the mean over the visible values attention subtracts from its output;
         0 is plain attention, 1 makes the rows of its weights sum to 0.
-      terms: what the field is the sum of, in the order of a splitting's sub-steps.
-      activation: what stands between the MLP's two products: 'gelu_tanh', 'gelu' (exact), 'relu'
-        or 'silu'.
+      terms: names of the terms that the field sums, in the order of a splitting's sub-steps.
+      activation: the MLP's nonlinearity: 'gelu_tanh', 'gelu' (exact), 'relu' or 'silu'.
       gated: whether the MLP has a second input product, which is activated and multiplies the
         first: SwiGLU with 'silu', GeGLU with 'gelu' or 'gelu_tanh'.
       mlp_bias: whether the MLP's products have biases.
-      norm: 'layer', or 'rms', which subtracts no mean and has no bias; of every norm.
+      norm: the kind of every norm: 'layer', or 'rms', which subtracts no mean and has no bias.
       norm_epsilon: what every norm adds to the variance, or to the mean square.
-      kv_heads: heads of keys and values, each shared by heads / kv_heads successive heads; None: as
-        many as heads.
-      head_size: size of a head; None: width / heads.
-      qk_norm: whether queries and keys are normed, each head by itself.
+      kv_heads: number of heads of keys and values, each shared by heads / kv_heads successive
+        heads; None: as many as heads.
+      head_size: size of each head; None: width / heads.
+      qk_norm: whether queries and keys are normalised per head.
       qkv_bias: whether the products of queries, keys and values have biases.
-      out_bias: whether attention's output product has one.
-      layer_scale: what each channel of each term's slope is multiplied by at initialisation; the
-        factors are learnt. None: there are none.
+      out_bias: whether attention's output product has a bias.
+      layer_scale: initial value of learnt factors, one per channel of each term's slope; None:
+        there are no such factors.
     """
 
     width: int = setting(COUNT)
@@ -90,7 +89,7 @@ class FieldConfig:
     out_bias: bool = setting(FLAG, True)
     layer_scale: float | None = setting(POSITIVE, None)
 
-    # Whether a token sees only itself and those before it: of a model, and no setting.
+    # Whether a token sees only itself and earlier ones: a property of the model, not a setting.
     causal: ClassVar[bool] = False
 
 
@@ -98,7 +97,7 @@ class Flow(NamedTuple):
     """What a stack does to its flow beyond integrating it; by default nothing.
 
     Attributes:
-      sums: of `integrate`, that each group's solve returns.
+      sums: what each group's solve sums along the solution, as for `integrate`.
       end_time: b, in layers: in training the last group, of length T, ends at U(T - b, T + b).
     """
 
@@ -116,10 +115,12 @@ class DepthConfig(SolveSettings):
       layers: L, the depth; group g of L / share groups is the ODE on [g share, (g + 1) share].
       share: how many successive layers share one set of weights; it divides layers.
       basis: theta(t) = sum_k phi_k(t) w_k: 'constant' over each group, 'hat' (linear between K
-        nodes), 'legendre' or 'fourier'. Under the last three share is 1, and the groups are the
-        layers; under 'hat' the K - 1 elements between two nodes.
-      coefficients: K of the basis, the sets of weights; None for 'constant': one per group.
-      refine_at: steps after which the trainer calls `odeformer.refine`; a model ignores them.
+        nodes), 'legendre' or 'fourier'. For the last three share must be 1; the groups are then the
+        layers, or under 'hat' the K - 1 elements between two nodes.
+      coefficients: K, the number of sets of weights of the basis; None under 'constant', which has
+        one per group.
+      refine_at: training steps after which the trainer calls `odeformer.refine`; a model ignores
+        them.
       steps: number of fixed steps per group; None: one step per layer, and one at least.
       max_steps: bound on adaptive steps per group, rejected ones included (default 64).
 
@@ -157,7 +158,7 @@ class DepthConfig(SolveSettings):
 
     @property
     def length(self) -> float:
-        """Of a group, in layers."""
+        """Length of a group, in layers."""
         return self.layers / self.groups
 
     @property
@@ -170,7 +171,7 @@ class DepthConfig(SolveSettings):
 
     @property
     def flow(self) -> Flow:
-        """What is done to the flow beyond integrating it: here nothing; see `RegularisedDepth`."""
+        """What is done to the flow beyond integrating it: nothing; see `RegularisedDepth`."""
         return Flow()
 
     @property
@@ -182,37 +183,37 @@ class DepthConfig(SolveSettings):
         return SolveSettings(**settings)
 
 
-def _check_length(**values: Any) -> None:
+def _check_end(**values: Any) -> None:
     for end_time in values.values():
         check_end_time(end_time)
 
 
 _SUMS = Accepted(f"a tuple of names of {', '.join(SUMS)}", check_sums)
-_LENGTH = Accepted("a finite number, 0 or more", _check_length)
+_END = Accepted("a finite number, 0 or more", _check_end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegularisedDepth(DepthConfig):
     """A depth that also returns sums along its flow, and may end at a random time in training.
 
-    The sums are what a loss can be regularised by: a model's `aux["ode"]["kinetic"]` and
-    `aux["ode"]["error"]`, [G, B], of the state's dtype; nothing is added to a loss by itself.
+    A model returns the sums as `aux["ode"]["kinetic"]` and `aux["ode"]["error"]`, [G, B], of the
+    state's dtype; adding them to a loss is left to you.
     The other fields are those of `DepthConfig`.
 
     Attributes:
-      sums: what is summed: 'kinetic', the integral of mean(f^2) over a sample's tokens and width
-        (padding of a `TextClassifier` excepted), and 'error', the sum over steps of |h| times the
-        root mean square of the error estimate; see `integrate`.
-      end_time: b, in layers, less than the length T of a group: in training the last group ends at
-        U(T - b, T + b) instead, in as many steps, by the rng stream 'dropout'; the whole batch ends
-        there. 0: it ends at T.
+      sums: what is summed: 'kinetic', the integral of f^2, averaged over a sample's tokens and
+        width (without the padding of a `TextClassifier`), and 'error', the sum over steps of |h|
+        times the root mean square of the error estimate; see `integrate`.
+      end_time: b, in layers, less than the length T of a group. In training the last group ends at
+        U(T - b, T + b), drawn from the rng stream 'dropout' for the whole batch, in the same number
+        of steps. 0: it always ends at T.
 
     Raises:
       ValueError: a value, a name or a combination that is not accepted.
     """
 
     sums: tuple[str, ...] = setting(_SUMS, ())
-    end_time: float = setting(_LENGTH, 0.0)
+    end_time: float = setting(_END, 0.0)
 
     def __post_init__(self):
         # JSON has no tuples; as a list the config could not be hashed.

@@ -25,22 +25,24 @@ from odeformer.transformer.pairs import through_pairs
 from odeformer.transformer.sharding import by_shard, solves_locally
 from odeformer.transformer.state import Context, begin, tokens
 
-# The collection of a stack's states along depth, kept where it is mutable; and that of the error
-# with which a reversible pair, run backwards, recovers the state before the first group.
+# Collections that a stack fills where they are mutable: its states along depth, and the error with
+# which a reversible pair recovers the state before the first group.
 STATES, RECOVERED = "states", "recovered"
 
 
 class ODEStack(DepthModule):
-    """The depth of a transformer: G groups, each an ODE with parameters of its own.
+    """The depth of a transformer: G groups, each an ODE with its own parameters.
 
     The parameters are stacked over the groups, or over the coefficients of a basis, and the groups
-    scanned, so that the program does not grow with depth. The same parameters serve every solver.
+    are scanned, so that the program does not grow with depth. The same parameters serve every
+    solver.
 
     Attributes:
       config: how the depth is integrated; a mapping of DepthConfig's fields is accepted too.
       field: the vector field's module, unbound; its `layers` become the stack's.
-      start: the depth-time at which the stack begins, in layers: those of the stacks before it.
-      total: the layers of all stacks, over which drop-path grows; None: this one is the last.
+      start: the depth-time at which the stack begins: the number of layers in earlier stacks.
+      total: the number of layers in all stacks, over which drop-path grows; None: this stack is the
+        last.
 
     Raises:
       ValueError: adaptive steps of a causal field, see `check_causal`; or a total that the stack
@@ -71,51 +73,54 @@ class ODEStack(DepthModule):
         """Integrates the state through all groups.
 
         Args:
-          state: the tokens y, [B, N, D] float32 or float64. Where terms add streams to it, each
-            begins as a copy of y; or a dict of all streams, each with the batch as its leading
-            axis.
+          state: the tokens y, [B, N, D] float32 or float64; streams that terms add begin as copies
+            of y. Or a dict of all streams, each with the batch as its leading axis.
           train: whether dropout and drop-path act; they use the rng stream 'dropout'.
           context: how the tokens lie in their sequences, [B, N, ...], and what terms read in
             addition; None: each token sees all others.
-          weights: of the tokens in the error norm of adaptive steps, [B, N, 1]: 0 for padding. Of
-            every stream; or a dict of weights by stream.
+          weights: of the tokens in the error norm of adaptive steps, [B, N, 1], 0 for padding. One
+            array for every stream, or a dict of arrays by stream.
 
         Returns:
-          A Solution: y1 the state after the last group, y alone where y alone was given; nfe int32
-          [G, terms], and accepted, rejected, result int32 [G] ([G, B, terms] and [G, B] per
-          sample). Of a reversible pair also its gap at the end, [B]. With mutable=['states'] also
-          the states before the first and after each group, [G + 1, B, N, D], as 'y'; with
-          mutable=['recovered'] of a pair |y_0' - y_0| / |y_0| of the state y_0' that is recovered
-          backwards, [], as 'error'.
+          A Solution. y1 is the state after the last group, an array where the state was one. nfe is
+          int32 [G, terms], and accepted, rejected and result are int32 [G] ([G, B, terms] and
+          [G, B] per sample). A reversible pair has its gap at the end, [B].
+
+          With mutable=['states'] the collection has the states before the first and after each
+          group as 'y', [G + 1, B, N, D]. With mutable=['recovered'] that of a pair has, as 'error',
+          |y_0' - y_0| / |y_0| of the state y_0' that is recovered backwards, [].
 
         Raises:
           ValueError: a state that does not have the streams of the field's terms, no source where
             a term reads one, or adapters of what they cannot adapt.
         """
-        field, as_given = self.field.clone(parent=None, layers=self._total), _as_given(state)
+        field = self.field.clone(parent=None, layers=self._total)
+        as_given = _as_given(state)
         state, weights = self._streams(state), self._streams(weights)
 
-        theta = self.param("groups", self._init_groups, field, state, context)
+        stacked = self.param("groups", self._init_groups, field, state, context)
         if self.is_initializing() and output_is_dropped.get():
             return unsolved(self.config.groups, as_given(state), len(field.terms))
 
         # Weights as a function of depth, which the field evaluates at each stage's own time.
-        theta = weights_over_depth(self.config, self._with_adapters(theta), self.start)
+        theta = weights_over_depth(self.config, self._with_adapters(stacked), self.start)
         local = solves_locally(self.config.group_settings)
         vector_field = make_vector_field(field, train, local=local, at=theta.at)
 
         context, places, keys = self._randomness(state, train, context)
         groups = Groups(vector_field, theta, places, keys)
         solve_all = self._solve if self.config.reversible is None else self._solve_pair
+
         solution = solve_all(groups, state, Inputs(context, weights))
         return solution._replace(y1=as_given(solution.y1))
 
     def _solve(self, groups: Groups, state: State, inputs: Inputs) -> Solution:
-        """The state through all groups: a scan of one solve."""
+        """Solves the groups one after another, as a scan of one solve."""
         settings, kept = self.config.group_settings, self._keeps(STATES)
         solve_group = make_solve(groups.field, settings, self.config.length, self.config.flow.sums)
+
+        # Adapters are merged inside the solve of their group: no merged kernel outlives it.
         if self._has_adapters:
-            # Merged inside the solve of their group: no merged kernel outlives it.
             solve_group = lora.merging(solve_group)
 
         # On a mesh each shard of the batch solves its own part; nothing is communicated inside.
@@ -139,7 +144,7 @@ class ODEStack(DepthModule):
         return solutions._replace(y1=merge(y1))
 
     def _solve_pair(self, groups: Groups, state: State, inputs: Inputs) -> Solution:
-        """The same of a reversible pair, whose one gradient spans all groups."""
+        """Solves all groups as one reversible pair, whose gradient spans them all."""
         kept = self._keeps(STATES)
         solution, recovered = through_pairs(
             groups, self.config, state, inputs.context, adapted=self._has_adapters, kept=kept
@@ -165,7 +170,7 @@ class ODEStack(DepthModule):
         return self.total or self.start + self.config.layers
 
     def _streams(self, state: Any) -> Any:
-        """A state, or weights, of the field's streams; what is no dict is that of each stream."""
+        """A state, or weights, by the field's streams: an array that is no dict serves them all."""
         if state is None or isinstance(state, Mapping):
             return state
 
@@ -176,7 +181,7 @@ class ODEStack(DepthModule):
         return self.has_variable(lora.COLLECTION, "groups")
 
     def _with_adapters(self, theta: Any) -> Any:
-        """The parameters, each next to its low-rank adapter if the variables hold any."""
+        """The parameters, with their low-rank adapters next to them if the variables hold any."""
         if not self._has_adapters:
             return theta
 
@@ -187,7 +192,8 @@ class ODEStack(DepthModule):
     ) -> tuple[Context | None, Place, jax.Array | None]:
         """The context with the samples' numbers, the groups' places, and a key per group.
 
-        All but the places' offsets are needed only in training: for masks and a random end.
+        Only the offsets of the places are needed outside of training; the rest is for masks and for
+        a random end.
         """
         config, y_BND = self.config, tokens(state)
         offsets = config.length * jnp.arange(config.groups, dtype=y_BND.dtype)
@@ -203,14 +209,14 @@ class ODEStack(DepthModule):
             samples_B = sample_numbers(y_BND.shape[0])
             context = (context or Context())._replace(samples=samples_B)
 
-        # After the masks of dropout, which so are those of a flow that ends in time.
+        # Drawn after the keys of dropout, whose masks do not depend on a random end.
         lengths = random_lengths(config, self.make_rng, y_BND.dtype)
         return context, Place(offsets, lengths), keys
 
     def _init_groups(
         self, key: jax.Array, field: TransformerField, state: State, context: Context | None
     ):
-        # No parameter's shape depends on the batch, or on the tokens' layout: one sample is enough.
+        # No parameter's shape depends on the batch or the layout of the tokens: one sample will do.
         source = None if context is None else context.source
         inputs = (state, None if source is None else Context(source=source))
         sample, context = jax.tree.map(lambda x: x[:1], inputs)
@@ -222,5 +228,5 @@ class ODEStack(DepthModule):
 
 
 def _as_given(state: State) -> Callable[[State], State]:
-    """Returns a function that reduces a state of streams to y where y alone was given."""
+    """Returns a function from a dict of streams to what `state` is: a dict, or the tokens alone."""
     return (lambda state: state) if isinstance(state, Mapping) else tokens

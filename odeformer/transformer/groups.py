@@ -1,4 +1,4 @@
-"""The groups of a stack: what each is solved with, where it lies in depth-time, its solve."""
+"""The groups of a stack: what a group is, where it lies in depth-time, and its solve."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ class Place(NamedTuple):
     """Where a group lies in depth-time.
 
     Attributes:
-      offset: its start.
-      length: its length; None for that of every group.
+      offset: the depth-time at which it starts, in layers.
+      length: its length in layers; None where all groups have `DepthConfig.length`.
     """
 
     offset: Any
@@ -27,13 +27,13 @@ class Place(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """What is solved, group by group.
+    """The ODEs of a stack, one per group.
 
     Attributes:
-      field: of `make_vector_field`.
+      field: the vector field of all groups, as `make_vector_field` returns it.
       theta: the weights over depth.
-      places: of each group, [G].
-      keys: of each group, [G]; None where nothing is random.
+      places: where each group lies, [G].
+      keys: a PRNG key per group, [G]; None where nothing is random.
     """
 
     field: VectorField
@@ -43,7 +43,7 @@ class Groups(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What all groups receive in addition to the state, with the batch as the leading axis."""
+    """What all groups read in addition to the state, each array with a leading batch axis."""
 
     context: Context | None
     weights: State | None
@@ -55,15 +55,16 @@ def make_solve(
     """Returns the solve of one group, (theta, place, key, state, inputs) -> Solution.
 
     Args:
-      field: of `make_vector_field`.
-      settings: of a group.
-      length: of a group, in layers, unless its place says another one.
-      sums: of `integrate`.
+      field: the vector field, as `make_vector_field` returns it.
+      settings: how one group is solved.
+      length: length of a group in layers, unless its place says another one.
+      sums: what is summed along the solution, as for `integrate`.
     """
+    # Only the context has the batch as an axis.
     axes: Any = FieldParams(None, None, 0)  # pyright: ignore[reportArgumentType]
 
     def solve_group(theta, place, key, state, inputs) -> Solution:
-        # On local time: in float32 small steps late in depth would lose digits.
+        # On local time from 0: late in depth, float32 would lose digits of small steps.
         return solve(
             field,
             state,
@@ -84,15 +85,15 @@ def make_solve(
 def random_lengths(
     depth: DepthConfig, make_rng: Callable[[str], jax.Array], dtype: Any
 ) -> jax.Array | None:
-    """Returns the length of each group, [G], the last one's at random; None where none is.
+    """Returns the length of each group, [G], the last one random; None if no length is random.
 
     Source: Ghosh et al., 'STEER: Simple temporal regularization for neural ODEs', 2020, arXiv
     2006.10711.
 
     Args:
-      depth: how the depth is integrated.
-      make_rng: of a flax module.
-      dtype: of the lengths.
+      depth: says how far from its end the last group may end.
+      make_rng: a flax module's, which is asked for the rng stream 'dropout'.
+      dtype: dtype of the lengths.
     """
     end_time = depth.flow.end_time
     if not end_time:

@@ -41,7 +41,7 @@ class Recovered(NamedTuple):
     """What a pair returns in addition to the Solution.
 
     Attributes:
-      states: tokens after each group, [G, B, N, D], if they are asked for.
+      states: the tokens after each group, [G, B, N, D], if they were asked for.
       error: () -> |y_0' - y_0| / |y_0| of the state y_0' that a run backwards recovers, [].
     """
 
@@ -58,18 +58,18 @@ def through_pairs(
     adapted: bool = False,
     kept: bool = False,
 ) -> tuple[Solution, Recovered]:
-    """Solves for a pair through all groups.
+    """Solves all groups as one reversible pair.
 
     Args:
-      groups: of the stack.
-      config: how its depth is integrated, with a `reversible`.
+      groups: the groups of the stack.
+      config: how the depth is integrated; its `reversible` is set.
       y0: the state before the first group, arrays with the batch as their leading axis.
       context: as for an `ODEStack`.
       adapted: whether adapters are attached to the weights over depth.
-      kept: whether tokens after each group are returned.
+      kept: whether to return the tokens after each group.
 
     Returns:
-      A Solution as that of an `ODEStack`, its gap [B]; and what else there is.
+      The Solution that an `ODEStack` returns, with its gap, [B]; and a `Recovered`.
 
     Raises:
       ValueError: a lambda under which so many steps cannot be undone.
@@ -77,7 +77,7 @@ def through_pairs(
     settings, dtype = config.group_settings, tokens(y0).dtype
     y0 = as_state(y0, settings.per_sample)
     group = _Group(groups.field, settings, config.length, dtype, adapted)
-    check_recoverable(settings.reversible, config.groups * group.number, dtype)
+    check_recoverable(settings.reversible, config.groups * group.steps, dtype)
 
     # On a mesh each shard of the batch runs its own pairs, as it does plain states.
     first: Any = begin(y0)
@@ -86,19 +86,21 @@ def through_pairs(
     forth, split, context, merge = split_up(group.forth, first, context)
     pair: Any = split
     pull = pull_by_shard(group.pull, settings)
+
+    # The functions of `odeformer.ode.scans`, of which each group is a step.
     of_group = groups.theta.of_group
 
     def through(pair, x, shared):
-        (scanned, *place), (context, common) = x, shared
-        return forth(of_group(scanned, common), *place, pair, context).y1
+        (scanned, offset, key), (context, common) = x, shared
+        return forth(of_group(scanned, common), offset, key, pair, context).y1
 
     def keep(pair):
         return tokens(pair.y) if kept else None
 
     def pull_group(pair, g_pair, x, shared):
-        (scanned, *place), (context, common) = x, shared
+        (scanned, offset, key), (context, common) = x, shared
         theta, pull_theta = jax.vjp(of_group, scanned, common)
-        pair, g_pair, g_theta, g_context = pull(theta, *place, (pair, g_pair), context)
+        pair, g_pair, g_theta, g_context = pull(theta, offset, key, (pair, g_pair), context)
         g_scanned, g_common = pull_theta(g_theta)
         return pair, g_pair, (g_scanned, None, None), (g_context, g_common)
 
@@ -108,13 +110,13 @@ def through_pairs(
         scan = reversible_scan(through, pull_group, keep)
         last, states = run_reversibly(scan, pair, xs, shared)
     else:
-        # As many groups as there are stay in a scan, like those of a plain state.
+        # The gradient is JAX's own, which stores the pair before each group.
         last, states = scan_steps(through, pair, xs, shared, keep)
 
     def error() -> jax.Array:
         def undo(pair, x, shared):
-            (scanned, *place), (context, common) = x, shared
-            return back(of_group(scanned, common), *place, pair, context).y1
+            (scanned, offset, key), (context, common) = x, shared
+            return back(of_group(scanned, common), offset, key, pair, context).y1
 
         first = scan_back(undo, *jax.lax.stop_gradient((last, xs, shared)))
         return relative_gap(y0, merge(first.y))
@@ -132,38 +134,38 @@ class _Group:
     def __init__(
         self, field: VectorField, settings: SolveSettings, length: float, dtype: Any, adapted: bool
     ):
-        number: Any = settings.steps
-        self.number, self._terms, self._settings = number, len(field.terms), settings
-        self._times = step_times(0.0, length, number, dtype)
+        steps: Any = settings.steps
+        self.steps, self._terms, self._settings = steps, len(field.terms), settings
+        self._times = step_times(0.0, length, steps, dtype)
         self._xs = step_inputs(self._times)
-        self._steps = make_steps(in_state_dtype(field), settings, scanned=number > 1)
+        self._pair = make_steps(in_state_dtype(field), settings, scanned=steps > 1)
 
-        # Here, where 'checkpoint' recomputes: no merged kernel outlives its group.
+        # Merged below, where 'checkpoint' recomputes: no merged kernel outlives its group.
         self._merged = lora.merge_attached if adapted else lambda theta: theta
 
     def forth(self, theta, offset, key, pair, context) -> Solution:
         """The pair after the group, as the y1 of a Solution."""
         shared = FieldParams(self._merged(theta), offset, context), key
-        pair, _ = scan_steps(self._steps.forth, pair, self._xs, shared, keep=_nothing)
+        pair, _ = scan_steps(self._pair.forth, pair, self._xs, shared, keep=_nothing)
         return self._solution(pair)
 
     def back(self, theta, offset, key, pair, context) -> Solution:
         """The pair before the group."""
         shared = FieldParams(self._merged(theta), offset, context), key
-        return self._solution(scan_back(self._steps.back, pair, self._xs, shared))
+        return self._solution(scan_back(self._pair.back, pair, self._xs, shared))
 
     def pull(self, theta, offset, key, pairs, context) -> tuple[Pair, Pair, Any, Any]:
-        """The pair before the group; the cotangents of it, of theta and of the context."""
+        """The pair before the group, and the cotangents of that pair, of theta and the context."""
         pair, g_pair = pairs
         theta, pull_merged = jax.vjp(self._merged, theta)
         shared = FieldParams(theta, offset, context), key
         pair, g_pair, _, (g_params, _) = scan_pull(
-            self._steps.pull, pair, (g_pair, None), self._xs, shared, keep=_nothing
+            self._pair.pull, pair, (g_pair, None), self._xs, shared, keep=_nothing
         )
         return pair, g_pair, *pull_merged(g_params.theta), g_params.context
 
     def counts(self, groups: int, batch: int) -> Solution:
-        """The counts of all groups, as those of an `ODEStack`."""
+        """A Solution with the counts of all groups, in the shapes that an `ODEStack` has."""
         axes = (groups, batch) if self._settings.per_sample else (groups,)
         return jax.tree.map(lambda n: jnp.broadcast_to(n, (*axes, *n.shape)), self._solution(None))
 

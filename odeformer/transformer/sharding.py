@@ -6,8 +6,8 @@ The library names axes and knows no mesh. Whoever runs it on one maps the names 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), rules:
         jax.jit(step, in_shardings=..., out_shardings=...)(...)
 
-(`jax.set_mesh(mesh)` does for fixed steps, too.) Without rules, or on one device, nothing here does
-anything. The names: batch, tokens, width, heads, mlp, vocabulary.
+(With fixed steps, `jax.set_mesh(mesh)` works as well.) Without rules, or on one device, nothing of
+this has any effect. The names are: batch, tokens, width, heads, mlp, vocabulary.
 """
 
 import math
@@ -26,8 +26,8 @@ from odeformer.transformer.mesh import batch_axes, constrain, mesh_axes
 
 __all__ = ["GROUPS", "by_shard", "constrain", "parameter_axes", "solves_locally"]
 
-# Of what stands around the terms, whose own are in their table: embeddings and the head, by the
-# last two names of their paths. N is an axis that is never split.
+# The axes of embeddings and heads, by the last two names of their paths; those of a term's kernels
+# are in the table of terms. N is an axis that is never split.
 N: Any = None
 _AXES: terms.Axes = {
     ("embedding", "embedding"): ("vocabulary", "width"),
@@ -46,8 +46,8 @@ def parameter_axes(params: Any) -> Any:
       params: a model's parameters, or their shapes.
 
     Returns:
-      A tree of params' structure; a `PartitionSpec` of names, or None for an axis that is never
-      split, stands for each parameter: what `flax.linen.logical_to_mesh` takes.
+      A tree of params' structure with a `PartitionSpec` per parameter, which holds a name per axis,
+      or None for an axis that is never split: what `flax.linen.logical_to_mesh` takes.
 
     Examples:
       >>> import jax, odeformer
@@ -62,11 +62,13 @@ def parameter_axes(params: Any) -> Any:
         names = ["", *(key.key for key in path)]
         stacked = (N,) if GROUPS in names else ()
         unsplit: tuple[str | None, ...] = tuple(N for _ in leaf.shape[len(stacked) :])
-        known = next(filter(None, map(terms.axes_of, names)), _AXES)
+        table = next(filter(None, map(terms.axes_of, names)), _AXES)
+
         if names[-1] in (lora.A, lora.B):
-            kernel = known.get((names[-2], "kernel"), ())
+            kernel = table.get((names[-2], "kernel"), ())
             return PartitionSpec(*stacked, *lora.axes_of(names[-1], len(unsplit), kernel))
-        return PartitionSpec(*stacked, *known.get((names[-2], names[-1]), unsplit))
+
+        return PartitionSpec(*stacked, *table.get((names[-2], names[-1]), unsplit))
 
     return jax.tree_util.tree_map_with_path(axes, params)
 
@@ -94,19 +96,20 @@ def by_shard(
       state: an array, or a mapping of arrays, each with the batch as its leading axis.
       inputs: arrays with the batch as their leading axis.
       settings: of the solve.
-      recompute: whether the solve makes of theta what need not be stored for the backward pass.
+      recompute: whether the solve derives something from theta, such as merged kernels, that the
+        backward pass should compute again instead of storing it.
 
     Returns:
       The solve, the state and the inputs, [S, B / S, ...] each; and a function that merges a state
-      again. Without a mesh, and under adaptive steps, all are returned unchanged, but for the
-      recomputation.
+      to [B, ...] again. Without a mesh, and under adaptive steps, state and inputs are unchanged,
+      and so is the solve, apart from the recomputation.
 
     Raises:
       ValueError: a batch that the shards do not divide.
     """
     axes = _solve_axes(settings)
     if not axes:
-        # diffrax's solves have checkpoints of their own, which this would make it compute twice.
+        # Adaptive solves have diffrax's own checkpoints: with these they would compute twice.
         wrapped = _recomputed(solve, settings) if recompute and not settings.adaptive else solve
         return wrapped, state, inputs, lambda state: state
 
@@ -128,7 +131,7 @@ def by_shard(
 
 
 def _recomputed(solve: Callable[..., Solution], settings: SolveSettings) -> Callable[..., Solution]:
-    """The solve, of which 'checkpoint' stores the states between steps, and sums, alone."""
+    """The solve; under 'checkpoint' it stores only states between steps and what sums read."""
     if settings.adjoint != "checkpoint":
         return solve
 
@@ -144,8 +147,8 @@ def pull_by_shard(
 ) -> Callable[..., tuple[Any, Any, Any, Any]]:
     """Returns the backward pass of one group of a pair, independently per shard of the batch.
 
-    As in the gradient of `by_shard` each shard gathers the parameters once per group, and gradients
-    are summed over the shards once per group.
+    As in the gradient of a solve `by_shard`, each shard gathers the parameters once per group, and
+    gradients are summed over the shards once per group.
 
     Args:
       pull: (theta, offset, key, (pair, cotangent), context) -> the pair before the group, and the
@@ -153,7 +156,7 @@ def pull_by_shard(
       settings: of the solve.
 
     Returns:
-      The same of pairs and contexts [S, B / S, ...]; without a mesh, unchanged.
+      The same function, for pairs and contexts [S, B / S, ...]; `pull` itself without a mesh.
     """
     axes = _solve_axes(settings)
     if not axes:
@@ -202,8 +205,8 @@ def _replicate(params: Any, axes: tuple[str, ...]) -> Any:
     is_spec = lambda x: isinstance(x, PartitionSpec)
     specs = jax.tree.map(mesh_axes, parameter_axes(params), is_leaf=is_spec)
 
-    # The transpose of a gather sums the gradients over the shards and scatters the sum: once, each
-    # part to the device of its parameter.
+    # Its transpose sums the gradients over the shards once, and scatters each part of the sum to
+    # the device that holds its parameter.
     def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
         for place, axis in enumerate(spec):
             if axis in axes:
