@@ -34,7 +34,7 @@ from absl import flags
 
 from train import command_line
 from train.checkpoint.workdir import recorded_values
-from train.config.border import Given
+from train.config.border import Cfg
 from train.data.sizes import with_sizes
 from train.devices import processes
 from train.errors import BadInput
@@ -66,9 +66,9 @@ flags.DEFINE_integer(
 )
 
 
-def _complete(given: Given, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _complete(cfg: Cfg, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The changes, and what the file leaves out: of the run that the workdir holds, if it does."""
-    return with_sizes(given, changes, lambda: recorded_values(FLAGS.workdir))
+    return with_sizes(cfg, changes, lambda: recorded_values(FLAGS.workdir))
 
 
 def main(argv: Sequence[str]) -> None:

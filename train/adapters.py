@@ -68,7 +68,7 @@ def adapted(config: RunConfig, params: Any, base: Any) -> dict[str, Any]:
     Args:
       config: of the run.
       params: that are trained.
-      base: the weights that adapters are trained of.
+      base: the frozen weights that adapters adapt.
     """
     adapters, head = lora.split(params)
     return {"params": {**base, **head}, "lora": lora.scale(adapters, config.lora.scale)}

@@ -204,7 +204,7 @@ def norms(
       config: of the run.
       task: to be learnt.
       mesh: of the devices.
-      base: the weights that adapters are trained of; None without any.
+      base: the frozen weights that adapters adapt; None without adapters.
     """
     gradient = make_gradient(config, task)
 

@@ -9,7 +9,7 @@ from etils import epath
 from train.checkpoint.initial import origin_lines
 from train.checkpoint.parameters import count_parameters
 from train.checkpoint.workdir import has_vanished, recorded_values
-from train.config.border import Given, from_config_dict
+from train.config.border import Cfg, from_config_dict
 from train.config.modules import import_modules, warn_of_missing
 from train.config.run import RunConfig
 from train.data.pipeline import Position
@@ -30,7 +30,7 @@ from train.state import TrainState
 
 
 def train(
-    config: RunConfig | Given,
+    config: RunConfig | Cfg,
     workdir: str | epath.Path,
     traced: Span | None = None,
     programs: Programs | None = None,
@@ -42,11 +42,11 @@ def train(
     the current step.
 
     Args:
-      config: of the run, or the ConfigDict that a file of configs/ returns.
+      config: the run's config, or the ConfigDict that a file of configs/ returns.
       workdir: where metrics.jsonl, events/, checkpoints/, test_scores.npz, curves.png and, for a
         run on text, tokenizer.json are written; a local folder or a gs:// address.
-      traced: steps of this start, counted from 1, to trace into profile/.
-      programs: those of earlier runs, which are used again; this run's are added.
+      traced: the steps to trace into profile/, counted from 1 at this start.
+      programs: compiled for earlier runs, and used again; those of this run are added.
 
     Returns:
       The last line of metrics.jsonl: step, test/loss, test/accuracy, test/nfe and the like.
@@ -56,7 +56,7 @@ def train(
       Stopped: a signal came; the state is saved, and the same call resumes the run.
       RunError: the run diverged too often, or its last state cannot be saved.
     """
-    # Here a ConfigDict ends. Its caller wrote it, so that its modules may run.
+    # A ConfigDict ends here. Its caller wrote it, so its modules may run.
     if not isinstance(config, RunConfig):
         modules = import_modules(config.get("modules"))
         changes = {"modules": modules} if modules else {}
@@ -72,7 +72,7 @@ def train(
             except Diverged as diverged:
                 before = _resume_before(run, start, diverged)
 
-            # Outside of the exception's scope, which holds a state: there is memory for one.
+            # Outside of the `except`, where the exception holds a state: there is memory for one.
             state, start = _roll_back(run, start, before)
             traced = None
 
@@ -132,7 +132,7 @@ def _train_from(
 
 
 def _refine(run: Run, log: RunLog, step: int, state: TrainState) -> tuple[TrainState, Run]:
-    """The state with more weights over depth, which compute what it did, and the run with it."""
+    """Returns the state with refined weights over depth, and the run that trains them."""
     state = make_refine(run.config, run.optimizer, run.mesh, step)(state)
     run = run.at(step)
     log.refined(step, run.config.model.depth, count_parameters(state.params))
@@ -146,15 +146,11 @@ def _validate(
     log.write_pending()
     scores = run.score("validation", state)
     warnings = find_warnings(run.config.model, metrics, scores)
-
-    # Whether a reversible pair comes back: one batch, run backwards.
-    split = run.splits["validation"]
-    recovered = run.recover(run.eval_params(state), split, run.config.batch_size)
-    return log.validation(step, summarise(run.task, scores) | recovered, warnings)
+    return log.validation(step, summarise(run.task, scores) | run.recovery(state), warnings)
 
 
 def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
-    """The step before which a diverged run resumes, if it may be rolled back once more."""
+    """Returns the step before which a diverged run resumes; raises RunError after too many."""
     if start.shuffle >= run.config.guard.max_rollbacks:
         raise given_up(diverged, run, start.shuffle)
 
@@ -164,10 +160,10 @@ def _resume_before(run: Run, start: Position, diverged: Diverged) -> int:
 
 
 def _roll_back(run: Run, start: Position, before: int) -> tuple[TrainState, Position]:
-    """The newest sound state from before a step, and another order of the data after it.
+    """Returns the newest sound state from before a step, and another order of the data after it.
 
-    Where there is none before it, the newest: its weights are the same, as every batch since that
-    step was skipped.
+    If no checkpoint is that old, the newest one does: its weights are the same, as every batch
+    since that step was skipped.
     """
     run.saver.wait()
     if has_vanished(run.path):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from train.adapters import merge
 from train.checkpoint.checks import check_origin, warn_of_learning_rate
-from train.checkpoint.initial import begin, check_initial
+from train.checkpoint.initial import check_initial, first_state
 from train.checkpoint.initial_checks import check_base, check_optimizer_names
 from train.checkpoint.restore import restore_newest
 from train.checkpoint.saver import Saver
@@ -100,11 +100,11 @@ class Run:
     init_state: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Batch], Metrics]
-    recover: Callable[[Any, Split, int], dict[str, float]]
-    base: Base | None  # the weights that adapters are trained of
+    recover: Callable[[Any, Split, int], dict[str, float]]  # as `make_recovery` returns it
+    base: Base | None  # the frozen weights that adapters adapt
 
     def at(self, step: int) -> "Run":
-        """Returns the run after so many steps: its weights over depth may have been refined."""
+        """Returns the run after that many steps, whose weights over depth may be refined."""
         config = at_step(self.config, step)
         steps = self.programs.steps(config, self.optimizer, self.task, self.mesh, self.base)
         return dataclasses.replace(self, config=config, **steps)
@@ -113,16 +113,21 @@ class Run:
         """Returns the newest sound state, or the initial one, and its position in the data.
 
         Args:
-          before: checkpoints of earlier steps than this one are preferred; None: no preference.
+          before: prefer checkpoints from before this step; None: the newest of all.
         """
         note("restoring or initialising the state")
         target = functools.partial(expected_state, self.config, self.mesh)
         restored = restore_newest(self.path, target, before)
 
         if restored is None:
-            start, state = BEGINNING, self.init_state()
-            state, self.saver.initial = begin(
-                self.path, self.config, self.optimizer, self.mesh, state=state, base=self.base
+            start = BEGINNING
+            state, self.saver.initial = first_state(
+                self.path,
+                self.config,
+                self.optimizer,
+                self.mesh,
+                state=self.init_state(),
+                base=self.base,
             )
         else:
             state, record = restored
@@ -137,7 +142,7 @@ class Run:
         return state, start
 
     def batches(self, start: Position) -> Iterator[dict[str, np.ndarray]]:
-        """Yields this process's rows of the batches from a position on."""
+        """Returns an iterator over this process's rows of each batch, from a position on."""
         config = self.config
         return train_batches(
             self.splits["train"],
@@ -151,7 +156,7 @@ class Run:
         )
 
     def eval_params(self, state: TrainState) -> Any:
-        """Returns the parameters that are scored: the average, where the run keeps one, merged."""
+        """Returns the weights to score: averaged if the run keeps an average, adapters merged."""
         params = state.eval_params
         return params if self.base is None else merge(self.config, params, self.base.params)
 
@@ -160,6 +165,15 @@ class Run:
         params = self.eval_params(state)
         size, workers = self.config.eval.batch_size, self.config.data.workers
         return score(params, self.splits[split], size, self.mesh, self.eval_step, workers=workers)
+
+    def recovery(self, state: TrainState) -> dict[str, float]:
+        """Returns how well a reversible pair recovers a validation batch; empty without a pair."""
+        # Before the weights are looked at: with adapters they would be merged for nothing.
+        if self.config.model.depth.reversible is None:
+            return {}
+
+        split = self.splits["validation"]
+        return self.recover(self.eval_params(state), split, self.config.batch_size)
 
 
 @contextlib.contextmanager

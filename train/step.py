@@ -39,16 +39,20 @@ def make_train_step(
       task: how batches become a loss.
       mesh: the batch is split over its devices, the state as `abstract_state` says.
       jitted: what `jit_train_step` returned for a run that differs in its seed and fold alone.
-      base: the weights that adapters are trained of, as `abstract_base` says; None without any.
+      base: the frozen weights that adapters adapt, as `abstract_base` says; None without
+        adapters.
 
     Returns:
-      The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Metrics are
-      float32 scalars: loss (nats), what else the task logs, grad_norm, learning_rate, nfe
-      (evaluations of all terms in one forward pass), failed_solves (groups whose solve did not
-      reach its end), of a reversible pair reversible_gap (|y - z| / |y|), kinetic_energy and
-      error_estimate where they are regularised (before their weights; the loss is the task's,
-      without them), means over the parts or shards of a batch that has several; and int32 scalars:
-      skipped, batches so far, and skipped_in_a_row.
+      The step. A batch holds what the task says, 'index' and 'draw' int32 [B] included. Its metrics
+      are scalars, float32 unless they say otherwise, and means over the parts or shards of a batch
+      that has several:
+        loss: the task's, in nats, without what regularises; and what else the task logs.
+        grad_norm, learning_rate: of this step.
+        nfe: evaluations of all terms in one forward pass.
+        failed_solves: groups whose solve did not reach its end.
+        reversible_gap: |y - z| / |y|, of a reversible pair.
+        kinetic_energy, error_estimate: where they are regularised, before their weights.
+        skipped, skipped_in_a_row: int32, the batches skipped so far.
     """
     step = jit_train_step(config, optimizer, task, mesh) if jitted is None else jitted
     constants = _constants(config, task)
@@ -74,7 +78,7 @@ def lower_train_step(
       task: how batches become a loss.
       mesh: the devices.
       batch: an example of a batch, whose leading axis may have any size.
-      platform: of the mesh's devices, e.g. 'tpu'; None for the platform of this machine.
+      platform: the platform of the mesh's devices, such as 'tpu'; None for this machine's.
     """
     step, constants = jit_train_step(config, optimizer, task, mesh), _constants(config, task)
 
@@ -105,7 +109,7 @@ def jit_train_step(
         if decay is not None:
             ema = update_ema(decay, state.step, ema, params)
 
-        # Else rounding would move the average of what does not move.
+        # Without this, rounding would move the average of parameters that stand still.
         if config.optimizer.freeze:
             mask = frozen_mask(config.optimizer, params)
             params, ema = (where(mask, state.params, params), where(mask, state.ema, ema))
@@ -136,19 +140,19 @@ def jit_train_step(
         return dataclasses.replace(learnt, guard=guard), metrics
 
     everywhere = replicated(mesh)
-    shardings = state_shardings(config, optimizer, mesh)
-    of_base = jax.tree.map(lambda leaf: leaf.sharding, abstract_base(config, mesh))
+    state = state_shardings(config, optimizer, mesh)
+    base = jax.tree.map(lambda leaf: leaf.sharding, abstract_base(config, mesh))
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, split_by_batch(mesh), everywhere, of_base),
-        out_shardings=(shardings, everywhere),
+        in_shardings=(state, split_by_batch(mesh), everywhere, base),
+        out_shardings=(state, everywhere),
     )
 
 
 def _constants(config: RunConfig, task: Task) -> dict[str, Any]:
-    """The step's last argument."""
-    # The seed too, like the task's arrays: runs that differ in their seed alone share a program.
+    """The task's arrays and the seed, as the step takes them."""
+    # As arguments, not constants of the program: runs that differ in them alone share it.
     return task.constants() | {"seed": np.uint32(config.seed)}
 
 
@@ -157,7 +161,8 @@ def random_keys(seed: jax.Array, step: jax.Array, batch: Batch) -> tuple[jax.Arr
     dropout_key, batch_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     dropout_key, batch_key = (jax.random.fold_in(key, step) for key in (dropout_key, batch_key))
 
-    # The step has no part in a sample's key: it would change with the batch size, the visit not.
+    # By visit, not by step: at another batch size a sample comes at another step, and its visits
+    # stay the same.
     sample_keys = jax.vmap(
         lambda visit, index: jax.random.fold_in(jax.random.fold_in(sample_key, visit), index)
     )(batch["draw"], batch["index"])

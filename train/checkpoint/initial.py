@@ -1,4 +1,4 @@
-"""Weights that a run begins with: those of another run, or of a pretrained model."""
+"""The first weights of a run: random, of another run, or of a pretrained model."""
 
 import functools
 from typing import Any
@@ -26,18 +26,18 @@ EMBEDDING = "embedding/embedding"
 
 
 def check_initial(workdir: epath.Path, config: RunConfig, data: Any) -> None:
-    """Refuses weights that a run cannot begin with, or adapt; nothing is allocated or written.
+    """Refuses weights that a run cannot start from, or adapt; nothing is allocated or written.
 
     Args:
-      workdir: of the run; one that is resumed has its weights.
-      config: of the run; one without config.init.path begins at random.
+      workdir: of the run; one with checkpoints is resumed from them.
+      config: of the run; without config.init.path it starts from random weights.
       data: its training split.
 
     Raises:
-      BadInput: nothing there, a run of another task, parameters that do not fit, patterns that
-        match none, or embeddings of another tokeniser.
+      BadInput: there are no weights at the path, they are of another task, parameters do not fit,
+        patterns match nothing, or embeddings belong to another tokeniser.
     """
-    # What is adapted is read on every start; else a run that is resumed has its own weights.
+    # A resumed run has its own weights, unless they are adapters: their base is read every time.
     if config.init.path is None or (config.lora.rank is None and saved_steps(workdir)):
         return
 
@@ -48,14 +48,14 @@ def check_initial(workdir: epath.Path, config: RunConfig, data: Any) -> None:
 
 
 def _tokenizer_of(source: Source) -> Tokenizer | None:
-    """What made the tokens that weights were trained on; None of a pretrained model without one."""
+    """The tokeniser that weights were trained with; None for a pretrained model without one."""
     if source.is_run:
         return read_tokenizer(source.path)
 
     return published_tokenizer(interop.find_folder(source.path))
 
 
-def begin(
+def first_state(
     workdir: epath.Path,
     config: RunConfig,
     optimizer: optax.GradientTransformation,
@@ -64,15 +64,15 @@ def begin(
     state: TrainState,
     base: Base | None,
 ) -> tuple[TrainState, Initial | None]:
-    """Returns a run's first state, and whence its weights are; None: they are random.
+    """Returns a run's first state, and where its weights come from; None if they are random.
 
     Args:
       workdir: of the run.
       config: of the run.
       optimizer: of the run.
       mesh: the devices.
-      state: as it was initialised: at random, but for the head of the weights that are adapted.
-      base: the weights that adapters are trained of; None without any.
+      state: as it was initialised: at random, except for a head that adapted weights bring along.
+      base: the frozen weights that adapters adapt; None without adapters.
 
     Raises:
       BadInput: weights that cannot be read, or do not fit.
@@ -92,12 +92,12 @@ def begin(
 
 
 def origin_lines(initial: Initial | None, base: Base | None, is_new: bool) -> list[str]:
-    """Returns what is to be said of a run's first weights when it starts, or is resumed.
+    """Returns what to print about a run's first weights when it starts or is resumed.
 
     Args:
-      initial: whence they are; None: they were random.
-      base: the weights that adapters are trained of, which are read on every start.
-      is_new: whether the run starts.
+      initial: where they come from; None if they were random.
+      base: the frozen weights that adapters adapt, which are read on every start.
+      is_new: whether the run starts for the first time.
     """
     if base is not None:
         return base.initial.lines(is_new=True)
@@ -111,7 +111,7 @@ def load_initial(
     mesh: Mesh,
     state: TrainState,
 ) -> tuple[TrainState, Initial]:
-    """Returns a run's first state with the weights that config.init names, and whence they are.
+    """Returns a run's first state with the weights of config.init, and where they come from.
 
     Args:
       workdir: of the run, with the names of its classes.
@@ -129,12 +129,12 @@ def load_initial(
     ours: dict[str, Any] = dict(traverse_util.flatten_dict(state.params, sep="/"))
     ours |= take(plan, source, weights, config.model, ours)
 
-    # The optimiser's state may begin as a copy of the weights, as their average does.
-    begin = jax.jit(
+    # The optimiser's state may start as a copy of the weights, as their average does.
+    make = jax.jit(
         functools.partial(make_state, config, optimizer),
         out_shardings=state_shardings(config, optimizer, mesh),
     )
     params = traverse_util.unflatten_dict(ours, sep="/")
     if source.is_run and is_primary() and any(map(is_of_head, plan.loaded)):
         warn_of_classes(source.path, read_inputs(source.path), read_inputs(workdir))
-    return begin(params), describe(source, plan, config, step)
+    return make(params), describe(source, plan, config, step)

@@ -140,7 +140,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_base(metadata: Metadata, base: Any, config: RunConfig, where: Any) -> None:
-    """Refuses another base than the one that a checkpoint's adapters were trained of.
+    """Refuses a base other than the one that a checkpoint's adapters adapt.
 
     Args:
       metadata: of the checkpoint.
@@ -156,7 +156,7 @@ def check_base(metadata: Metadata, base: Any, config: RunConfig, where: Any) -> 
 
 
 def warn_of_new_head(config: RunConfig, base: Any) -> None:
-    """Warns where a classifier begins with another head than that of the weights that it adapts."""
+    """Warns where a classifier starts with a new head instead of that of the weights it adapts."""
     classes = getattr(config.model, "classes", None)
     if base is not None and base.head is None and classes is not None and is_primary():
         warn(

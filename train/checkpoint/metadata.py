@@ -110,7 +110,7 @@ class Metadata:
     tokenizer: str | None = None  # `tokenizer_digest` of the workdir
     inputs: str | None = None  # `inputs_digest` of the workdir
     initial: Initial | None = None  # whence its first weights are; None: they were random
-    base: str | None = None  # digest of the weights that adapters are trained of
+    base: str | None = None  # digest of the frozen weights that adapters adapt
     former: Mapping[str, str] = dataclasses.field(default_factory=dict)  # stored names, by name
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def make_metadata(
       tokenizer: `tokenizer_digest` of the workdir.
       inputs: `inputs_digest` of the workdir.
       initial: whence the run's first weights are.
-      base: digest of the weights that adapters are trained of; None without any.
+      base: digest of the frozen weights that adapters adapt; None without adapters.
     """
     sums = checksums(state)
     leaves = {

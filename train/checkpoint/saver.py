@@ -53,7 +53,7 @@ class Saver:
           workdir: of the run.
           config: of the run.
           examples: number of training examples, for the metadata.
-          base: digest of the weights that adapters are trained of, for the metadata.
+          base: digest of the frozen weights that adapters adapt, for the metadata.
         """
         self.initial: Initial | None = None
         self._base = base

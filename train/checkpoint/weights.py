@@ -54,7 +54,7 @@ Step = int | Literal["best"] | None  # None: the newest sound one
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """Weights that adapters are trained of.
+    """The frozen weights that adapters adapt.
 
     Attributes:
       params: all that is not trained.
@@ -115,8 +115,8 @@ def load_params(
 
     Returns:
       The averaged weights if the run keeps them, else the newest: the tree of
-      `model.init(...)['params']`. Adapters are merged with the weights that they were trained of;
-      of a run that refines its weights over depth, they are refined to its last resolution.
+      `model.init(...)['params']`. Adapters are merged into the weights that they adapt. If the
+      run refines its weights over depth, they are refined to its final resolution.
 
     Raises:
       BadInput: no sound checkpoint, not this one, no best one, or one that does not fit the config.

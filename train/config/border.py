@@ -16,16 +16,17 @@ from train.config.setting import PartOfRun, Setting, checked, one_of, settings_o
 from train.config.suggestions import unknown_key
 from train.errors import BadInput, collecting, refuse
 
-Given = ml_collections.ConfigDict | Mapping[str, Any]
+# What a file of configs/ returns, and the command line changes.
+Cfg = ml_collections.ConfigDict | Mapping[str, Any]
 
 
 def from_config_dict(
-    given: Given, changes: Mapping[str, Any] | None = None, earlier: Sequence[BadInput] = ()
+    cfg: Cfg, changes: Mapping[str, Any] | None = None, earlier: Sequence[BadInput] = ()
 ) -> RunConfig:
     """Returns the frozen config of a run.
 
     Args:
-      given: the keys that differ from their defaults, in their groups; `depth`, the fields of
+      cfg: the keys that differ from their defaults, in their groups; `depth`, the fields of
         DepthConfig, is a group of its own.
       changes: values that replace those, as {'depth.solver': 'rk4'}.
       earlier: what the same input was refused for already, to be raised with what else is wrong.
@@ -35,10 +36,10 @@ def from_config_dict(
         wrong type or out of range, or values that do not fit one another: all that is wrong.
     """
     changes, refusals = changes or {}, list(earlier)
-    given = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
-    task = task_of({**given, **changes})
+    cfg = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else cfg
+    task = task_of({**cfg, **changes})
     settings, kind = settings_for(task), TASKS[task]
-    values = {"task": task, **_flat(given, settings, refusals)}
+    values = {"task": task, **_flat(cfg, settings, refusals)}
     values |= known_changes(changes, settings, refusals)
 
     defaults, sizes = {**_defaults(settings), "task": task}, None
@@ -81,14 +82,14 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def task_of(given: Given) -> str:
+def task_of(cfg: Cfg) -> str:
     """Returns the task of a config, which says what keys it has.
 
     Raises:
       BadInput: there is no such task.
     """
     setting = settings_of(RunConfig)["task"]
-    task = typed("config.task", given.get("task", setting.default), setting)
+    task = typed("config.task", cfg.get("task", setting.default), setting)
     if task not in TASKS:
         raise BadInput(f"config.task: {unknown('task', task, TASKS)}")
     return task
@@ -165,7 +166,7 @@ def _walk(cls: type, path: str, kind: Kind) -> Iterator[tuple[str, Setting]]:
 
 
 def _flat(
-    given: Mapping[str, Any],
+    cfg: Mapping[str, Any],
     settings: Mapping[str, Setting],
     refusals: list[BadInput],
     path: str = "",
@@ -173,7 +174,7 @@ def _flat(
     """The values by key; adds a refusal for each key that does not exist."""
     flat = {}
 
-    for name, value in given.items():
+    for name, value in cfg.items():
         key = f"{path}{name}"
         with collecting(refusals):
             if key == "model.depth":

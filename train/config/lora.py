@@ -47,7 +47,7 @@ def check_lora(lora: LoraConfig, init: Any, depth: Any) -> None:
             if getattr(init, key):
                 raise BadInput(
                     f"config.init.{key}={list(getattr(init, key))} has no effect with adapters, "
-                    "which are trained of all the weights: leave it out, or set config.lora.rank "
+                    "which always adapt all the weights: leave it out, or set config.lora.rank "
                     "to None"
                 )
         if depth.refine_at:

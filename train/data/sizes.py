@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from train.config.border import Given, flatten
+from train.config.border import Cfg, flatten
 from train.config.data import SentenceDataConfig
 from train.config.run import TASKS
 from train.data.file_search import find_files
@@ -55,7 +55,7 @@ _SAID_BY_PRESETS = (
 
 
 def with_sizes(
-    given: Given,
+    cfg: Cfg,
     changes: Mapping[str, Any],
     stored: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def with_sizes(
     model's sizes, but for the number of classes.
 
     Args:
-      given: the config, as its file has it.
+      cfg: the config, as its file has it.
       changes: values that replace those of the file, as {'depth.solver': 'rk4'}.
       stored: returns the values of the run that the workdir holds, by key, which it keeps; None if
         it holds none.
@@ -76,14 +76,14 @@ def with_sizes(
     Raises:
       BadInput: a folder that is refused.
     """
-    given = given.to_dict() if isinstance(given, ml_collections.ConfigDict) else given
-    values = flatten(given) | dict(changes)
+    cfg = cfg.to_dict() if isinstance(cfg, ml_collections.ConfigDict) else cfg
+    values = flatten(cfg) | dict(changes)
     name, files = values.get("data.name"), values.get("data.files")
     if not isinstance(name, str) or not isinstance(files, str):
         return dict(changes)
 
     kind = "labelled" if name == "folder" and _is_of_texts(values.get("task")) else name
-    open_keys = {key for key in _KEYS.get(kind, set()) - values.keys() if not _is_given(given, key)}
+    open_keys = {key for key in _KEYS.get(kind, set()) - values.keys() if not _is_given(cfg, key)}
     if not open_keys:
         return dict(changes)
 
@@ -107,13 +107,13 @@ def with_sizes(
     return {key: value for key, value in found.items() if key in open_keys} | dict(changes)
 
 
-def _is_given(given: Any, key: str) -> bool:
+def _is_given(cfg: Any, key: str) -> bool:
     """Whether a nested config has a key, also one whose value is a mapping or no group is."""
     group, _, rest = key.partition(".")
-    if not isinstance(given, Mapping):
+    if not isinstance(cfg, Mapping):
         return True
 
-    return group in given and (not rest or _is_given(given[group], rest))
+    return group in cfg and (not rest or _is_given(cfg[group], rest))
 
 
 def _of_images(listing: Listing, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 
 from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model, solvers
 from train.checkpoint.parameters import count_parameters
-from train.config.border import Given, flatten, from_config_dict
+from train.config.border import Cfg, flatten, from_config_dict
 from train.config.run import RunConfig
 from train.config.study import MatchedConfig
 from train.study.checks import check_fixed_steps, check_matched
@@ -63,7 +63,7 @@ class Row:
         return compute_costs(self.config.model)
 
 
-def grid_rows(base: Given, changes: Mapping[str, Any], grid: Mapping[str, Any]) -> list[Row]:
+def grid_rows(base: Cfg, changes: Mapping[str, Any], grid: Mapping[str, Any]) -> list[Row]:
     """Returns a row for each combination of the grid's values.
 
     Args:
