@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from odeformer import example_inputs, lora, make_model
+from odeformer import lora
 from train.config.run import RunConfig, base_task
-from train.devices.mesh import parameter_shardings
+from train.devices.mesh import abstract_parameters
 
 
 def init_trained(
@@ -54,12 +54,8 @@ def abstract_base(config: RunConfig, mesh: Mesh) -> dict[str, Any] | None:
     if config.lora.rank is None:
         return None
 
-    _, base = split_head(config, _model_shapes(config))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        base,
-        parameter_shardings(mesh, config.model, base),
-    )
+    _, base = split_head(config, abstract_parameters(config.model, mesh))
+    return base
 
 
 def adapted(config: RunConfig, params: Any, base: Any) -> dict[str, Any]:
@@ -81,10 +77,3 @@ def merge(config: RunConfig, params: Any, base: Any) -> Any:
     # Merged kernels lie as the kernels do; left alone, the compiler may place them elsewhere.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, variables["params"])
     return jax.jit(lora.merge, out_shardings=shardings)(variables["params"], variables["lora"])
-
-
-def _model_shapes(config: RunConfig) -> Any:
-    """The shapes and dtypes of all of a model's parameters."""
-    key = jax.eval_shape(jax.random.key, 0)
-    init = make_model(config.model).init
-    return jax.eval_shape(init, key, *example_inputs(config.model))["params"]

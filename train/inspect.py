@@ -32,7 +32,7 @@ from rich.text import Text
 from train import command_line
 from train.checkpoint.listing import SOUND, Entry, find_best, list_checkpoints
 from train.checkpoint.metadata import other_versions
-from train.checkpoint.parameters import count_parameters, parameter_shapes, parameter_table
+from train.checkpoint.parameters import count_parameters, parameter_table
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import read_config
 from train.checks import (
@@ -47,6 +47,7 @@ from train.config.border import flatten, from_config_dict, to_dict
 from train.config.modules import warn_of_missing
 from train.config.run import RunConfig
 from train.data.sizes import with_sizes
+from train.devices.mesh import parameter_shapes
 from train.errors import RunError
 from train.files import expand
 from train.logs.comparison import plot_runs, read_runs, score_table

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from odeformer import ModelConfig, example_inputs, make_model
+from odeformer import ModelConfig, make_model
 from train.data.pipeline import eval_batch_size, eval_batches
 from train.data.split import Split
 from train.devices.mesh import (
+    abstract_parameters,
     batch_shards,
     local_rows,
     on_mesh,
-    parameter_shardings,
     put_batch,
     replicated,
     split_by_batch,
@@ -79,11 +79,11 @@ def jit_eval_step(config: ModelConfig, task: Task, mesh: Mesh) -> Any:
 
 def _jit(function: Callable[..., Any], config: ModelConfig, mesh: Mesh) -> Any:
     """A function (params, batch, constants), jitted over a mesh."""
-    inputs, everywhere = example_inputs(config), replicated(mesh)
-    params = jax.eval_shape(make_model(config).init, jax.random.key(0), *inputs)["params"]
+    params = jax.tree.map(lambda leaf: leaf.sharding, abstract_parameters(config, mesh))
+    everywhere = replicated(mesh)
     return jax.jit(
         function,
-        in_shardings=(parameter_shardings(mesh, config, params), split_by_batch(mesh), everywhere),
+        in_shardings=(params, split_by_batch(mesh), everywhere),
         # Replicated, as a process can fetch only what lies on its own devices.
         out_shardings=everywhere,
     )

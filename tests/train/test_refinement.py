@@ -17,7 +17,6 @@ from train import project as program
 from train.checkpoint.checksums import checksums
 from train.checkpoint.listing import SOUND, list_checkpoints
 from train.checkpoint.metadata import read_metadata
-from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.restore import restore_step, restore_weights
 from train.checkpoint.transfer import find_source, plan_initial
 from train.checkpoint.weights import load_model, load_params, read_weights
@@ -27,7 +26,7 @@ from train.config.border import from_config_dict
 from train.config.refining import at_step
 from train.config.stored import for_evaluation, from_stored
 from train.config.tables import OPTIMIZERS
-from train.devices.mesh import one_device_mesh
+from train.devices.mesh import abstract_parameters, one_device_mesh
 from train.errors import BadInput
 from train.logs.metrics import read_metrics
 from train.loop import train

@@ -6,11 +6,12 @@ from typing import Any
 
 from odeformer import lora
 from train.checkpoint.metadata import Metadata
-from train.checkpoint.parameters import parameter_names, parameter_shapes
+from train.checkpoint.parameters import parameter_names
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import is_workdir
 from train.config.patterns import check_matching, check_trained, factors
 from train.config.run import TASKS, RunConfig, base_task
+from train.devices.mesh import parameter_shapes
 from train.devices.processes import is_primary
 from train.errors import BadInput, warn
 

@@ -1,4 +1,4 @@
-"""The parameters of a model: shapes, number and names; nothing is allocated."""
+"""The parameters of a model: their number, their names, and a table; nothing is allocated."""
 
 import functools
 import math
@@ -7,30 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from rich.table import Table
 
-from odeformer import ModelConfig, example_inputs, make_model, sharding
+from odeformer import ModelConfig, sharding
 from train.adapters import init_trained
 from train.checkpoint.checksums import leaf_name
 from train.config.run import RunConfig
-from train.devices.mesh import parameter_shardings
-
-
-def parameter_shapes(config: ModelConfig) -> Any:
-    """Returns the shapes and dtypes of a model's parameters, without allocating them."""
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
-
-
-def abstract_parameters(config: ModelConfig, mesh: Mesh) -> Any:
-    """Returns the shapes, dtypes and shardings of a model's parameters on a mesh."""
-    shapes = parameter_shapes(config)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        parameter_shardings(mesh, config, shapes),
-    )
+from train.devices.mesh import parameter_shapes
 
 
 def count_parameters(params: Any) -> int:

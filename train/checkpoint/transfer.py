@@ -20,12 +20,12 @@ from train.checkpoint.initial_checks import (
     reading_pretrained,
 )
 from train.checkpoint.metadata import Initial
-from train.checkpoint.parameters import parameter_shapes
 from train.checkpoint.restore import verified_config
 from train.checkpoint.workdir import is_workdir, saved_steps
 from train.config.patterns import check_matching, matches_any
 from train.config.refining import at_step
 from train.config.run import RunConfig
+from train.devices.mesh import parameter_shapes
 
 HEADS = ("head", "distillation_head")
 POSITIONS = "positions"

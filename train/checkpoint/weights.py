@@ -24,7 +24,6 @@ from train.checkpoint.initial_checks import (
     reading_pretrained,
 )
 from train.checkpoint.metadata import Damaged, Initial, Metadata
-from train.checkpoint.parameters import abstract_parameters
 from train.checkpoint.restore import (
     evaluation_config,
     newest_sound,
@@ -45,7 +44,7 @@ from train.checkpoint.transfer import (
 from train.checkpoint.workdir import checkpoint_folder, read_config, saved_steps
 from train.config.refining import at_step
 from train.config.run import RunConfig
-from train.devices.mesh import axis_rules, one_device_mesh
+from train.devices.mesh import abstract_parameters, axis_rules, one_device_mesh
 from train.errors import BadInput
 from train.state import expected_state
 

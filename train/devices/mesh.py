@@ -16,7 +16,7 @@ from flax.linen.spmd import logical_to_mesh_sharding
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from odeformer import ModelConfig, sharding
+from odeformer import ModelConfig, example_inputs, make_model, sharding
 from train.config.run import MeshConfig
 from train.devices.checks import check_sizes, check_slices
 
@@ -103,6 +103,22 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
       params: the parameters, or their shapes.
     """
     return logical_to_mesh_sharding(sharding.parameter_axes(params), mesh, axis_rules(mesh, model))
+
+
+def parameter_shapes(config: ModelConfig) -> Any:
+    """Returns the shapes and dtypes of a model's parameters, without allocating them."""
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(make_model(config).init, key, *example_inputs(config))["params"]
+
+
+def abstract_parameters(config: ModelConfig, mesh: Mesh) -> Any:
+    """Returns the shapes, dtypes and shardings of a model's parameters on a mesh."""
+    shapes = parameter_shapes(config)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        parameter_shardings(mesh, config, shapes),
+    )
 
 
 def axis_rules(mesh: Mesh, model: ModelConfig) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-
-from odeformer import DepthConfig, ModelConfig, example_inputs, flops, make_model, solvers
+from odeformer import DepthConfig, ModelConfig, flops, solvers
 from train.checkpoint.parameters import count_parameters
 from train.config.border import Cfg, flatten, from_config_dict
 from train.config.run import RunConfig
 from train.config.study import MatchedConfig
+from train.devices.mesh import parameter_shapes
 from train.study.checks import check_fixed_steps, check_matched
 
 _MAX_LAYERS = 512  # of a matched row, or steps over all its groups
@@ -178,5 +177,4 @@ def _cost(config: ModelConfig, by: str) -> int:
     if by == "flops":
         return flops.forward(config)
 
-    shapes = jax.eval_shape(make_model(config).init, jax.random.key(0), *example_inputs(config))
-    return count_parameters(shapes)
+    return count_parameters(parameter_shapes(config))
