@@ -22,10 +22,8 @@ def init_trained(
     """Returns what is trained, as it begins: new adapters and a classifier's head.
 
     Args:
-      config: of the run.
-      seed: of the run.
-      params: all of the model's parameters, as they begin without a base.
-      head: the base's; None: a new one.
+      params: all of the model's parameters, as they are initialised without a base.
+      head: the base's head; None: a new one.
     """
     if head is None:
         head, _ = split_head(config, params)
@@ -62,8 +60,7 @@ def adapted(config: RunConfig, params: Any, base: Any) -> dict[str, Any]:
     """Returns what the model is applied to, in the place of {'params': params}.
 
     Args:
-      config: of the run.
-      params: that are trained.
+      params: what is trained: adapters, and a classifier's head.
       base: the frozen weights that adapters adapt.
     """
     adapters, head = lora.split(params)

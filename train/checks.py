@@ -34,8 +34,7 @@ def check_newest_sound(workdir: str, states: Sequence[tuple[int, str]], sound: s
     """Raises RunError if the newest checkpoint is not sound.
 
     Args:
-      workdir: of the run.
-      states: step and state of its finished checkpoints, in ascending order.
+      states: step and state of each finished checkpoint, in ascending order.
       sound: the state of a sound one.
     """
     if not states:

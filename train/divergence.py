@@ -199,11 +199,8 @@ def norms(
     The arrays of a module, its kernel and bias, say, count together.
 
     Args:
-      state: of the run.
-      batch: on the devices.
-      config: of the run.
-      task: to be learnt.
-      mesh: of the devices.
+      batch: the batch, on the devices.
+      task: how it becomes a loss.
       base: the frozen weights that adapters adapt; None without adapters.
     """
     gradient = make_gradient(config, task)

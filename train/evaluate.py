@@ -133,7 +133,6 @@ def compare(
     Args:
       params: the model's parameters.
       config: the run's config; its own depth is marked in the table.
-      data: the split.
       rows: the depths.
       console: where the table is printed.
 
@@ -152,7 +151,6 @@ def score_depths(
     Args:
       params: the model's parameters.
       config: the run's config.
-      data: the split.
       rows: the depths.
     """
     mesh, task = device_mesh(config.mesh), make_task(config, data)

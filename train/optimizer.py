@@ -55,7 +55,6 @@ def make_optimizer(
 
     Args:
       config: of the optimiser.
-      train_steps: of the run.
       layers: of the model's depth, over which config.layer_decay goes; where only the state's
         shapes matter it may be left out.
     """

@@ -69,7 +69,6 @@ def read_inputs(
     """Yields the name of each input and what `Classifier.read` returns, or the error in its place.
 
     Args:
-      classifier: of the run.
       task: of the run, 'images' or 'sentences'.
       names: of files: an image each, or texts line by line.
     """

@@ -4,8 +4,8 @@ python -m train.project --workdir=runs/x --config.depth.share=2
 python -m train.project --workdir=runs/x --config.depth.basis=hat --config.depth.coefficients=8
 python -m train.project --workdir=runs/x --config.depth.coefficients=8 --output=runs/y
 
-Nothing is trained. Fixed steps are as many in all as before, unless config.depth.steps is given.
-With --output the projected run is written, too: a workdir that the other programs read.
+Nothing is trained. The total number of fixed steps stays the same, unless config.depth.steps is
+given. With --output the projected run is written, too: a workdir that the other programs read.
 """
 
 import dataclasses
@@ -60,8 +60,8 @@ def projected_config(run: RunConfig, asked: RunConfig) -> RunConfig:
     """Returns a run's config with the depth that was asked for.
 
     Args:
-      run: its config, at its end.
-      asked: the same with changes, those that evaluation makes of itself among them.
+      run: the run's config, at its end.
+      asked: the same with changes, including those that evaluation makes by itself.
 
     Raises:
       BadInput: a model that differs in more than its depth, or a depth that is not accepted.
@@ -72,7 +72,7 @@ def projected_config(run: RunConfig, asked: RunConfig) -> RunConfig:
             "config.model out"
         )
 
-    # What evaluation sets by itself is no change that anyone asked for.
+    # What evaluation sets by itself is not a change that was asked for.
     plain = for_evaluation(run, {}).model.depth
     changes = {
         field.name: getattr(asked.model.depth, field.name)
@@ -128,7 +128,7 @@ def _row(config: RunConfig, params: Any) -> dict[str, str]:
 def _write(
     path: epath.Path, config: RunConfig, params: Any, metadata: Metadata, train: Split
 ) -> None:
-    """Writes a run at the step of the checkpoint, whose optimiser has seen nothing."""
+    """Writes a run at the step of the checkpoint, with a fresh optimiser state."""
     optimizer = make_optimizer(config.optimizer, config.train_steps, config.model.depth.layers)
     position = metadata.position
     state = TrainState(

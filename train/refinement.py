@@ -21,12 +21,12 @@ _SECOND = ("nu", "v", "v_row", "v_col")
 
 
 class Maps(NamedTuple):
-    """What refines each part of a state, float64 [K', K].
+    """The linear maps that refine the parts of a state, float64 [K', K] each.
 
     Attributes:
-      weights: R of `odeformer.refine`; of the average of the weights, too.
-      first: of averages of gradients.
-      second: of averages of squared gradients.
+      weights: R of `odeformer.refine`, for the weights and their average.
+      first: for averages of gradients.
+      second: for averages of squared gradients.
     """
 
     weights: np.ndarray
@@ -37,14 +37,14 @@ class Maps(NamedTuple):
 def refinement_maps(depth: Any) -> Maps:
     """Returns the maps of a depth's refinement.
 
-    A gradient is an integral over depth. That of half a group, or of a node of half as wide a hat,
-    is half of it: m becomes R m / 2, and v becomes R v / 4. Under `legendre` and `fourier` those of
-    the old coefficients stay as they are. The new ones have no gradient yet: their m is 0. Their v
-    is the mean of the old ones: from 0, as Adam corrects its bias for the first steps of a run
-    alone, their first updates would be several times the learning rate.
+    A gradient is an integral over depth: half a group, or a node whose hat is half as wide, has
+    half of it, so m becomes R m / 2 and v becomes R v / 4. Under `legendre` and `fourier` the
+    moments of old coefficients stay as they are. New coefficients have had no gradient, so their m
+    is 0. Their v is the mean over the old ones: from 0 their first updates would be several times
+    the learning rate, because Adam corrects its bias only in the first steps of a run.
 
     Args:
-      depth: before the refinement.
+      depth: the depth before the refinement.
     """
     weights = resolution.refinement(depth)
     if depth.basis in ("constant", "hat"):
@@ -61,13 +61,10 @@ def make_refine(
     """Returns the jitted function state -> state that refines a run after a step.
 
     Args:
-      config: of the run.
-      optimizer: the run's.
-      mesh: that the state lies on.
-      step: of config.depth.refine_at.
+      step: a step of config.depth.refine_at.
 
     Raises:
-      BadInput: an optimiser with a state of which is not known how it is refined.
+      BadInput: an optimiser whose state has arrays of unknown names.
     """
     before = at_step(config, step - 1)
     old, new = (abstract_state(c, optimizer, mesh) for c in (before, at_step(config, step)))
@@ -95,14 +92,14 @@ def check_refinable(config: RunConfig, optimizer: optax.GradientTransformation, 
 def _refined(
     names: list[str], x: jax.Array, shape: tuple[int, ...], maps: Maps, optimizer: str
 ) -> jax.Array:
-    """An array of the state, at its place in the refined one."""
+    """Refines one array of the state to the shape that it has in the refined state."""
     sets, fine = maps.weights.shape[::-1]
     is_factored_away = names[0] == "opt_state" and names[-1] == "kernel" and "groups" in names
     is_factored_away &= x.shape == shape and x.size > 1
     if x.shape == shape and not is_factored_away:
         return x
 
-    # A field's name stands before those of the parameter that it belongs to.
+    # The name of a field of the state, such as 'mu', comes before those of the parameter.
     matrix = None
     if names[0] in ("params", "ema"):
         matrix = maps.weights
@@ -118,7 +115,7 @@ def _refined(
 
 
 def _expecting_more(guard: Any, maps: Maps) -> Any:
-    """The guard, whose window expects the norm that the gradient of more coefficients may have."""
+    """The guard, with recorded norms scaled up to what a gradient of more coefficients may have."""
     fine, sets = maps.first.shape
     factor = max(1.0, math.sqrt(fine / sets) * float(maps.first[0, 0]))
     return dataclasses.replace(guard, recent=guard.recent * np.array([1.0, factor], np.float32))

@@ -166,9 +166,7 @@ def score(
 
     Args:
       params: the model's parameters.
-      data: the split.
       batch_size: the most examples in a batch.
-      mesh: the devices.
       step: as `make_eval_step` returns it.
       workers: processes that gather batches; with 0, a thread of this process does.
 

@@ -170,8 +170,6 @@ def expected_state(config: RunConfig, mesh: Mesh, step: int = 0) -> TrainState:
     """Returns the abstract state of a run as its config alone says: what its checkpoints hold.
 
     Args:
-      config: of the run.
-      mesh: the devices.
       step: of the checkpoint; the weights over depth may have been refined until then.
     """
     config = at_step(config, step)

@@ -76,7 +76,6 @@ def lower_train_step(
 
     Args:
       task: how batches become a loss.
-      mesh: the devices.
       batch: an example of a batch, whose leading axis may have any size.
       platform: the platform of the mesh's devices, such as 'tpu'; None for this machine's.
     """

@@ -151,7 +151,6 @@ def plain_needs(config: Any, but: Collection[str] = ()) -> Needs:
     """Returns what a layout needs whose layers are those of ViT and of GPT-2.
 
     Args:
-      config: of the model.
       but: fields that the layout has a place for.
     """
     heads, keys, size = heads_of(config)

@@ -29,7 +29,6 @@ def attention(config: ViTConfig, inputs: tuple[str, ...], out: str) -> dict[str,
     """Attention, whose queries, keys and values are three dense layers, or one that joins them.
 
     Args:
-      config: of the model.
       inputs: names of these layers.
       out: name of the layer of the output.
     """
@@ -61,7 +60,6 @@ def mlp(config: ViTConfig, inputs: str, out: str) -> dict[str, Leaf]:
     """The MLP; gated, its two input products are one dense layer, the gate first.
 
     Args:
-      config: of the model.
       inputs: name of the layer of the input.
       out: name of the layer of the output.
     """

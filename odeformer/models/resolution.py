@@ -30,20 +30,20 @@ from odeformer.transformer.sharding import GROUPS
 def refine(variables: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
     """Gives a model's weights more resolution over depth, without changing theta(t).
 
-        constant   share / 2, so that K becomes 2 K: each set of weights twice
+        constant   K becomes 2 K, share / 2: each set of weights duplicated
         hat        K becomes 2 K - 1: a node in the middle of each element
         legendre   K becomes 2 K: zeros appended
         fourier    K becomes 2 K + 1: zeros appended
 
-    Under fixed steps `constant` and `hat` take half as many steps in each of twice as many groups,
-    so that the steps, too, are the same.
+    The fixed steps stay the same, too: under `constant` and `hat` there are twice as many groups,
+    each with half as many steps.
 
     Args:
-      variables: of the model.
-      config: of the model.
+      variables: the model's variables.
+      config: the model's config.
 
     Returns:
-      (variables, config), of which the model computes what it did.
+      (variables, config) of a model that computes the same function.
 
     Raises:
       ValueError: share 1 or an odd share; an odd number of steps per group; variables that are not
@@ -69,22 +69,22 @@ def refine(variables: Any, config: ModelConfig) -> tuple[Any, ModelConfig]:
 def project(
     variables: Any, config: ModelConfig, depth: DepthConfig | Mapping[str, Any]
 ) -> tuple[Any, ModelConfig]:
-    """Gives a model the weights over depth of another basis or size that are nearest to its own.
+    """Gives a model the nearest weights over depth in another basis, or of another size.
 
         min over w' of the integral over [0, L] of |theta'(t) - theta(t)|^2
 
     Args:
-      variables: of the model.
-      config: of the model.
-      depth: of the result, of as many layers; or a mapping of the fields that change, such as
-        {'coefficients': 8}. With `steps` left out of a mapping, there are as many steps in all.
+      variables: the model's variables.
+      config: the model's config.
+      depth: the depth of the result, with as many layers; or a mapping of the fields that change,
+        such as {'coefficients': 8}. If a mapping leaves out `steps`, their total stays the same.
 
     Returns:
       (variables, config).
 
     Raises:
-      ValueError: other layers; a field that does not exist, or a value that is not accepted; steps
-        that do not divide over the groups; variables that are not the config's.
+      ValueError: another number of layers; a field that does not exist, or a value that is not
+        accepted; steps that the groups do not divide; variables that are not the config's.
 
     Examples:
       >>> import jax, odeformer

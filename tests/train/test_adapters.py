@@ -44,11 +44,31 @@ def without_curves():
 
 
 @pytest.fixture(scope="module")
-def finished(base, tmp_path_factory):
+def merges():
+    """An entry for each time that the run of `finished` merged its kernels."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(base, merges, tmp_path_factory):
     """A run of adapters, trained to its end, with an average of its weights."""
+
+    def counted(*args):
+        merges.append(None)
+        return merge(*args)
+
     workdir = tmp_path_factory.mktemp("adapted") / "run"
-    train(make_adapted(base), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.run.merge", counted)
+        train(make_adapted(base), workdir)
     return workdir
+
+
+def test_kernels_are_merged_once_per_score(finished, merges):
+    """Not again for the check of a reversible pair, which this run has not."""
+    splits = ("val/loss", "test/loss")
+    scored = [name for m in read_metrics(finished) for name in splits if name in m]
+    assert len(merges) == len(scored) == 3
 
 
 def test_a_checkpoint_holds_what_is_trained(finished):

@@ -32,7 +32,6 @@ def check_origin(metadata: Metadata, workdir: str | epath.Path, examples: int) -
 
     Args:
       metadata: of the checkpoint to resume from.
-      workdir: of the run.
       examples: number of training examples, as of now.
 
     Raises:
@@ -110,7 +109,6 @@ def check_arrays_fit(
     """Refuses a checkpoint; names the first array whose presence, shape or dtype differs.
 
     Args:
-      metadata: of the checkpoint.
       target: shapes and dtypes of the arrays that are needed.
       where: the checkpoint's folder, for the message.
       part: what the names of these arrays begin with.
@@ -192,7 +190,6 @@ def check_disk(workdir: epath.Path, size: int) -> None:
     """Refuses, in every process, a local workdir that has no room for a state.
 
     Args:
-      workdir: of the run.
       size: of the state, bytes.
 
     Raises:

@@ -67,10 +67,6 @@ def first_state(
     """Returns a run's first state, and where its weights come from; None if they are random.
 
     Args:
-      workdir: of the run.
-      config: of the run.
-      optimizer: of the run.
-      mesh: the devices.
       state: as it was initialised: at random, except for a head that adapted weights bring along.
       base: the frozen weights that adapters adapt; None without adapters.
 
@@ -115,9 +111,7 @@ def load_initial(
 
     Args:
       workdir: of the run, with the names of its classes.
-      config: of the run.
       optimizer: of the run, whose state begins with these weights.
-      mesh: the devices.
       state: the first state, at random.
 
     Raises:

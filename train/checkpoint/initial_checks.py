@@ -144,9 +144,7 @@ def check_base(metadata: Metadata, base: Any, config: RunConfig, where: Any) -> 
     """Refuses a base other than the one that a checkpoint's adapters adapt.
 
     Args:
-      metadata: of the checkpoint.
       base: as of now; None without one.
-      config: of the run.
       where: the run's workdir, for the message.
     """
     if base is not None and metadata.base != base.digest:

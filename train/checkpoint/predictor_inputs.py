@@ -61,7 +61,6 @@ def read_image(raw: Any, inputs: ImageInputs, name: str) -> np.ndarray:
 
     Args:
       raw: a path, one of Pillow's images, or a uint8 array [H, W, C], or [H, W] of one channel.
-      inputs: of the model.
       name: of an image that is not a file, for messages.
 
     Raises:

@@ -42,8 +42,6 @@ def restore_weights(workdir: str | epath.Path, step: int, target: Any) -> tuple[
     """Returns the weights of a checkpoint to evaluate with, verified; its other arrays are ignored.
 
     Args:
-      workdir: of the run.
-      step: of the checkpoint.
       target: the tree of `model.init(...)['params']`, of shapes, dtypes and shardings.
 
     Returns:
@@ -99,7 +97,6 @@ def restore_newest(
     What is damaged or unfinished is reported by name, and not changed.
 
     Args:
-      workdir: of the run.
       target: the state's shapes, dtypes and shardings; a function of the step where they depend on
         it.
       before: checkpoints of earlier steps than this one are preferred; None: no preference.
@@ -122,7 +119,6 @@ def newest_sound(
     """Returns what `restore` does for the newest step it finds sound; None if there is no step.
 
     Args:
-      workdir: of the run.
       restore: step -> the arrays and the metadata; raises Damaged.
       before: checkpoints of earlier steps than this one are preferred.
 

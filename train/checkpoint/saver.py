@@ -50,8 +50,6 @@ class Saver:
         """Opens the folder of checkpoints.
 
         Args:
-          workdir: of the run.
-          config: of the run.
           examples: number of training examples, for the metadata.
           base: digest of the frozen weights that adapters adapt, for the metadata.
         """

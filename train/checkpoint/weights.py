@@ -106,7 +106,6 @@ def load_params(
     """Returns the weights to evaluate with, from a run's checkpoint.
 
     Args:
-      workdir: of the run.
       config: of a model that the weights fit.
       mesh: the devices to lay them out on; by default one device.
       step: of the checkpoint; 'best' for the best one by config.checkpoint.best, None for the
@@ -185,7 +184,6 @@ def make_base(
     """Returns a run's base.
 
     Args:
-      config: of the run.
       source: where the weights are from.
       plan: what becomes of each parameter of the run's model.
       weights: all parameters of the source's model.

@@ -113,7 +113,6 @@ def record_run(path: epath.Path, config: RunConfig, data: Split | None) -> None:
 
     Args:
       path: of the workdir.
-      config: of the run.
       data: one of the run's splits, whose tokeniser, if it has one, is recorded too, and what a
         model's inputs are made of; None to record the config alone.
 
@@ -140,8 +139,7 @@ def check_inputs(path: epath.Path, config: RunConfig, data: Split) -> None:
 
     Args:
       path: of the workdir.
-      config: of the run.
-      data: one of its splits, as of now.
+      data: one of the run's splits, as it is now.
 
     Raises:
       BadInput: what is in the workdir's inputs.json is not what the data say now.

@@ -1,4 +1,4 @@
-"""Low-rank adapters of given weights: the group `lora` of a run's config."""
+"""Low-rank adapters: the group `lora` of a run's config."""
 
 import dataclasses
 from typing import Any
@@ -14,28 +14,28 @@ _TARGETS = Range(
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters, which are trained in the place of the weights; docs/lora.md."""
+    """Low-rank adapters, which are trained instead of the weights; docs/lora.md."""
 
     rank: int | None = setting(
-        None, "Of each adapter; None: all weights are trained, without adapters.", COUNT
+        None, "Rank of the adapters; None: no adapters, all weights are trained.", COUNT
     )
     alpha: float | None = setting(
-        None, "Adapters count alpha / rank times; None: once, as with alpha=rank.", POSITIVE
+        None, "Adapters are scaled by alpha / rank; None: by 1, as with alpha=rank.", POSITIVE
     )
     targets: tuple[str, ...] = setting(
-        (), "Parts of the names of adapted kernels; none named: all of the terms.", _TARGETS
+        (), "Parts of the names of the kernels to adapt; empty: all of the terms.", _TARGETS
     )
 
     @property
     def scale(self) -> float:
-        """How many times A B is added to a kernel."""
+        """The factor of A B in an adapted kernel."""
         if self.rank is None or self.alpha is None:
             return 1.0
         return self.alpha / self.rank
 
 
 def check_lora(lora: LoraConfig, init: Any, depth: Any) -> None:
-    """Refuses adapters of no weights, and what acts on adapters where there are none."""
+    """Refuses adapters without weights to adapt, and keys that act on adapters without any."""
     if lora.rank is not None:
         if init.path is None:
             raise BadInput(

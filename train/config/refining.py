@@ -10,12 +10,12 @@ from train.errors import BadInput
 def at_step(config: Any, step: int) -> Any:
     """Returns a run's config after that many steps.
 
-    Its depth is refined as often as config.depth.refine_at asked for up to then, and refine_at
-    holds the steps that are still to come.
+    Its depth is refined once for each step of config.depth.refine_at up to then; refine_at keeps
+    the steps that are still to come.
 
     Args:
-      config: of the run, a RunConfig.
-      step: a number of steps.
+      config: a RunConfig, as the run began with it.
+      step: the number of steps.
     """
     depth = config.model.depth
     later = tuple(other for other in depth.refine_at if other > step)
@@ -30,9 +30,9 @@ def at_step(config: Any, step: int) -> Any:
 
 
 def check_refine_at(config: Any) -> None:
-    """Raises BadInput for refinements after a run's end, or of what cannot be refined as often.
+    """Raises BadInput for refinements after a run's end, or more than its depth allows.
 
-    And for rates by layer, where the weights are not those of layers.
+    Also for learning rates by layer, if the sets of weights do not belong to layers.
     """
     depth, steps = config.model.depth, config.train_steps
     if depth.basis != "constant" and config.optimizer.layer_decay is not None:
@@ -55,7 +55,7 @@ def check_refine_at(config: Any) -> None:
 
 
 def not_refinable(optimizer: str, name: str, shape: tuple[int, ...]) -> BadInput:
-    """Returns the error for an array of an optimiser's state of which no refinement is known."""
+    """Returns the error for an array of an optimiser's state that cannot be refined."""
     return BadInput(
         f"config.depth.refine_at: of the optimiser {optimizer!r} it is not known how its "
         f"{name} {list(shape)} is refined over depth: take another optimiser, "

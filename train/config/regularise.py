@@ -9,7 +9,7 @@ from train.errors import BadInput
 
 @dataclasses.dataclass(frozen=True)
 class RegulariseConfig:
-    """What training adds to the loss for the sake of an easier flow; 0 leaves one out."""
+    """What makes training prefer flows that are easy to solve; 0 leaves an entry out."""
 
     kinetic: float = setting(
         0.0, "Weight of the flow's kinetic energy; docs/regularised.md.", NOT_NEGATIVE
@@ -18,21 +18,21 @@ class RegulariseConfig:
         0.0, "Weight of the solver's own error estimate, summed over its steps.", NOT_NEGATIVE
     )
     end_time: float = setting(
-        0.0, "By how many layers at most the last group ends earlier or later.", NOT_NEGATIVE
+        0.0, "Layers by which the last group may end earlier or later, at random.", NOT_NEGATIVE
     )
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the sums that the loss has, by their names."""
+        """The weights of the sums in the loss, by name of the sum; those of 0 are left out."""
         both = {"kinetic": self.kinetic, "error": self.error}
         return {name: weight for name, weight in both.items() if weight}
 
 
 def regularised(model: ModelConfig, regularise: RegulariseConfig) -> ModelConfig:
-    """Returns the model as training applies it; unchanged where nothing is regularised.
+    """Returns the model as training applies it; the same model if nothing is regularised.
 
     Raises:
-      BadInput: its depth has no such sum, or no such end.
+      BadInput: the depth does not support such a sum, or such an end.
     """
     if not regularise.weights and not regularise.end_time:
         return model

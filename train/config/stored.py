@@ -70,7 +70,6 @@ def for_evaluation(
     trained on.
 
     Args:
-      config: of the run.
       changes: values of keys, as {'depth.solver': 'tsit5'}.
       earlier: what the same input was refused for already, to be raised with what else is wrong.
 

@@ -75,8 +75,7 @@ def describe_inputs(config: RunConfig, data: Any) -> Inputs:
     """Returns what is to be known of a run's data.
 
     Args:
-      config: of the run.
-      data: any of its splits.
+      data: any of the run's splits.
     """
     # Sets of somebody's own may have none.
     found = getattr(data, "origin", None)

@@ -165,7 +165,6 @@ def eval_batches(
     """Returns an iterator over batches that cover every example once, in order.
 
     Args:
-      data: the split.
       batch_size: examples of a global batch; the last batch is filled up with copies of the split's
         last example.
       rows: rows of each global batch that this process reads; None for all of them.

@@ -98,7 +98,6 @@ def parameter_shardings(mesh: Mesh, model: ModelConfig, params: Any) -> Any:
     """Returns the shardings of a model's parameters on a mesh, a tree of their structure.
 
     Args:
-      mesh: the devices.
       model: the model's config.
       params: the parameters, or their shapes.
     """
@@ -159,7 +158,6 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -> d
     """Returns the global batch on the devices.
 
     Args:
-      mesh: the devices.
       batch: this process's rows of it, those of `local_rows`.
       batch_size: rows of the global batch.
     """

@@ -103,7 +103,6 @@ def export_model(
     """Returns the `jax.export.Exported` of a model.
 
     Args:
-      config: of the model.
       flat: the parameters by path, as 'norm/scale'.
       platforms: that it is lowered for.
       inside: whether the parameters are constants of it, or its first argument, a dict.

@@ -31,7 +31,6 @@ def find_warnings(
     """Returns what seems wrong at an evaluation, as metrics; empty if nothing does.
 
     Args:
-      config: of the model.
       metrics: of the step before the evaluation, with 'loss' (nats).
       scores: of each example of the validation split.
 

@@ -29,7 +29,6 @@ class MetricsWriter:
         """Drops the lines that an interrupted run wrote after `start_step`.
 
         Args:
-          workdir: of the run.
           start_step: steps that are done already.
           enabled: whether anything is written; False for all processes but the first.
         """

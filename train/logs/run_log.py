@@ -44,9 +44,7 @@ class RunLog:
 
         Args:
           path: of the workdir.
-          config: of the run.
           task: to be learnt.
-          mesh: of the devices.
           start_step: steps that are done already.
           traced: steps of this start to trace.
 
@@ -157,7 +155,6 @@ class RunLog:
 
         Args:
           step: after which it was scored.
-          metrics: of the split.
           warnings: of `find_warnings`, written with them.
         """
         scores = self._write(step, "val", f"step {step:>6}  validation", metrics, warnings)

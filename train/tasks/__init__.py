@@ -43,7 +43,6 @@ def register(name: str, task: Any = None, *, like: str) -> Any:
         class Brightness(ImageTask): ...
 
     Args:
-      name: of the task.
       task: a class that meets `Task` in train/tasks/task.py, made of the RunConfig and a split.
         None: the decorated class.
       like: the task whose model, group `data` of the config and data sets it shares.

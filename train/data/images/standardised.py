@@ -45,7 +45,6 @@ def as_prepared(split: Any, preparation: ImagePreparation) -> Standardised:
 
     Args:
       split: meets `ImageSplit`.
-      preparation: of the model.
 
     Raises:
       BadInput: a mean or a deviation of another number of channels.
