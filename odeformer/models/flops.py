@@ -6,7 +6,7 @@ as is usual (Chowdhery et al., 'PaLM', 2022, arXiv 2204.02311, appendix B).
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +16,10 @@ from jax.extend import core
 
 from odeformer.models.checks import check_trips
 from odeformer.models.registry import ModelConfig, example_inputs, example_sizes, make_model
+from odeformer.ode.precision import programs_inside
 from odeformer.transformer import terms
 from odeformer.transformer.config import FieldConfig
 from odeformer.transformer.layers import TimeEmbedding
-
-# Two classes up to jax 0.11, one since then: the older name is an alias, or gone.
-_PROGRAMS = (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
@@ -66,19 +64,11 @@ def _count_equation(equation: core.JaxprEqn) -> int:
         return 2 * math.prod(outputs[0].shape) * math.prod(kernel) // kernel[out_axis]
 
     check_trips(name)
-    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
+    inner = [_count(jaxpr) for jaxpr in programs_inside(params)]
     if name == "cond":
         return max(inner)
 
     return sum(inner) * (params["length"] if name == "scan" else 1)
-
-
-def _jaxprs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs inside an equation."""
-    # Each primitive keeps them under names of its own, alone or in a tuple.
-    for leaf in jax.tree.leaves(dict(params), is_leaf=lambda x: isinstance(x, _PROGRAMS)):
-        if isinstance(leaf, _PROGRAMS):
-            yield leaf
 
 
 def evaluation(config: FieldConfig, tokens: int) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ y. Run backwards, in the same numbers but for rounding:
     z_0 = z_1 + Psi_-h(t_1, y_1),    y_0 = (y_1 - (1 - lambda) z_0 - Psi_h(t_0, z_0)) / lambda
 
 So the gradient needs no stored states: the backward pass recovers them, and evaluates each Psi once
-for both the state and its pullback. Each step back divides rounding errors by lambda.
+for both the state and its pullback; in bfloat16 twice. Each step back divides rounding errors by
+lambda.
 
 The pair is a solver of its own, with the same order and twice the evaluations. Along a direction in
 which the flow contracts, dy/dt = a y with a < -(1 - lambda) / h, it is unstable under every solver:
@@ -18,6 +19,7 @@ Source: McCallum, Foster, 'Efficient, accurate and stable gradients for neural O
 arXiv 2410.11648.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from odeformer.ode import problem_checks, solvers
 from odeformer.ode.derivatives import reverse_mode_only
+from odeformer.ode.precision import evaluated_alone
 from odeformer.ode.problem import (
     REVERSIBLE,
     Problem,
@@ -171,10 +174,10 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
     policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
 
     # As in a plain step, 'checkpoint' recomputes stages one at a time. 'reversible' does not: it
-    # evaluates an increment once, and keeps its stages until they are pulled back.
-    slopes: list[Any] = [field, *field.terms]
-    if recompute:
-        slopes = [jax.checkpoint(f, policy=policy) for f in slopes]
+    # evaluates an increment once, unless its numbers would then not be those of the step forth.
+    alone = evaluated_alone if settings.adjoint == REVERSIBLE else lambda f: f
+    again = functools.partial(jax.checkpoint, policy=policy) if recompute else alone
+    slopes = [again(f) for f in (field, *field.terms)]
 
     def increments(n, params, key) -> Increment:
         # One key per step, shared by both halves and all stages.

@@ -85,7 +85,10 @@ def test_weights_in_a_basis(basis, coefficients, solver):
 
 
 @pytest.mark.filterwarnings("ignore:reversible")
-@pytest.mark.parametrize("solver", ["strang", pytest.param("rk4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "solver",
+    ["strang", *(pytest.param(name, marks=pytest.mark.slow) for name in ("midpoint", "rk4"))],
+)
 def test_a_reversible_pair(solver):
     """Each state of the pair evaluates the terms: the caches are doubled."""
     depth = SHARED | {"solver": solver, "reversible": 0.99}

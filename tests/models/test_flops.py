@@ -46,7 +46,10 @@ def test_counted_equals_calculated(solver, share):
 
 @pytest.mark.parametrize("share", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_reversible_pair_is_counted(share):
-    """Twice the evaluations; 'reversible' repeats each once, to recover the states."""
+    """Twice the evaluations; 'reversible' repeats each once, to recover the states.
+
+    And once more, but for each term's last product, where it computes in bfloat16.
+    """
     depth = DepthConfig(layers=4, share=share, solver="midpoint", reversible=0.99, adjoint="store")
     config, apply, variables = program(depth=depth)
     assert flops.evaluations(config).tolist() == [16, 16]
@@ -55,6 +58,8 @@ def test_a_reversible_pair_is_counted(share):
     solved = sum(16 * cost for cost in flops.evaluation(config, 17))
     depth = dataclasses.replace(depth, adjoint="reversible")
     assert flops.recomputed(dataclasses.replace(config, depth=depth)) == solved
+    narrow = dataclasses.replace(config, depth=depth, dtype="bfloat16")
+    assert 1.5 * solved < flops.recomputed(narrow) < 2 * solved
 
 
 @pytest.mark.parametrize("distillation", ["token", "mean"])

@@ -150,24 +150,59 @@ def test_memory_of_deep_stacks(solver):
     assert deep < 0.5 * size("checkpoint", layers=96)
 
 
+def check_deep_gradients(solver, share, dtype, bound, noise=0.0):
+    """Of 48 layers, dropout and drop-path acting, whose field computes in that dtype."""
+    is_exact = dtype == jnp.float64
+    shape, state_dtype = ((2, 8, 64), jnp.float64) if is_exact else ((8, 32, 64), jnp.float32)
+    y = jax.random.normal(jax.random.key(0), shape, state_dtype)
+    depth = dict(layers=48, share=share, solver=solver)
+    stack, params = make(WIDE.clone(dtype=dtype), y, state_dtype, **depth)
+    params = noisy(params, noise)
+    stored, _ = gradient(stack("store"), params, y)
+    found, _ = gradient(stack("reversible"), params, y)
+    assert relative_error(found, stored) < bound
+
+
+SHARES = pytest.mark.parametrize("share", [1, 48])
+SOLVERS = pytest.mark.parametrize("solver", ["midpoint", "rk4"])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["midpoint", "rk4"])
-@pytest.mark.parametrize("share", [1, 48])
+@SOLVERS
+@SHARES
 def test_gradients_of_48_layers_in_float32(solver, share):
     """At initial weights, whose kernels have the deviation 1 / sqrt(fan-in)."""
-    y = jax.random.normal(jax.random.key(0), (8, 32, 64))
-    stack, params = make(WIDE, y, layers=48, share=share, solver=solver)
-    stored, _ = gradient(stack("store"), params, y)
-    found, _ = gradient(stack("reversible"), params, y)
-    assert relative_error(found, stored) < (1e-5 if share == 1 else 5e-4)
+    check_deep_gradients(solver, share, jnp.float32, 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [1, 48])
-def test_gradients_of_48_layers_in_float64(float64, share):
-    y = jax.random.normal(jax.random.key(0), (2, 8, 64), jnp.float64)
-    field = WIDE.clone(dtype=jnp.float64)
-    stack, params = make(field, y, jnp.float64, layers=48, share=share, solver="rk4")
+@SOLVERS
+@SHARES
+def test_gradients_of_48_layers_of_a_bfloat16_field(solver, share):
+    """A state that comes back in another last digit is rounded to other numbers, and spreads."""
+    is_spread = (solver, share) == ("midpoint", 48)
+    check_deep_gradients(solver, share, jnp.bfloat16, 2e-2 if is_spread else 1e-2)
+
+
+def test_a_bfloat16_field_steps_back_in_the_numbers_of_its_steps_forth():
+    """0.02 where the pullback's own value of attention, which is rounded elsewhere, is taken."""
+    field = WIDE.clone(terms=("attention",), width=32, dropout=0.0, drop_path=0.0, dtype="bfloat16")
+    y = jax.random.normal(jax.random.key(0), (4, 16, 32))
+    stack, params = make(field, y, layers=16, share=16, solver="midpoint")
     stored, _ = gradient(stack("store"), params, y)
     found, _ = gradient(stack("reversible"), params, y)
-    assert relative_error(found, stored) < 1e-10
+    assert relative_error(found, stored) < 5e-3
+
+
+@pytest.mark.slow
+@SOLVERS
+@SHARES
+def test_gradients_of_48_layers_in_float64(float64, solver, share):
+    check_deep_gradients(solver, share, jnp.float64, 1e-10)
+
+
+@pytest.mark.slow
+@SHARES
+def test_gradients_of_48_layers_with_larger_weights(share):
+    """Kernels of 1.3 times that deviation, no bias and no scale that is zero."""
+    check_deep_gradients("midpoint", share, jnp.float32, 5e-4, noise=0.1)

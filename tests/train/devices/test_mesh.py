@@ -49,6 +49,16 @@ def check_same(losses, reference):
     assert len(losses) == 10 and len(set(losses)) == 10
 
 
+def check_layouts(case, *layouts):
+    """A case trains on eight devices, under each of these layouts, as on one."""
+    one, *split = train_cases(
+        [dict(devices=1, **case), *(dict(mesh=LAYOUTS[i], **case) for i in layouts)]
+    )
+    for found in split:
+        check_same(found["losses"], one["losses"])
+        assert found["kept"]
+
+
 @pytest.fixture(scope="module")
 def trained():
     """One solver on one device and under each kind of layout; other solvers are slow."""
@@ -242,11 +252,7 @@ def test_a_reversible_pair_on_one_device_equals_eight(kind, depth, others):
 @pytest.mark.parametrize("kind", ["images", "language"])
 def test_centred_attention_on_one_device_equals_eight(kind):
     common = dict(kind=kind, depth=dict(solver="euler"), model=dict(centre=1.0))
-    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (0, 3))]
-    reference, *results = train_cases(cases)
-    for result in results:
-        check_same(result["losses"], reference["losses"])
-        assert result["kept"]
+    check_layouts(common, 0, 3)
 
 
 SHARED_KEYS = dict(kv_heads=2, head_size=8, qk_norm=True, norm="rms", gated=True, centre=0.5)
@@ -257,22 +263,14 @@ SHARED_KEYS |= dict(qkv_bias=False, out_bias=False, mlp_bias=False)
 @pytest.mark.parametrize("kind", ["images", "language"])
 def test_heads_that_share_keys_on_one_device_equal_eight(kind):
     common = dict(kind=kind, depth=dict(solver="lie_trotter"), model=SHARED_KEYS)
-    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (1, 3))]
-    reference, *results = train_cases(cases)
-    for result in results:
-        check_same(result["losses"], reference["losses"])
-        assert result["kept"]
+    check_layouts(common, 1, 3)
 
 
 @pytest.mark.slow
 def test_registers_and_layer_scale_on_one_device_equal_eight():
     model = dict(pool="token_mean", registers=3, layer_scale=0.5)
     common = dict(depth=dict(solver="lie_trotter"), model=model)
-    cases = [dict(devices=1, **common), *(dict(mesh=LAYOUTS[i], **common) for i in (1, 3))]
-    reference, *results = train_cases(cases)
-    for result in results:
-        check_same(result["losses"], reference["losses"])
-        assert result["kept"]
+    check_layouts(common, 1, 3)
 
 
 @pytest.mark.slow
