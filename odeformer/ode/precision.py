@@ -1,4 +1,4 @@
-"""In what a function computes, read from its program; and its numbers where that is narrow."""
+"""The dtypes that a function computes in, and equal values where one is narrower than the state."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _PROGRAMS = (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))
 
 
 def programs_inside(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
-    """Yields the programs inside an equation of a jaxpr, of its params."""
+    """Yields the programs in the params of an equation of a jaxpr."""
     # Each primitive keeps them under names of its own, alone or in a tuple.
     for leaf in jax.tree.leaves(dict(params), is_leaf=lambda x: isinstance(x, _PROGRAMS)):
         if isinstance(leaf, _PROGRAMS):
@@ -20,10 +20,10 @@ def programs_inside(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 def computes_below(dtype: Any, function: Callable[..., Any], *args: Any) -> bool:
-    """Returns whether a function rounds anything to a floating dtype of fewer bits; it is traced.
+    """Returns whether a function, traced here, rounds anything to a floating dtype of fewer bits.
 
     Args:
-      dtype: a floating one.
+      dtype: the floating dtype to compare with.
       function: any function of JAX.
       *args: its arguments.
     """
@@ -46,11 +46,11 @@ def _bits(aval: Any, otherwise: int) -> int:
 
 
 def evaluated_alone(term: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a term whose value, where it is differentiated, is that of the term by itself.
+    """Returns a term whose value stays the same, bit for bit, where the term is differentiated.
 
-    What a pullback needs is written out, which changes what XLA fuses, and so where a value is
+    A pullback needs intermediate arrays, which changes what XLA fuses, and so where a value is
     rounded. A term that computes in a narrower dtype than its state is therefore evaluated once for
-    its value, and again for its pullback; others are unchanged.
+    its value, and again for its pullback; any other term is unchanged.
 
     Args:
       term: (t, y, params, *key) -> dy.

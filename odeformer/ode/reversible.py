@@ -19,7 +19,6 @@ Source: McCallum, Foster, 'Efficient, accurate and stable gradients for neural O
 arXiv 2410.11648.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -173,11 +172,13 @@ def make_steps(field: VectorField, settings: SolveSettings, scanned: bool) -> St
     recompute = settings.adjoint == "checkpoint"
     policy = getattr(jax.checkpoint_policies, settings.policy) if settings.policy else None
 
-    # As in a plain step, 'checkpoint' recomputes stages one at a time. 'reversible' does not: it
-    # evaluates an increment once, unless its numbers would then not be those of the step forth.
-    alone = evaluated_alone if settings.adjoint == REVERSIBLE else lambda f: f
-    again = functools.partial(jax.checkpoint, policy=policy) if recompute else alone
-    slopes = [again(f) for f in (field, *field.terms)]
+    # As in a plain step, 'checkpoint' recomputes stages one at a time. 'reversible' evaluates an
+    # increment once, unless its value would then differ from that of the step forth.
+    slopes: list[Any] = [field, *field.terms]
+    if recompute:
+        slopes = [jax.checkpoint(f, policy=policy) for f in slopes]
+    elif settings.adjoint == REVERSIBLE:
+        slopes = [evaluated_alone(f) for f in slopes]
 
     def increments(n, params, key) -> Increment:
         # One key per step, shared by both halves and all stages.
