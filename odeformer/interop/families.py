@@ -21,10 +21,10 @@ from odeformer.transformer.config import DepthConfig, as_depth
 
 
 class Family(NamedTuple):
-    """What belongs to one kind of model.
+    """How the models of one kind are read and written.
 
     Attributes:
-      config: the class of its configs.
+      config: the class of the models' configs.
       read: config.json -> fields of the config, and 'layers'.
       write: the config -> config.json.
       needs: the config -> by key, what the model has and what the layout accepts.
@@ -40,15 +40,15 @@ class Family(NamedTuple):
     stored_as: Callable[[str, Any], str | None]
 
 
-def _family(config: Callable[..., Any], room: Any, needs: Callable[[Any], Needs]) -> Family:
-    """The family whose functions a module of this room has."""
+def _family(config: Callable[..., Any], module: Any, needs: Callable[[Any], Needs]) -> Family:
+    """The family whose functions a module of this folder has."""
     return Family(
         config=config,
-        read=room.read,
-        write=room.write,
+        read=module.read,
+        write=module.write,
         needs=needs,
-        layout=room.layout,
-        stored_as=room.stored_as,
+        layout=module.layout,
+        stored_as=module.stored_as,
     )
 
 
@@ -67,10 +67,10 @@ class Reading(NamedTuple):
     """How the tensors of a folder make a model.
 
     Attributes:
-      config: of the model.
+      config: the model's config.
       layout: which tensors make up which parameters.
       stored_as: a stored tensor's name -> its name in the layout, None for no weight.
-      resample: how its learned positions go to another grid of patches.
+      resample: how learned positions are resampled to another grid of patches.
     """
 
     config: Any
@@ -80,11 +80,11 @@ class Reading(NamedTuple):
 
 
 def read_family(raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: str) -> Reading:
-    """Returns how the model is made that a config.json describes.
+    """Returns how to make the model that a config.json describes.
 
     Raises:
-      ValueError: an architecture or a value that the models do not have, or a depth of which the
-        weights are not.
+      ValueError: an architecture or a value that our models do not have, or a depth that does not
+        fit the weights.
     """
     is_timm = timm_vit.is_named(raw)
     family = _VIT if is_timm else FAMILIES[check_architecture(raw, FAMILIES)]
@@ -97,11 +97,12 @@ def read_family(raw: Raw, depth: DepthConfig | Mapping[str, Any] | None, dtype: 
         depth = {"layers": layers, "solver": "lie_trotter", **depth}
     depth = as_depth(depth)
     check_layers(depth, layers)
+
     config = family.config(**fields, dtype=dtype, depth=depth)
     if is_timm:
         return Reading(config, timm_vit.layout(config, raw), str, positions.antialiased)
 
-    # Of transformers' models this one alone smooths, as timm does.
+    # The only model of transformers that is resampled as timm does.
     smooths = raw.get("model_type") == dinov2.WITH_REGISTERS
     return Reading(
         config,
@@ -115,11 +116,13 @@ def family_of(config: ModelConfig) -> Family:
     """Returns the family that a model can be written as.
 
     Raises:
-      ValueError: a model that none of them is.
+      ValueError: a model that fits none of them.
     """
     check_kind("save_pretrained", config, ViTConfig, LMConfig)
-    images = _DINOV2 if isinstance(config, ViTConfig) and dinov2.is_meant(config) else _VIT
-    text = _LLAMA if config.norm == "rms" else _GPT2
-    family = images if isinstance(config, ViTConfig) else text
+    if isinstance(config, ViTConfig):
+        family = _DINOV2 if dinov2.is_meant(config) else _VIT
+    else:
+        family = _LLAMA if config.norm == "rms" else _GPT2
+
     check_writable(config, family.needs(config))
     return family

@@ -1,30 +1,30 @@
-"""Which tensors of a file make up which of our arrays, and how: a map that is read both ways."""
+"""Which tensors of a file make up which of our arrays, and how: a map that serves both ways."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# The parameters below it have the layers as their leading axis.
+# The path of parameters whose leading axis is the layers.
 LAYERS = "depth/groups/"
 
 
 class Leaf(NamedTuple):
-    """One of our arrays, of one layer where it belongs to the depth.
+    """One of our arrays; if it belongs to the depth, its part for one layer.
 
         ours = stack(tensors).reshape(view).transpose(axes).reshape(shape)
 
-    Of tensors that hold several arrays, one below the other, it is made of its own rows alone.
+    If a tensor holds several of our arrays, one below the other, the array has its own rows only.
 
     Attributes:
-      names: of the tensors that make it up; `{}` stands for a layer's number.
-      theirs: the shape of each of them.
-      view: the shape that tells their axes apart.
-      axes: its order of these axes.
-      shape: its own, with the padding.
-      padding: zeros before and after each axis of ours, which theirs lack; None: none.
-      part: which part of each tensor's rows is its own, of `parts` equal ones.
-      parts: how many arrays share each tensor.
+      names: names of the tensors that make up the array; `{}` stands for a layer's number.
+      theirs: the shape of each of these tensors.
+      view: the shape in which the axes of the stacked tensors are separate.
+      axes: the order of these axes in our array.
+      shape: the shape of our array, with its padding.
+      padding: zeros that our array has before and after each axis, and theirs lack; None: no zeros.
+      part: which of `parts` equal parts of each tensor's rows belongs to the array, from 0.
+      parts: how many of our arrays share each tensor.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
         return (np.pad(turned, self.padding) if self.padding else turned).reshape(self.shape)
 
     def tensors(self, ours: np.ndarray) -> list[np.ndarray]:
-        """Makes its part of their tensors: the inverse of `ours`, without padding."""
+        """Makes the array's part of their tensors: the inverse of `ours`, without padding."""
         turned = ours.reshape([self.view[axis] for axis in self.axes])
         stacked = turned.transpose(np.argsort(self.axes))
         rows, *others = self.theirs
@@ -82,7 +82,7 @@ def linear(path: str, name: str, inputs: int, outputs: int) -> dict[str, Leaf]:
 
 
 def packed(paths: Sequence[str], name: str, inputs: int, outputs: int) -> dict[str, Leaf]:
-    """Kernels and biases of dense layers of the same size, which one layer joins in this order."""
+    """Kernels and biases of dense layers of one size, stored as one layer in this order."""
     return {
         path: leaf._replace(
             theirs=(len(paths) * leaf.theirs[0], *leaf.theirs[1:]), part=part, parts=len(paths)
@@ -93,7 +93,7 @@ def packed(paths: Sequence[str], name: str, inputs: int, outputs: int) -> dict[s
 
 
 def of_layers(leaves: Layout) -> dict[str, Leaf]:
-    """The leaves of one layer, under their paths in the tree of a model."""
+    """The leaves of one layer, under their paths in a model's tree of parameters."""
     return {f"{LAYERS}{path}": leaf for path, leaf in leaves.items()}
 
 

@@ -55,7 +55,7 @@ def read(raw: Raw) -> dict[str, Any]:
     size = raw.get("head_dim")
     check_windows(raw, layers)
 
-    # Qwen2 has biases of queries, keys and values, whatever its config says; the others as it says.
+    # Qwen2 always has biases of queries, keys and values; the others only if their config says so.
     biases = name == QWEN2 or bool(raw.get("attention_bias"))
     return dict(
         vocabulary=raw["vocab_size"],
@@ -106,7 +106,7 @@ def _rotary(raw: Raw) -> dict[str, Any]:
 
 
 def architecture(config: LMConfig) -> str:
-    """Returns the architecture that a model of RMS norms is, if it is any of them."""
+    """Returns the architecture that fits a model with RMS norms best; `needs` says if it fits."""
     if config.qk_norm:
         return QWEN3
 
@@ -114,7 +114,7 @@ def architecture(config: LMConfig) -> str:
 
 
 def needs(config: LMConfig) -> dict[str, tuple[Any, Any]]:
-    """Returns what the layout needs of a model: by key, what it has and what is accepted."""
+    """Returns what the layout needs of a model: by key, the model's value and the accepted one."""
     name = architecture(config)
     needed: dict[str, tuple[Any, Any]] = {
         "model.gated": (config.gated, True),
@@ -171,7 +171,7 @@ def write(config: LMConfig) -> Raw:
 
 
 def _rope(rotary: Rotary) -> Raw:
-    """Rotary positions under their names, but for the base."""
+    """The settings of rotary positions, apart from the base, under the names of transformers."""
     kinds = {ours: theirs for theirs, ours in _SCALINGS.items()}
     found: Raw = {"rope_type": kinds[rotary.scaling]}
     if rotary.scaling != "none":
@@ -232,22 +232,22 @@ def _attention(config: LMConfig, name: str) -> dict[str, Leaf]:
 
 
 def _input(config: LMConfig, path: str, names: Any, heads: int) -> dict[str, Leaf]:
-    """Input products of so many heads, which we keep in one array where they are several."""
+    """Input products for that many heads; several of them make up one array of ours."""
     names, size, width = list(names), heads_of(config).size, config.width
     parts = (len(names),) if len(names) > 1 else ()
-    ours, at = (*parts, heads, size), len(parts)
+    ours = (*parts, heads, size)
     leaves = {
         f"{path}/kernel": Leaf(
             tuple(f"{name}.weight" for name in names),
             (heads * size, width),
             (*ours, width),
-            (at + 2, *range(at + 2)),
+            (len(ours), *range(len(ours))),
             (width, *ours),
         )
     }
     if config.qkv_bias:
         biases = tuple(f"{name}.bias" for name in names)
-        leaves[f"{path}/bias"] = Leaf(biases, (heads * size,), ours, tuple(range(at + 2)), ours)
+        leaves[f"{path}/bias"] = Leaf(biases, (heads * size,), ours, tuple(range(len(ours))), ours)
 
     return leaves
 
@@ -264,8 +264,8 @@ def _mlp(config: LMConfig, name: str) -> dict[str, Leaf]:
 
 
 def stored_as(name: str, config: LMConfig) -> str | None:
-    """The layout's name of a stored tensor; None for what is no weight of the model."""
-    # Old files hold the angles of rotary positions, and some the tied head.
+    """Returns the layout's name of a stored tensor; None if it is not a weight of the model."""
+    # Old files hold the angles of rotary positions, too, and some a copy of the tied head.
     if name.endswith(".rotary_emb.inv_freq") or (config.tied and name == "lm_head.weight"):
         return None
 

@@ -1,6 +1,6 @@
-"""Learned positions of one grid of patches, carried over to another.
+"""Learned positions, resampled from one grid of patches to another.
 
-A table [1, n + rows columns, D] begins with the n places of tokens that have none in the grid
+A table [1, n + rows columns, D] begins with the positions of n tokens that are not on the grid
 (class, distillation, registers); these are kept as they are.
 """
 
@@ -29,8 +29,8 @@ def antialiased(places: np.ndarray, grid: Grid) -> np.ndarray:
 def plain(places: np.ndarray, grid: Grid) -> np.ndarray:
     """Resamples as the library transformers does: bicubic (a = -3/4), over four places per axis.
 
-    That is torch's `interpolate(..., mode="bicubic", align_corners=False)`: beyond the border stand
-    copies of it, and a smaller grid is not smoothed first.
+    That is torch's `interpolate(..., mode="bicubic", align_corners=False)`: the border is repeated
+    beyond the grid, and nothing is smoothed first for a smaller grid.
     """
     rows, columns = (_plain_weights(old, new) for old, new in zip(places.shape, grid, strict=False))
     resampled = np.einsum("ai,bj,ijd->abd", rows, columns, places, optimize=True)
@@ -38,7 +38,7 @@ def plain(places: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _plain_weights(old: int, new: int) -> np.ndarray:
-    """What each of the new places takes of each old one, [new, old]."""
+    """The weight of each old place in each new one, [new, old]."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for offset in (-1, 0, 1, 2):
@@ -59,22 +59,20 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 def resample_positions(
     table: jax.Array | np.ndarray, old: Grid, new: Grid, rule: Rule = antialiased
 ) -> np.ndarray:
-    """Carries learned positions over to another grid of patches.
-
-    The same grid gives the same table, bit for bit.
+    """Resamples learned positions to another grid of patches; the same grid changes no bit.
 
     Args:
-      table: [1, n + rows columns, D], of the old grid; the first n places are kept.
-      old: rows and columns of its grid.
-      new: rows and columns to resample it to.
-      rule: of `odeformer.interop.positions`: `antialiased` as Pillow does, or `plain` as the
-        library transformers does.
+      table: positions on the old grid, [1, n + rows columns, D]; the first n are kept.
+      old: rows and columns of the old grid.
+      new: rows and columns of the new grid.
+      rule: `antialiased` of `odeformer.interop.positions`, as Pillow does it, or `plain`, as the
+        library transformers does it.
 
     Returns:
-      A table [1, n + new rows columns, D].
+      A table [1, n + new rows new columns, D].
 
     Raises:
-      ValueError: a table that has fewer places than the grid.
+      ValueError: a table with fewer positions than the grid.
     """
     array = np.asarray(table)
     before = array.shape[1] - math.prod(old)

@@ -2,13 +2,13 @@
 
     W' = W + A B,    W [inputs, outputs],    A [inputs, rank],    B [rank, outputs]
 
-They stand in a collection of their own, and only they need a gradient:
+Adapters are a collection of their own, and only they need a gradient:
 
     adapters = odeformer.lora.init(key, variables["params"], rank=8)
     logits = model.apply({"params": params, "lora": odeformer.lora.scale(adapters, 2.0)}, images)
     params = odeformer.lora.merge(params, odeformer.lora.scale(adapters, 2.0))    # afterwards
 
-The kernels are those of the terms. Their groups are stacked, and so are their adapters.
+Only kernels of terms are adapted. They are stacked over the groups, and so are their adapters.
 
 Source: Hu et al., 'LoRA: Low-Rank Adaptation of Large Language Models', 2021, arXiv 2106.09685.
 """
@@ -70,7 +70,7 @@ def init(key: jax.Array, params: Any, rank: int, targets: Sequence[str] = ()) ->
     """
     adapters = {}
     for path, (groups, inputs, outputs, dtype) in _chosen(params, rank, targets).items():
-        # By its name: which other kernels are adapted changes nothing for this one.
+        # The key follows from the kernel's name, whichever other kernels are adapted.
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         normal = jax.random.normal(own_key, (groups, *inputs, rank), dtype)
         adapters[f"{path}/{A}"] = normal / jnp.asarray(math.sqrt(math.prod(inputs)), dtype)
@@ -80,7 +80,7 @@ def init(key: jax.Array, params: Any, rank: int, targets: Sequence[str] = ()) ->
 
 
 def scale(adapters: Any, factor: float) -> Any:
-    """Returns the adapters of factor A B: the same A, and factor B."""
+    """Returns adapters whose product is factor A B: the same A, and factor B."""
     flat = _flat(adapters)
     scaled = {path: jnp.asarray(factor, b.dtype) * b for path, b in flat.items() if path[-1] == B}
     return traverse_util.unflatten_dict({**flat, **scaled})
@@ -101,7 +101,7 @@ def merge(params: Any, adapters: Any) -> Any:
 
 
 def split(trained: Any) -> tuple[Any, Any]:
-    """Returns the adapters of a tree that also holds whole parameters, and these."""
+    """Returns the adapters of a tree, and its other parameters."""
     flat = _flat(trained)
     adapters = {path: leaf for path, leaf in flat.items() if path[-1] in (A, B)}
     others = {path: leaf for path, leaf in flat.items() if path not in adapters}
@@ -114,7 +114,7 @@ def attach(params: Any, adapters: Any) -> Any:
 
 
 def merge_attached(params: Any) -> Any:
-    """Returns what `attach` did, each kernel merged with its adapters."""
+    """Returns parameters that `attach` returned, with each kernel and its adapter merged."""
     flat = _flat(params)
     merged = {path: leaf for path, leaf in flat.items() if path[-1] not in (A, B)}
     for path in flat:
@@ -126,17 +126,17 @@ def merge_attached(params: Any) -> Any:
 
 
 def merging(solve: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function (parameters with adapters, ...) that merges them, and then solves."""
+    """Returns the solve (parameters with adapters, ...), which merges them first."""
     return lambda params, *args: solve(merge_attached(params), *args)
 
 
 def axes_of(name: str, ndim: int, kernel: Sequence[str | None]) -> tuple[str | None, ...]:
-    """Returns the names of an adapter's axes, which are the kernel's, and None for the rank's.
+    """Returns the names of an adapter's axes: those of its kernel, and None for the rank.
 
     Args:
       name: 'lora_a' or 'lora_b'.
-      ndim: how many axes the adapter has, groups excepted.
-      kernel: names of the kernel's axes, groups excepted; empty if it has none.
+      ndim: the number of the adapter's axes, without that of groups.
+      kernel: the names of the kernel's axes, without that of groups; empty if they have no names.
     """
     if not kernel:
         return (None,) * ndim
@@ -144,7 +144,7 @@ def axes_of(name: str, ndim: int, kernel: Sequence[str | None]) -> tuple[str | N
 
 
 def _merged(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """W + A B, of one group or of all, stacked."""
+    """W + A B, for one group, or for all groups, stacked."""
 
     # In full precision: a TPU would round float32 to bfloat16, and a merged model would differ.
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -190,8 +190,8 @@ def _kernels(params: Any) -> dict[_Path, _Kernel]:
         if name == "kernel" and GROUPS in module and any(p.endswith("_layer") for p in module):
             path = tuple(module)
             groups, *shape = leaf.shape
-            split = len(shape) - _count_outputs(path, len(shape), flat.get((*path, "bias")))
-            found[path] = _Kernel(groups, tuple(shape[:split]), tuple(shape[split:]), leaf.dtype)
+            inputs = len(shape) - _count_outputs(path, len(shape), flat.get((*path, "bias")))
+            found[path] = _Kernel(groups, tuple(shape[:inputs]), tuple(shape[inputs:]), leaf.dtype)
 
     return found
 
@@ -201,9 +201,9 @@ def _count_outputs(path: _Path, ndim: int, bias: Any) -> int:
     if bias is not None:
         return bias.ndim - 1
 
-    # Without a bias the axes' names say it: a kernel that reads the width alone begins with it.
-    known = next(filter(None, map(terms.axes_of, path)), {})
-    names = known.get((path[-1], "kernel"), ())
+    # Without a bias the names of the axes tell: the only input of most kernels is the width.
+    table = next(filter(None, map(terms.axes_of, path)), {})
+    names = table.get((path[-1], "kernel"), ())
     return ndim - 1 if names[:1] == ("width",) else 1
 
 
