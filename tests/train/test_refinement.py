@@ -248,6 +248,27 @@ def test_a_run_is_projected_and_evaluated(finished, tmp_path, capsys):
         program.check_flags("tests", None)
 
 
+@pytest.mark.slow
+def test_a_projected_run_is_trained_further(finished, tmp_path):
+    """By the same config with its depth and more steps: from its step on, by a fresh optimiser."""
+    cfg, workdir, programs = finished
+    output = tmp_path / "small"
+    line = dict(share=1, basis="legendre", coefficients=2)
+    flags = [f"--config.depth.{name}={value}" for name, value in line.items()]
+    flags += [f"--workdir={workdir}", f"--output={output}"]
+    assert run(program.main, ["", *flags], program.FLAGS, "", "config") == 0
+    _, before = load_model(output)
+
+    cfg = cfg.copy_and_resolve_references()
+    cfg.depth.update(line, refine_at=())
+    cfg.train_steps = 8
+    train(cfg, output, programs=programs)
+    assert [line["step"] for line in read_metrics(output) if "train/loss" in line] == [7, 8]
+    assert adam_of(state_of(output, 8).opt_state).count == 2
+    moved = kernel(load_model(output)[1]["params"]) - kernel(before["params"])
+    assert moved.shape[0] == 2 and (np.abs(moved).max(axis=(1, 2)) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
