@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from odeformer import integrate
+from odeformer.ode.times import step_times
 from tests.helpers.trees import relative_error
 
 FINE = dict(solver="tsit5", rtol=1e-9, atol=1e-9)
@@ -22,6 +23,14 @@ SPANS = [(0.0, 1.0), (1.0, 0.2), (0.5, 0.5)]  # forwards, backwards, of no lengt
 
 def name(kwargs):
     return "-".join(map(str, kwargs.values()))
+
+
+def test_traced_ends_give_the_steps_of_known_ones():
+    """From one end to the other, which no comparison of a traced solve with another one shows."""
+    traced = jax.jit(lambda t0, t1: step_times(t0, t1, 3, jnp.float32))
+    for t0, t1 in SPANS:
+        np.testing.assert_allclose(traced(t0, t1), np.linspace(t0, t1, 4), rtol=1e-6)
+        np.testing.assert_allclose(step_times(t0, t1, 3, "f4"), np.linspace(t0, t1, 4), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kwargs", CASES, ids=name)
