@@ -1,6 +1,7 @@
 """What the paired differences of two rows say of a claim."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -215,8 +216,10 @@ def what_would_change(findings: Sequence[Finding], declared: Mapping[str, Any]) 
 
     longest = findings[-1]
     verdict, detectable = longest.verdict, longest.comparison.detectable
-    if verdict in (UNREACHABLE, OPEN):
-        sample = "folds" if declared["folds"] else "seeds"
+    sample = "folds" if declared["folds"] else "seeds"
+    if not math.isfinite(detectable):
+        change = f"more {sample}: one alone has no interval"
+    elif verdict in (UNREACHABLE, OPEN):
         change = f"more {sample} or test examples: effects below {detectable:.2g} do not show here"
     elif verdict == EQUIVALENT:
         change = f"a margin below {declared['margin']:g}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.study.contrasts import compare, conclude, find, over_replicas, paired
+from train.study.contrasts import compare, conclude, find, over_replicas, paired, what_would_change
 from train.study.intervals import Mean, bootstrap, estimate, holm, of_folds, of_seeds
 from train.study.results import Results, decode, encode
 
@@ -242,6 +242,24 @@ def test_a_claim_needs_both_lengths():
     (other,) = find(results_of(np.zeros((1, FOLDS)), 1.5), 1)
     later = type(other)(other.claim, 2, other.comparison, 1.0, other.verdict)
     assert conclude([yes, later], [1, 2]) == "open: yes at 1 steps; equivalent at 2 steps"
+
+
+@pytest.mark.parametrize(
+    ("values", "change"),
+    [
+        ([9.0], "more folds: one alone has no interval"),
+        ([9.0, -9.0, 5.0, -5.0, 1.0], "more folds or test examples: effects below 18 do not show"),
+        ([0.2, -0.2, 0.1, -0.1, 0.0], "a margin below 1.5"),
+        ([5.0, 5.1, 4.9, 5.0, 5.2], "another task, size or budget"),
+    ],
+)
+def test_what_would_change_a_verdict(values, change):
+    results = results_of(np.array([values]), 1.5)
+    said = what_would_change(find(results, 1), results.declared)
+    assert said.startswith(change) and said.endswith(
+        "; runs of twice the steps, which a claim needs"
+    )
+    assert what_would_change([], results.declared) == "a run"
 
 
 def test_losses_are_better_when_they_are_lower():
