@@ -141,7 +141,7 @@ class RunLog:
         self._writer.write(step, numbers | {"depth/parameters": parameters})
         self._progress.note(
             f"step {step:>6}  weights over depth refined to {depth.sets} sets of basis "
-            f"{depth.basis!r}, {depth.groups} groups of {depth.length:g} layers, "
+            f"{depth.basis!r}, {depth.groups} groups of length {depth.length:g}, "
             f"{parameters:,} parameters"
         )
 
