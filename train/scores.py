@@ -145,8 +145,8 @@ def _not_recovered(error: float, config: ModelConfig) -> str:
     mood = "are" if config.depth.adjoint == "reversible" else "would be"
     return (
         f"the reversible pair recovers the state at depth 0 to {error:.1e} of it ({LOST:g} at "
-        f"most): gradients under config.depth.adjoint='reversible' {mood} off by as much or more, "
-        "and those under 'checkpoint' are exact; take 'checkpoint', config.depth.solver='rk4', "
+        f"most): gradients under config.depth.adjoint='reversible' {mood} not exact either, and "
+        "those under 'checkpoint' are; take 'checkpoint', config.depth.solver='rk4', "
         "more steps, fewer layers, or config.model.dtype='float32'"
     )
 

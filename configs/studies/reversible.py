@@ -11,7 +11,7 @@ What would count as 'yes', written before the first run: of the four contrasts b
 accuracy that is lower under the pair, after 400 steps and after 800, at a p-value below 0.05,
 corrected by Holm: the pair costs accuracy. 'Equivalent': the 90 % interval lies within 1.5 points.
 Runs whose last `val/reversible_error` is above 1e-3 are named with the result: their gradients are
-off by as much or more, and a row that has one says nothing of the pair itself.
+not exact, and a row that has one says nothing of the pair itself.
 
 Source: arXiv 2410.11648. Not measured.
 """
