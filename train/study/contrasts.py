@@ -13,7 +13,7 @@ from train.study.results import SCORES, Results, decode
 Key = tuple[int, int]  # (fold, seed)
 
 YES, OPPOSITE, EQUIVALENT = "yes", "no: the opposite", "equivalent"
-UNREACHABLE, OPEN = "not reachable here", "not distinguishable"
+UNREACHABLE, OPEN, UNFINISHED = "not reachable here", "not distinguishable", "unfinished"
 _WITHIN = ", by less than the margin"
 
 
@@ -167,6 +167,11 @@ def find(results: Results, steps: int) -> list[Finding]:
 def _verdict(
     declared: Mapping[str, Any], claim: Mapping[str, Any], each: Comparison, corrected: float
 ) -> str:
+    # A study that was stopped where its runs happened to agree would find what is not there.
+    replicas = len(declared["seeds"]) * (declared["folds"] or 1)
+    if each.replicas < replicas:
+        return f"{UNFINISHED}, {each.replicas} of {replicas} pairs"
+
     mean, margin = each.mean, declared["margin"]
     is_equivalent = margin is not None and each.is_equivalent(margin)
 
@@ -217,7 +222,9 @@ def what_would_change(findings: Sequence[Finding], declared: Mapping[str, Any]) 
     longest = findings[-1]
     verdict, detectable = longest.verdict, longest.comparison.detectable
     sample = "folds" if declared["folds"] else "seeds"
-    if not math.isfinite(detectable):
+    if verdict.startswith(UNFINISHED):
+        change = "the runs that are left"
+    elif not math.isfinite(detectable):
         change = f"more {sample}: one alone has no interval"
     elif verdict in (UNREACHABLE, OPEN):
         change = f"more {sample} or test examples: effects below {detectable:.2g} do not show here"

@@ -179,6 +179,7 @@ def results_of(differences, margin=None, expected="better"):
     ]
     contrasts = [dict(text="", row=row, baseline="base", expected=expected) for row in rows]
     declared = dict(contrasts=contrasts, metric="accuracy", margin=margin, folds=FOLDS, rows=[])
+    declared["seeds"] = [0]
     return Results(declared | {"lengths": [1]}, runs, [])
 
 
@@ -247,7 +248,7 @@ def test_a_claim_needs_both_lengths():
 @pytest.mark.parametrize(
     ("values", "change"),
     [
-        ([9.0], "more folds: one alone has no interval"),
+        ([5.0, 5.1], "the runs that are left"),
         ([9.0, -9.0, 5.0, -5.0, 1.0], "more folds or test examples: effects below 18 do not show"),
         ([0.2, -0.2, 0.1, -0.1, 0.0], "a margin below 1.5"),
         ([5.0, 5.1, 4.9, 5.0, 5.2], "another task, size or budget"),
@@ -260,6 +261,21 @@ def test_what_would_change_a_verdict(values, change):
         "; runs of twice the steps, which a claim needs"
     )
     assert what_would_change([], results.declared) == "a run"
+
+
+def test_an_unfinished_study_has_no_verdict():
+    """Two runs may differ alike by chance, and would leave no doubt."""
+    values = np.array([[5.0, 5.0, 1.0, -4.0, 9.0]])
+    whole = results_of(values, 1.5)
+    part = Results(whole.declared, [run for run in whole.runs if run["fold"] < 2], [])
+    (finding,) = find(part, 1)
+    assert finding.corrected == 0.0 and finding.comparison.mean.value == pytest.approx(5.0)
+    assert finding.verdict == "unfinished, 2 of 5 pairs"
+    assert find(whole, 1)[0].verdict == "not reachable here"
+
+    one = Results(whole.declared | {"folds": 1}, [run for run in whole.runs if not run["fold"]], [])
+    change = what_would_change(find(one, 1), one.declared)
+    assert change.startswith("more folds: one alone has no interval")
 
 
 def test_losses_are_better_when_they_are_lower():
