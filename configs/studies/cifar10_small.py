@@ -13,7 +13,7 @@ in test accuracy in the direction claimed whose p-value, corrected by Holm, is b
 1,500 steps and after 3,000, over seeds and over test images. 'Equivalent': the 90 % interval lies
 within 1 point.
 
-Paper: arXiv 2212.06011. Not measured.
+Paper: arXiv 2212.06011. Begun, and not finished: docs/studies.md.
 """
 
 from configs import cifar, common

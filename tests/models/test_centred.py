@@ -22,6 +22,7 @@ from odeformer import (
 )
 from odeformer.models.decoding import advance, init_cache, predict
 from odeformer.models.registry import example_inputs
+from odeformer.ode.precision import programs_inside
 from odeformer.transformer.attention import Attention
 from odeformer.transformer.centring import visible_means
 
@@ -60,7 +61,7 @@ def primitives(function, *args):
     def walk(jaxpr):
         for equation in jaxpr.eqns:
             counts[equation.primitive.name] += 1
-            for inner in flops._jaxprs(equation.params):
+            for inner in programs_inside(equation.params):
                 walk(getattr(inner, "jaxpr", inner))
 
     walk(jax.make_jaxpr(function)(*args).jaxpr)

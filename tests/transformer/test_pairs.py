@@ -42,7 +42,7 @@ def gradient(stack, params, y, mutable=()):
 @pytest.mark.parametrize(
     "depth",
     [
-        dict(layers=4, share=2, solver="lie_trotter"),
+        pytest.param(dict(layers=4, share=2, solver="lie_trotter"), marks=pytest.mark.slow),
         dict(layers=2, solver="midpoint", basis="legendre", coefficients=3),
         pytest.param(
             dict(layers=2, solver="rk4", basis="hat", coefficients=3, streams=True),

@@ -18,7 +18,7 @@ from train.devices.mesh import device_mesh
 from train.errors import BadInput
 
 LAYOUTS = [dict(data=8), dict(fsdp=8), dict(data=2, tensor=4), dict(data=2, fsdp=2, tensor=2)]
-QUICK = (0, 1, 3)  # data, fsdp, and both with tensor
+QUICK = (3,)  # data, fsdp and tensor at once
 TERMS = ["attention", "mlp", "conv", "damping", "gates"]  # the last one of two streams
 BASIS = dict(share=1, basis="legendre", coefficients=3, solver="euler")
 NODES = dict(share=1, basis="hat", coefficients=3, solver="midpoint")
