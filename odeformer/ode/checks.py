@@ -91,7 +91,7 @@ def check_sums_of(settings: SolveSettings, sums: Any) -> None:
     if sums and settings.reversible is not None:
         raise ValueError(
             f"reversible={settings.reversible:g} has no sums along its flow, as two states run "
-            f"beside each other; sums={tuple(sums)} was given: leave either out"
+            f"side by side; sums={tuple(sums)} was given: leave either out"
         )
 
     if ERROR not in sums:

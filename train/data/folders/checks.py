@@ -28,11 +28,11 @@ def check_exists(root: pathlib.Path, kind: Kind) -> None:
 
 
 def check_folders(
-    root: pathlib.Path, folders: Sequence[pathlib.Path], beside: int, kind: Kind
+    root: pathlib.Path, folders: Sequence[pathlib.Path], loose: int, kind: Kind
 ) -> None:
-    """Refuses a folder without a folder per class; `beside`: the files that it holds instead."""
+    """Refuses a folder without a folder per class; `loose`: how many files it holds instead."""
     if not folders:
-        holds = f"{beside} files and no folder" if beside else "nothing"
+        holds = f"{loose} files and no folder" if loose else "nothing"
         raise BadInput(f"config.data.files: {root} holds {holds}: {kind.remedy}")
 
 

@@ -109,10 +109,10 @@ def _of_folder(root: pathlib.Path, kind: Kind) -> Iterator[Found]:
 
 def _of_classes(root: pathlib.Path, split: str | None, kind: Kind) -> Iterator[Found]:
     folders = _folders(root)
-    beside = [e for e in entries(root) if is_visible(e.name) and not e.is_dir()]
-    checks.check_folders(root, folders, len(beside), kind)
-    if beside:
-        report(f"{root}: {len(beside)} files in no class's folder are left out")
+    loose = [e for e in entries(root) if is_visible(e.name) and not e.is_dir()]
+    checks.check_folders(root, folders, len(loose), kind)
+    if loose:
+        report(f"{root}: {len(loose)} files in no class's folder are left out")
 
     for folder in folders:
         files = find_files(folder)
