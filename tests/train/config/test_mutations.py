@@ -217,12 +217,12 @@ def test_the_edges_of_every_range_are_accepted():
         for key in sorted(ACCEPTED.keys() & set(mutations.keys_of(given))):
             unseen.discard(key)
             for value in ACCEPTED[key]:
-                beside = {"optimizer.warmup_steps": 0} if key == "train_steps" else {}
+                others = {"optimizer.warmup_steps": 0} if key == "train_steps" else {}
                 if key.startswith("lora.") and value is not None:
-                    beside = {"init.path": "/x", "lora.rank": 1} | beside
-                beside |= {"optimizer.schedule": "wsd"} if key == "optimizer.decay_steps" else {}
+                    others = {"init.path": "/x", "lora.rank": 1} | others
+                others |= {"optimizer.schedule": "wsd"} if key == "optimizer.decay_steps" else {}
                 config: Any = from_config_dict(
-                    mutations.changed(given, beside | {key: value}).given
+                    mutations.changed(given, others | {key: value}).given
                 )
                 for name in key.replace("depth.", "model.depth.").split("."):
                     config = getattr(config, name)
