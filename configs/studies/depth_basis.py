@@ -25,8 +25,9 @@ that of the run itself, has a 90 % interval over the five folds, each the mean o
 1.5 points; it pays where it is above that of the row which was trained with 4 sets in that basis,
 in a paired t-test at a p-value below 0.05, corrected by Holm for three.
 
-Sources: arXiv 2002.08071, 2106.10820. 140 runs and 14 trials: about 35 CPU minutes, on 27 November
-2026. No contrast is distinguishable, and compression is not free: docs/studies.md.
+Sources: arXiv 2002.08071, 2106.10820. 140 runs and 14 trials: 1 h 47 min on 2 CPU cores shared with
+other work, 27 November 2026. No contrast is distinguishable, and compression is not free:
+docs/studies.md.
 """
 
 from configs import common
